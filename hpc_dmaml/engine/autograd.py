@@ -1,0 +1,76 @@
+"""The general objective: any module that `torch.func.functional_call` can run, one task after another on autograd."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hpc_dmaml.engine.losses import Loss
+from hpc_dmaml.engine.objective import Gradient, Parameters
+from hpc_dmaml.parameters import Layout
+
+
+class AutogradRecord(NamedTuple):
+    """The parameters and gradients of every task, still on their graphs."""
+
+    parameters: list[list[Tensor]]
+    gradients: list[list[Tensor]]
+
+
+class AutogradObjective:
+    """Exact for every differentiable module, at the price of a graph and a Python step for each task.
+
+    The module runs in training mode, so that batch norm uses (and differentiates) the current batch; running
+    statistics are neither used nor changed.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        self.module, self.loss = module.train(), loss
+        self.layout = Layout.of(module)
+
+    def enter(self, theta: Tensor, tasks: int) -> Parameters:
+        return tuple(self.layout.views(theta.expand(tasks, -1)).values())
+
+    def flat(self, parameters: Parameters) -> Tensor:
+        return torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
+
+    def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = torch.stack([self._call([p[b] for p in parameters], x[b]) for b in range(len(x))])
+        return self.loss.value(outputs, y), outputs
+
+    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor) -> Gradient:
+        record, losses, outputs = AutogradRecord([], []), [], []
+        for b in range(len(x)):
+            with torch.enable_grad():
+                leaves = [p[b].detach().requires_grad_() for p in parameters]
+                z = self._call(leaves, x[b])
+                loss = self.loss.value(z[None], y[b : b + 1])[0]
+                gradients = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+            record.parameters.append(leaves)
+            record.gradients.append(list(gradients))
+            losses.append(loss.detach())
+            outputs.append(z.detach())
+        value = tuple(torch.stack([g.detach() for g in each]) for each in zip(*record.gradients, strict=True))
+        return Gradient(torch.stack(losses), torch.stack(outputs), value, record)
+
+    def hessian_vector(self, record: AutogradRecord, v: Parameters) -> Parameters:
+        products = []
+        for b, (leaves, gradients) in enumerate(zip(*record, strict=True)):
+            on_graph = [(g, u[b]) for g, u in zip(gradients, v, strict=True) if g.requires_grad]
+            if on_graph:
+                outputs, directions = zip(*on_graph, strict=True)
+                product = torch.autograd.grad(
+                    outputs, leaves, directions, retain_graph=True, materialize_grads=True
+                )
+            else:  # the loss is linear in every parameter
+                product = tuple(torch.zeros_like(p) for p in leaves)
+            products.append(product)
+        return tuple(torch.stack(each) for each in zip(*products, strict=True))
+
+    def _call(self, parameters: list[Tensor], x: Tensor) -> Tensor:
+        named = dict(zip(self.layout.names, parameters, strict=True))
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        return functional_call(self.module, {**named, **buffers}, (x,))

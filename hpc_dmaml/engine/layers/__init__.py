@@ -1,0 +1,28 @@
+"""The layers that carry their own formulas. A new one is one file here, one row in this table, one in its test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hpc_dmaml.engine.layers.batch_norm import BatchNorm
+from hpc_dmaml.engine.layers.convolution import Convolution
+from hpc_dmaml.engine.layers.flatten import Flatten
+from hpc_dmaml.engine.layers.layer import Layer, Record, Tensors
+from hpc_dmaml.engine.layers.linear import Linear
+from hpc_dmaml.engine.layers.max_pool import MaxPool
+from hpc_dmaml.engine.layers.relu import ReLU
+
+LAYERS: dict[type[nn.Module], Any] = {
+    nn.Linear: Linear,
+    nn.Conv2d: Convolution,
+    nn.BatchNorm1d: BatchNorm,
+    nn.BatchNorm2d: BatchNorm,
+    nn.ReLU: ReLU,
+    nn.MaxPool2d: MaxPool,
+    nn.Flatten: Flatten,
+}
+"""From the exact type of a module to the layer that knows its formulas."""
+
+__all__ = ["LAYERS", "Layer", "Record", "Tensors"]

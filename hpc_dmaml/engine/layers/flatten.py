@@ -1,0 +1,31 @@
+"""Images (n, H, W, C) to vectors (n, C·H·W), in the order of PyTorch's channels-first images."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from hpc_dmaml.engine.layers.layer import LinearMap, Shape
+
+
+class Flatten(LinearMap):
+    """`nn.Flatten` of one sample's axes: one small copy, because images travel channels-last here."""
+
+    def __init__(self, in_shape: Shape) -> None:
+        self.in_shape = in_shape
+        self.out_shape = (math.prod(in_shape),)
+
+    @classmethod
+    def of(cls, module: nn.Flatten, in_shape: Shape) -> Flatten | None:
+        return cls(in_shape) if (module.start_dim, module.end_dim) == (1, -1) else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.apply(None, x), None
+
+    def apply(self, tape: None, x: Tensor) -> Tensor:
+        return x.movedim(-1, 2).flatten(2)
+
+    def transpose(self, tape: None, y_bar: Tensor) -> Tensor:
+        *spatial, channels = self.in_shape
+        return y_bar.unflatten(2, (channels, *spatial)).movedim(2, -1).contiguous()

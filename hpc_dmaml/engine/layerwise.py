@@ -1,0 +1,123 @@
+"""The fast objective: a model that is a chain of known layers, run for a batch of tasks by the layers' own formulas."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hpc_dmaml.engine.layers import LAYERS, Layer, Record
+from hpc_dmaml.engine.losses import LayerwiseLoss
+from hpc_dmaml.engine.objective import Gradient, Parameters
+from hpc_dmaml.parameters import Layout
+
+
+class LayerwiseRecord(NamedTuple):
+    layers: list[Record]
+    loss: Any
+
+
+class LayerwiseObjective:
+    """Forward, backward and Hessian-vector product, layer by layer, for all tasks at once."""
+
+    def __init__(self, layers: list[Layer], packed: list[list[Tensor]], loss: LayerwiseLoss) -> None:
+        """`packed`: for each layer its packed parameters, holding their numbers in the flat vector."""
+        self.layers, self.loss = layers, loss
+        self.counts = [len(parameters) for parameters in packed]
+        self.shapes = [tuple(p.shape) for p in chain(*packed)]
+        self.order = torch.cat([p.flatten() for p in chain(*packed)])
+        self.first = next(i for i, count in enumerate(self.counts) if count)  # no derivative is needed before it
+
+    @classmethod
+    def of(cls, module: nn.Module, sample_shape: tuple[int, ...], loss: LayerwiseLoss) -> LayerwiseObjective | None:
+        """The objective for `module`, or None where it holds anything else than a plain chain of known layers."""
+        modules = flattened(module)
+        if modules is None:
+            return None
+        numbers = Layout.of(module).views(torch.arange(Layout.of(module).size))
+        names = {id(p): name for name, p in module.named_parameters()}
+        shape = (*sample_shape[1:], sample_shape[0]) if len(sample_shape) == 3 else sample_shape
+        layers: list[Layer] = []
+        packed: list[list[Tensor]] = []
+        for part in modules:
+            layer = LAYERS[type(part)].of(part, shape)
+            if layer is None:
+                return None
+            shape = layer.out_shape
+            layers.append(layer)
+            packed.append([p.contiguous() for p in layer.pack(*(numbers[names[id(p)]] for p in part.parameters()))])
+        objective = cls(layers, packed, loss) if any(packed) and len(shape) == 1 else None
+        shared = objective is None or len(objective.order) != Layout.of(module).size  # a parameter used twice
+        return None if shared else objective
+
+    def enter(self, theta: Tensor, tasks: int) -> Parameters:
+        self.order = self.order.to(theta.device)
+        parts = theta[self.order].split([math.prod(shape) for shape in self.shapes])
+        return tuple(p.view(1, *s).expand(tasks, *s) for p, s in zip(parts, self.shapes, strict=True))
+
+    def flat(self, parameters: Parameters) -> Tensor:
+        packed = torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
+        return torch.empty_like(packed).index_copy_(1, self.order.to(packed.device), packed)
+
+    def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        z = channels_last(x)
+        for layer, w in zip(self.layers, self._by_layer(parameters), strict=True):
+            z, _ = layer.forward(z, *w)
+        return self.loss.value(z, y), z
+
+    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor) -> Gradient:
+        by_layer, tapes = self._by_layer(parameters), []
+        z = channels_last(x)
+        for layer, w in zip(self.layers, by_layer, strict=True):
+            z, tape = layer.forward(z, *w)
+            tapes.append(tape)
+        losses, y_bar, loss_tape = self.loss.gradient(z, y)
+        records: list[Record] = []
+        for i in reversed(range(self.first, len(self.layers))):
+            x_bar, w_bar = self.layers[i].backward(tapes[i], by_layer[i], y_bar, need_x=i > self.first)
+            records.append(Record(tapes[i], by_layer[i], y_bar, w_bar))
+            if x_bar is not None:
+                y_bar = x_bar
+        records.reverse()
+        return Gradient(losses, z, tuple(chain(*(r.w_bar for r in records))), LayerwiseRecord(records, loss_tape))
+
+    def hessian_vector(self, record: LayerwiseRecord, v: Parameters) -> Parameters:
+        layers, directions = self.layers[self.first :], self._by_layer(v)[self.first :]
+        z_dot, tapes_dot = None, []
+        for layer, at, w_dot in zip(layers, record.layers, directions, strict=True):
+            z_dot, tape_dot = layer.tangent(at, z_dot, w_dot)
+            tapes_dot.append(tape_dot)
+        y_bar_dot = self.loss.tangent(record.loss, z_dot)
+        w_bar_dots = []
+        for i in reversed(range(len(layers))):
+            x_bar_dot, w_bar_dot = layers[i].tangent_backward(
+                record.layers[i], tapes_dot[i], directions[i], y_bar_dot, need_x=i > 0
+            )
+            w_bar_dots.append(w_bar_dot)
+            if x_bar_dot is not None:
+                y_bar_dot = x_bar_dot
+        return tuple(chain(*reversed(w_bar_dots)))
+
+    def _by_layer(self, parameters: Parameters) -> list[Parameters]:
+        remaining = iter(parameters)
+        return [tuple(next(remaining) for _ in range(count)) for count in self.counts]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images (B, n, C, H, W) to (B, n, H, W, C); anything else as it is."""
+    return x.movedim(2, -1).contiguous() if x.dim() == 5 else x
+
+
+def flattened(module: nn.Module) -> list[nn.Module] | None:
+    """The modules of a chain in order, nested `nn.Sequential`s opened; None if any is of another type or has hooks."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return None
+    if type(module) in LAYERS:
+        return [module]
+    if type(module) is not nn.Sequential:
+        return None
+    parts = [flattened(part) for part in module]
+    return None if any(part is None for part in parts) else list(chain(*parts))  # type: ignore[arg-type]

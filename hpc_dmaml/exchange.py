@@ -1,0 +1,128 @@
+"""What the ranks say to each other in a run: first how their workers did, then the workers' updates.
+
+The first message is small, and whoever waits for a slower rank waits there. With λ from the weight generator follows
+
+    allreduce   each rank sums its λ_w g_w, one Allreduce sums over the ranks, every rank steps its own optimizer;
+                memory is O(P), and no broadcast is needed;
+    gather      rank 0 gathers every g_w, sums them in the order of the workers, steps and broadcasts θ: the thesis's
+                way, the same to the last bit for every placement of whole workers, and the one for generators that look
+                at updates.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.placement import Placement
+from hpc_dmaml.weight_generators import WeightGenerator, worker_weights
+from hpc_dmaml.worker import Report
+
+
+class RankReport(NamedTuple):
+    """What a rank tells of itself in the first message."""
+
+    work_s: float
+    stop: float
+    """1 if it was asked to stop."""
+    digest: float
+    """Checksum of its θ, in runs that check it."""
+    exchange_s: float
+    """This and the following: of the run before."""
+    wait_s: float
+    validation_s: float
+
+
+class Reports(NamedTuple):
+    """The first message of all ranks."""
+
+    loss: np.ndarray
+    """(W,), mean over the worker's tasks and epochs"""
+    accuracy: np.ndarray
+    """(W,)"""
+    finite: np.ndarray
+    """(W,) bool"""
+    work_s: np.ndarray
+    """(W,), summed over the worker's ranks"""
+    ranks: np.ndarray
+    """(R, fields of RankReport)"""
+
+
+class Exchange:
+    """The exchange of one job. `wait_s` and `exchange_s` are of the last run."""
+
+    def __init__(
+        self, comm: Communicator, placement: Placement, generator: WeightGenerator, gathers: bool, whole: bool
+    ) -> None:
+        """`whole`: the ranks of a group have summed their parts already, so that each has its worker's whole update."""
+        self.comm, self.placement, self.generator, self.gathers = comm, placement, generator, gathers
+        # Of ranks that have the same whole update, the first alone counts.
+        self.counts = not whole or placement.place_in_group == 0
+        self.wait_s = self.exchange_s = 0.0
+        self._buffer: Tensor | None = None
+
+    def report(self, workers: list[Report], rank: RankReport) -> Reports:
+        """The first message."""
+        start = time.perf_counter()
+        message = np.array([*rank, *(value for report in workers for value in report)])
+        table = self.comm.all_gather(message)
+        self.wait_s = time.perf_counter() - start
+        fields = len(Report._fields)
+        by_worker = table[:, len(rank) :].reshape(self.placement.workers, self.placement.group_size, fields).sum(1)
+        loss, accuracy, tasks, not_finite, work_s = by_worker.T
+        return Reports(loss / tasks, accuracy / tasks, not_finite == 0, work_s, table[:, : len(rank)])
+
+    def update(self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray) -> np.ndarray:
+        """Step the meta-model of every rank by Σ λ_w g_w; λ (W,), which in gather mode only rank 0 knows.
+
+        Args:
+            updates: one (P,) for each worker of this rank.
+            memory: (≤ memory_length, W) losses of the last runs, this one last.
+            finite: (W,) bool.
+        """
+        start = time.perf_counter()
+        weights = (self._gather if self.gathers else self._all_reduce)(model, updates, memory, finite)
+        self.exchange_s = time.perf_counter() - start
+        return weights
+
+    def _all_reduce(
+        self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray
+    ) -> np.ndarray:
+        weights = worker_weights(self.generator, memory, finite)
+        if self._buffer is None:
+            self._buffer = torch.empty(updates[0].shape, dtype=updates[0].dtype)
+        total = self._buffer.zero_()
+        if self.counts:
+            for worker, update in zip(self.placement.hosted, updates, strict=True):
+                total.add_(update.to(total.device), alpha=weights[worker])
+        self.comm.all_sum(total.numpy())
+        model.step(total.to(model.theta.device))
+        return weights
+
+    def _gather(self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray) -> np.ndarray:
+        rows = torch.stack(updates).cpu().numpy() * (1 if self.counts else 0)
+        gathered = self.comm.gather(rows)
+        weights = np.full(self.placement.workers, np.nan)
+        if gathered is not None:
+            # One row a worker and rank of its group, in the order of the workers.
+            by_worker = gathered.reshape(self.placement.workers, self.placement.group_size, -1)
+            gram = None
+            if self.generator.needs_gram:
+                whole = by_worker[:, 0].astype(np.float64)
+                gram = whole @ whole.T
+            weights = worker_weights(self.generator, memory, finite, gram)
+            total = np.zeros_like(by_worker[0, 0])
+            for weight, parts in zip(weights.astype(total.dtype), by_worker, strict=True):
+                for part in parts:
+                    total += weight * part
+            model.step(torch.from_numpy(total).to(model.theta.device))
+        theta = model.theta.cpu().numpy()
+        self.comm.broadcast(theta)
+        model.set_theta(theta)
+        return weights

@@ -1,0 +1,96 @@
+"""Files that are never half written, and locks that die with their process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a temporary file that takes the place of `path`, whole and synced, when the block ends well.
+
+    Raises OSError where the folder or the file cannot be written; `path` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # some file systems cannot sync a folder
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Busy(OSError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock `path`.lock, which is gone afterwards. Yields whether the file system can lock at all.
+
+    The lock is the kernel's and ends with the process: a file left by a crash stops nobody. Raises Busy if another
+    process holds it and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock_file(path)
+    descriptor, can_lock = _lock(lock, wait)
+    try:
+        yield can_lock
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Does a living process hold the lock of `path`?"""
+    try:
+        descriptor = os.open(_lock_file(path), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock(lock: Path, wait: bool) -> tuple[int, bool]:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise Busy(f"{lock.with_suffix('')} is in use by another process") from error
+        except OSError:
+            return descriptor, False
+        with suppress(FileNotFoundError):
+            if lock.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor, True
+        os.close(descriptor)  # its last holder has just removed this file: lock the next one

@@ -1,0 +1,45 @@
+"""From a command line to a job on all ranks, and no rank left waiting when one fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank
+
+COMPLETE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+"""Exit codes; INTERRUPTED says that `--resume` goes on from here."""
+
+Settings = TypeVar("Settings")
+
+
+def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator], int]) -> int:
+    """Parse the command line, find the other ranks, and run `job`. Returns the exit code.
+
+    Bad input is refused before MPI is loaded where the command line shows it, else by all ranks together. An exception
+    on one rank ends all of them at once, because the others would wait for it forever.
+    """
+    try:
+        settings = parse()
+        comm = connect()
+    except ValueError as error:
+        return _refuse(error, launched_rank(os.environ))
+    try:
+        return job(settings, comm)
+    except Refusal as error:
+        return _refuse(error, comm.rank)
+    except BaseException as error:
+        traceback.print_exc()
+        reason = str(error) or type(error).__name__
+        print(f"hpc_dmaml: rank {comm.rank} failed: {reason}. The whole job ends.", file=sys.stderr, flush=True)
+        comm.abort(FAILED)
+        raise
+
+
+def _refuse(error: ValueError, rank: int) -> int:
+    if rank == 0:
+        print(f"hpc_dmaml: error: {error}", file=sys.stderr, flush=True)
+    return BAD_INPUT

@@ -1,0 +1,8 @@
+"""Models: what is meta-learned."""
+
+from hpc_dmaml.models.conv4 import Conv4
+from hpc_dmaml.models.mlp import MLP
+from hpc_dmaml.models.model import Model
+from hpc_dmaml.models.module import Module
+
+__all__ = ["MLP", "Conv4", "Model", "Module"]

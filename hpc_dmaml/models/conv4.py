@@ -1,0 +1,51 @@
+"""The four-block convolutional network of few-shot learning (Vinyals et al., 2016), in MAML's two forms."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hpc_dmaml.models.model import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Conv4(Model):
+    """3 × 3 convolutions, each with batch norm, ReLU and a halving of the image, and a linear layer behind them.
+
+    The convolutions have no bias: batch norm would remove it, its true gradient is 0, and an adaptive optimizer would
+    turn the rounding noise into steps.
+    """
+
+    filters: int = 64
+    """Filters of each convolution: 64 for Omniglot, 32 for mini-ImageNet (Finn et al., 2017, section 5.2)."""
+    halving: Literal["stride", "max_pool"] = "stride"
+    """How a block halves the image: a stride of 2 (Omniglot) or 2 × 2 max-pooling (mini-ImageNet)."""
+    blocks: int = 4
+    """Number of blocks."""
+
+    def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
+        from torch import nn
+
+        if len(sample_shape) != 3:
+            raise ValueError(
+                f"model Conv4 needs images (C, H, W), but the task's samples have shape {sample_shape}: try --model MLP"
+            )
+        if self.filters < 1 or self.blocks < 1:
+            raise ValueError(f"model.filters and model.blocks must be positive, not {self.filters} and {self.blocks}")
+        channels, *size = sample_shape
+        pool = self.halving == "max_pool"
+        layers: list[nn.Module] = []
+        for _ in range(self.blocks):
+            layers += [
+                nn.Conv2d(channels, self.filters, 3, stride=1 if pool else 2, padding=1, bias=False),
+                nn.BatchNorm2d(self.filters, track_running_stats=False),
+                nn.ReLU(),
+            ]
+            if pool:
+                layers.append(nn.MaxPool2d(2))
+            channels = self.filters
+            size = [side // 2 if pool else (side + 1) // 2 for side in size]
+        if min(size) < 1:
+            raise ValueError(f"model.blocks: images of {sample_shape[1:]} are too small to be halved {self.blocks} times")
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size[0] * size[1], outputs))

@@ -1,0 +1,94 @@
+"""The outer optimizer: one of torch.optim, stepping the flat vector θ (P,)."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Optimizer(ABC):
+    """Base of the configurable optimizers: a frozen dataclass of torch.optim's own arguments."""
+
+    lr: float
+    """Outer learning rate (the paper's β)."""
+
+    @abstractmethod
+    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer": ...
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """torch.optim.SGD."""
+
+    lr: float = 0.01
+    """Outer learning rate (the paper's β)."""
+    momentum: float = 0.0
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+
+    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
+        import torch
+
+        return torch.optim.SGD(
+            [theta], self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """torch.optim.Adam."""
+
+    lr: float = 1e-3
+    """Outer learning rate (the paper's β)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+
+    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
+        import torch
+
+        return torch.optim.Adam([theta], self.lr, self.betas, self.eps, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class TorchOptimizer(Optimizer):
+    """Any other optimizer of torch.optim that works on one flat vector without a closure."""
+
+    name: str = "RMSprop"
+    """Its name in torch.optim."""
+    lr: float = 1e-3
+    """Outer learning rate (the paper's β)."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Its other arguments."""
+
+    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
+        import torch
+
+        kind = getattr(torch.optim, self.name, None)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise ValueError(f"optimizer.name: torch.optim has no optimizer {self.name!r}")
+        try:
+            return kind([theta], lr=self.lr, **self.arguments)
+        except TypeError as error:
+            raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {error}") from error
+
+
+def check(optimizer: Optimizer) -> None:
+    """Raise ValueError unless the optimizer can step a flat vector without a closure."""
+    import torch
+
+    theta = torch.nn.Parameter(torch.ones(3))
+    try:
+        built = optimizer.build(theta)
+        theta.grad = torch.ones(3)
+        built.step()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"optimizer {optimizer} cannot step a flat vector: {error}") from error

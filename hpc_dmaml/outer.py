@@ -1,0 +1,44 @@
+"""The meta-model θ and its optimizer: the outer loop's state."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_dmaml.optimizers import Optimizer
+
+State = dict[str, np.ndarray]
+
+
+class MetaModel:
+    """θ (P,) and the optimizer that steps it."""
+
+    def __init__(self, theta: Tensor, optimizer: Optimizer) -> None:
+        self._theta = torch.nn.Parameter(theta.clone())
+        self._optimizer = optimizer.build(self._theta)
+
+    @property
+    def theta(self) -> Tensor:
+        """θ (P,); changes in place."""
+        return self._theta.detach()
+
+    def step(self, update: Tensor) -> None:
+        """One step of the optimizer along `update` (P,), taken as the gradient."""
+        self._theta.grad = update
+        self._optimizer.step()
+
+    def set_theta(self, theta: np.ndarray) -> None:
+        self.theta.copy_(torch.from_numpy(theta))
+
+    def optimizer_state(self) -> State:
+        """The optimizer's state as plain arrays."""
+        state = self._optimizer.state.get(self._theta, {})
+        return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in state.items()}
+
+    def load_optimizer_state(self, state: State) -> None:
+        """Restore what `optimizer_state` gave."""
+        if state:
+            tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})

@@ -1,0 +1,131 @@
+"""What a user sees of a job: a header, its progress, the result and what to do next. Rank 0 alone speaks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from hpc_dmaml.exchange import Reports
+from hpc_dmaml.setup import Job
+
+LINE_EVERY_S = 5.0
+"""In a batch log, where no bar can be drawn, a line so often."""
+
+
+class Progress:
+    """A bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, job: Job, first_run: int) -> None:
+        self.job, self.first_run = job, first_run
+        self.active = job.comm.rank == 0
+        self._bar: Any = None
+        self._last_line = self._start = time.monotonic()
+        self._validation = ""
+
+    def __enter__(self) -> Progress:
+        if self.active:
+            self._header()
+            on_terminal = sys.stderr.isatty()
+            runs = self.job.config.runs
+            self._bar = tqdm(total=runs, initial=self.first_run, unit="run", disable=not on_terminal, smoothing=0.1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _header(self) -> None:
+        job, config = self.job, self.job.config
+        sampler, workers = job.learner.sampler, job.placement.workers
+        exchange = "gather" if config.exchange == "gather" or config.weight_generator.needs_gram else "allreduce"
+        lines = {
+            "task": _describe(config.task),
+            "model": f"{_describe(config.model)}: {job.layout.size:,} parameters, "
+            f"{type(job.learner.objective).__name__.removesuffix('Objective').lower()} derivatives",
+            "MAML": f"{'first' if config.maml.first_order else 'second'} order, {config.maml.inner_steps} inner "
+            f"step{'s' * (config.maml.inner_steps != 1)} of {config.maml.inner_lr:g}, {_describe(config.optimizer)}",
+            "workers": f"{workers} on {job.comm.size} ranks ({job.placement.describe()}), "
+            f"{config.epochs} epoch{'s' * (config.epochs != 1)} of {config.tasks} tasks, "
+            f"{type(config.weight_generator).__name__}, {exchange}",
+            "device": f"{job.device}, {config.dtype}",
+            "output": str(job.output) + (f" (resumed at run {self.first_run})" if self.first_run else ""),
+        }
+        if sampler.loss == "cross_entropy":
+            lines["chance"] = f"{1 / sampler.outputs:.0%}"
+        for name, text in lines.items():
+            print(f"{name:>8}  {text}")
+        for warning in job.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        sys.stdout.flush()
+
+    def show(self, run: int, reports: Reports, validation: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """One run more."""
+        if not self.active:
+            return
+        if validation is not None:
+            self._validation = ", validation " + _curve(*validation)
+        lost = np.flatnonzero(~reports.finite)
+        if len(lost):
+            self._print(f"run {run}: the loss or update of workers {lost.tolist()} is not finite; they count 0")
+        text = f"loss {reports.loss[reports.finite].mean():.3f}{self._validation}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()
+        now, runs = time.monotonic(), self.job.config.runs
+        if self._bar.disable and (now - self._last_line >= LINE_EVERY_S or run + 1 == runs):
+            self._last_line = now
+            pace = (now - self._start) / (run + 1 - self.first_run)
+            left = pace * (runs - run - 1)
+            self._print(f"run {run + 1}/{runs}  {text}  {pace:.2f} s/run, {left:.0f} s left")
+
+    def finish(self, validation: tuple[np.ndarray, np.ndarray] | None, stopped: bool) -> None:
+        """The result, and the command that comes next."""
+        if not self.active:
+            return
+        self._bar.close()
+        output = self.job.output
+        if stopped:
+            print(f"Stopped as asked. Go on with: python -m hpc_dmaml --resume {output}")
+            return
+        print(f"Done in {time.monotonic() - self._start:.0f} s.")
+        if validation is not None:
+            print(f"Held-out tasks, before adaptation and after each step: {_curve(*validation)}")
+        print(f"Plot it:  python analysis/curves.py {output}")
+        print(f"Test it:  python -m hpc_dmaml.evaluate {output}")
+
+    def fail(self, message: str) -> None:
+        if self.active:
+            self._bar.close()
+            print(f"hpc_dmaml: {message}. The last good state is in {self.job.output}", file=sys.stderr)
+
+    def _print(self, line: str) -> None:
+        if self._bar.disable:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+
+def _describe(strategy: Any) -> str:
+    """Omniglot(ways=5, shots=1, …) without defaults' noise."""
+    from dataclasses import MISSING, fields
+
+    shown = []
+    for item in fields(strategy):
+        value = getattr(strategy, item.name)
+        default = item.default if item.default is not MISSING else MISSING
+        if value != default or item.name in ("ways", "shots", "lr"):
+            shown.append(f"{item.name}={value}")
+    return f"{type(strategy).__name__}({', '.join(shown)})"
+
+
+def _curve(loss: np.ndarray, accuracy: np.ndarray) -> str:
+    """Means over the tasks for each adaptation step: .21 → .54 → .60."""
+    if np.isnan(accuracy).all():
+        return "loss " + " → ".join(f"{value:.3f}" for value in loss.mean(1))
+    return "accuracy " + " → ".join(f"{value:.2f}" for value in accuracy.mean(1))

@@ -1,0 +1,182 @@
+"""What rank 0 writes down, and when: log and checkpoint of a job, in one file. The other ranks' recorder does nothing."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_dmaml import results
+from hpc_dmaml.config import to_yaml
+from hpc_dmaml.exchange import RankReport, Reports
+from hpc_dmaml.setup import Job
+
+WRITING_SHARE = 0.02
+"""Writing takes at most this part of the time: the interval between two writes is stretched for it."""
+PACKAGES = ("hpc_dmaml", "torch", "numpy", "h5py", "mpi4py")
+
+
+class Recorder:
+    """Keeps the log's rows and the checkpoint's state, and replaces the output file when it is time to."""
+
+    def __init__(self, job: Job, places: list[tuple[str, str]]) -> None:
+        """`places`: host and device of each rank."""
+        self.job = job
+        self.active = job.comm.rank == 0
+        self.best: tuple[float, np.ndarray, int] | None = None
+        self.memory = np.empty((0, job.placement.workers))
+        """Losses of the last runs that the weight generator looks back on."""
+        self.last_validation: tuple[np.ndarray, np.ndarray] | None = None
+        rows: results.Arrays = {}
+        previous = job.previous
+        self._restarts: list[int] = []
+        self._past_s, self._start = 0.0, time.monotonic()
+        started = _now()
+        if previous is not None:
+            rows, self.memory = previous.arrays, previous["checkpoint/memory"]
+            self.best = (
+                float(previous.attributes["best_score"]),
+                previous["meta_model/best_parameters"],
+                int(previous.attributes["best_run"]),
+            )
+            self._restarts = [*map(int, previous["checkpoint/restarts"]), len(previous["runs/run"])]
+            self._past_s = float(previous["runs/wall_s"][-1]) if len(previous["runs/wall_s"]) else 0.0
+            started = str(previous.attributes["start"])
+        config = job.config
+        sizes = {
+            "worker": job.placement.workers,
+            "rank": job.placement.ranks,
+            "step": config.validation.steps + 1,
+            "task": config.validation.tasks,
+        }
+        self.log = results.Log(sizes, rows)
+        self.first_run = len(self.log)
+        self._attributes = {
+            "config": to_yaml(config),
+            "seed": config.seed,
+            "versions": " ".join(f"{name} {_version(name)}" for name in PACKAGES) + f" python {platform.python_version()}",
+            "git_commit": _git_commit(),
+            "start": started,
+            "sample_shape": list(job.learner.sampler.sample_shape),
+            "outputs": job.learner.sampler.outputs,
+            "loss": job.learner.sampler.loss,
+        }
+        self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
+        self._last_write, self._last_run, self._write_s = time.monotonic(), self.first_run, 0.0
+
+    def record(
+        self,
+        run: int,
+        reports: Reports,
+        weights: np.ndarray,
+        memory: np.ndarray,
+        validation: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        """Note a run, and replace the file if it is time."""
+        self.memory = memory
+        if not self.active:
+            return
+        config, times = self.job.config, reports.ranks.T
+        # The times of the run before come with this run's reports.
+        if len(self.log) > self.first_run:
+            self.log.complete_times(reports.ranks[:, RankReport._fields.index("exchange_s") :])
+        unknown = np.full(len(reports.ranks), np.nan)
+        self.log.append(
+            {
+                "runs/run": run,
+                "runs/seen_tasks": (run + 1) * self.job.placement.workers * config.epochs * config.tasks,
+                "runs/wall_s": self._past_s + time.monotonic() - self._start,
+                "workers/loss": reports.loss,
+                "workers/accuracy": reports.accuracy,
+                "workers/weight": weights,
+                "workers/work_s": reports.work_s,
+                "ranks/work_s": times[RankReport._fields.index("work_s")],
+                **{f"ranks/{name}": unknown for name in results.RANK_TIMES},
+            }
+        )
+        if validation is not None:
+            self.last_validation = loss, accuracy = validation
+            self.log.append({"validation/run": run, "validation/loss": loss, "validation/accuracy": accuracy})
+            score = float((-loss if np.isnan(accuracy).all() else accuracy)[-1].mean())
+            if self.best is None or not score <= self.best[0]:
+                self.best = (score, self.job.model.theta.cpu().numpy().copy(), run)
+        if self._is_due(run):
+            self._write("running")
+
+    def complete_times(self, times: np.ndarray | None) -> None:
+        """The times (R, 3) of the last run, at the end."""
+        if times is not None:
+            self.log.complete_times(times)
+
+    def finish(self, status: str) -> None:
+        """Write the file for the last time."""
+        if self.active:
+            self._write(status)
+
+    def _is_due(self, run: int) -> bool:
+        checkpoint = self.job.config.checkpoint
+        since_s = time.monotonic() - self._last_write
+        by_runs = checkpoint.every is not None and run + 1 - self._last_run >= checkpoint.every
+        by_time = checkpoint.every_s is not None and since_s >= checkpoint.every_s
+        return by_runs or (by_time and since_s >= self._write_s / WRITING_SHARE)
+
+    def _write(self, status: str) -> None:
+        start = time.monotonic()
+        results.write(self.job.output, self._arrays(), {**self._attributes, **self._state(status)})
+        self._last_write, self._last_run = time.monotonic(), len(self.log)
+        self._write_s = self._last_write - start
+
+    def _arrays(self) -> dict[str, Any]:
+        model, layout = self.job.model, self.job.layout
+        theta = model.theta.cpu().numpy()
+        optimizer = {f"checkpoint/optimizer/{name}": value for name, value in model.optimizer_state().items()}
+        return {
+            **self.log.arrays(),
+            **self._ranks,
+            "meta_model/parameters": theta,
+            "meta_model/best_parameters": theta if self.best is None else self.best[1],
+            "meta_model/names": list(layout.names),
+            "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
+            "checkpoint/memory": self.memory,
+            "checkpoint/restarts": np.array(self._restarts, np.int64),
+            **optimizer,
+        }
+
+    def _state(self, status: str) -> dict[str, Any]:
+        score, _, run = self.best or (float("nan"), None, -1)
+        return {
+            "status": status,
+            "end": "" if status == "running" else _now(),
+            "written": _now(),
+            "restarts": len(self._restarts),
+            "best_run": run,
+            "best_score": score,
+        }
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, if it runs from a clone."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        folder = Path(__file__).parent
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,206 @@
+"""The one file of a job: log and checkpoint in one plain HDF5 file. Needs neither MPI nor torch.
+
+A file is a set of named arrays and root attributes; `VARIABLES` says what the arrays of the log mean. Rank 0 keeps the
+log's rows in memory, and each write replaces the file as a whole, so that a reader, also of a running or killed job,
+always sees a plain and complete file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import yaml
+
+from hpc_dmaml.files import replacing
+
+SCHEMA = 1
+STATUSES = ("running", "complete", "interrupted", "failed")
+
+
+class Variable(NamedTuple):
+    dimensions: tuple[str, ...]
+    units: str
+    description: str
+
+
+VARIABLES = {
+    "runs/run": Variable(("run",), "1", "number of the run, from 0"),
+    "runs/seen_tasks": Variable(("run",), "tasks", "training tasks seen by all workers up to and including this run"),
+    "runs/wall_s": Variable(("run",), "s", "time since the start, pauses between restarts left out"),
+    "workers/loss": Variable(("run", "worker"), "1", "mean query loss after adaptation over the worker's tasks"),
+    "workers/accuracy": Variable(("run", "worker"), "1", "mean query accuracy after adaptation; NaN in regression"),
+    "workers/weight": Variable(("run", "worker"), "1", "weight of the worker's update; 0 if it was not finite"),
+    "workers/work_s": Variable(("run", "worker"), "s", "time of the worker's own computation, over its ranks"),
+    "ranks/work_s": Variable(("run", "rank"), "s", "time of the rank's workers"),
+    "ranks/exchange_s": Variable(("run", "rank"), "s", "time of the exchange of updates, optimizer step included"),
+    "ranks/wait_s": Variable(("run", "rank"), "s", "time of waiting for slower ranks in front of the exchange"),
+    "ranks/validation_s": Variable(("run", "rank"), "s", "time of validation; 0 in runs without one"),
+    "validation/run": Variable(("validation",), "1", "run after which this validation was made"),
+    "validation/loss": Variable(
+        ("validation", "step", "task"), "1", "query loss before adaptation (step 0) and after each step of it"
+    ),
+    "validation/accuracy": Variable(
+        ("validation", "step", "task"), "1", "query accuracy before adaptation (step 0) and after each step of it"
+    ),
+}
+SCALES = {"run": "runs/run", "worker": "workers/worker", "rank": "ranks/rank", "validation": "validation/run",
+          "step": "validation/step", "task": "validation/task"}  # fmt: skip
+"""Where the numbers of each dimension stand."""
+RANK_TIMES = ("exchange_s", "wait_s", "validation_s")
+"""Times that a rank knows only after the run: they come with the next one."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class Log:
+    """The rows of all runs and validations so far."""
+
+    def __init__(self, sizes: Mapping[str, int], rows: Mapping[str, np.ndarray] | None = None) -> None:
+        """`sizes` of the dimensions worker, rank, step and task; `rows` of a log to go on with."""
+        self.sizes = dict(sizes)
+        self.rows: dict[str, list[np.ndarray]] = {name: [] for name in VARIABLES}
+        for name, values in (rows or {}).items():
+            if name in VARIABLES:
+                self.rows[name] = list(self._fit(name, values))
+
+    def _fit(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Pad or cut the rank dimension where a resume changed the number of ranks; padding is NaN."""
+        if "rank" not in VARIABLES[name].dimensions:
+            return values
+        width = max(self.sizes["rank"], values.shape[1])
+        self.sizes["rank"] = width
+        return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=np.nan)
+
+    def __len__(self) -> int:
+        return len(self.rows["runs/run"])
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """One row of some variables; rank rows are filled up with NaN."""
+        for name, value in values.items():
+            row = np.asarray(value)
+            if "rank" in VARIABLES[name].dimensions and len(row) < self.sizes["rank"]:
+                row = np.pad(row.astype(float), (0, self.sizes["rank"] - len(row)), constant_values=np.nan)
+            self.rows[name].append(row)
+
+    def complete_times(self, times: np.ndarray) -> None:
+        """Fill in the last run's `RANK_TIMES`, (R, 3)."""
+        for name, column in zip(RANK_TIMES, times.T, strict=True):
+            if self.rows[f"ranks/{name}"]:
+                row = np.full(self.sizes["rank"], np.nan)
+                row[: len(column)] = column
+                self.rows[f"ranks/{name}"][-1] = row
+
+    def arrays(self) -> Arrays:
+        """Every variable as one array, and the scales of the dimensions."""
+        result = {}
+        for name, variable in VARIABLES.items():
+            rows = self.rows[name]
+            empty = (0, *(self.sizes[d] for d in variable.dimensions[1:]))
+            kind = np.int64 if name in ("runs/run", "runs/seen_tasks", "validation/run") else np.float64
+            result[name] = np.array(rows, kind) if rows else np.empty(empty, kind)
+        for dimension in ("worker", "rank", "step", "task"):
+            result[SCALES[dimension]] = np.arange(self.sizes[dimension])
+        return result
+
+
+def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Replace the file at `path`. Raises OSError where that is impossible; the old file then stands."""
+    with h5py.File("image", "w", driver="core", backing_store=False) as file:
+        for name, values in arrays.items():
+            dataset = file.create_dataset(name, data=values)
+            if name in VARIABLES:
+                dataset.attrs["units"] = VARIABLES[name].units
+                dataset.attrs["description"] = VARIABLES[name].description
+        for dimension, name in SCALES.items():
+            file[name].make_scale(dimension)
+        for name, variable in VARIABLES.items():
+            for axis, dimension in enumerate(variable.dimensions):
+                file[name].dims[axis].label = dimension
+                if SCALES[dimension] != name:
+                    file[name].dims[axis].attach_scale(file[SCALES[dimension]])
+        file.attrs.update({"schema": SCHEMA, **attributes, "digest": digest(_arrays(file))})
+        file.flush()
+        image = file.id.get_file_image()
+    # Made in memory and written as plain bytes: a full disk is then an OSError, and never a broken HDF5 library.
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """A fingerprint of named arrays: their names, types, shapes and bytes."""
+    fingerprint = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        fingerprint.update(f"{name} {values.dtype} {values.shape}".encode())
+        fingerprint.update("\0".join(values.flat).encode() if values.dtype == object else values.tobytes())
+    return fingerprint.hexdigest()
+
+
+@dataclass(frozen=True)
+class Results:
+    """A file as it was when it was read."""
+
+    path: Path
+    attributes: dict[str, Any]
+    arrays: Arrays
+    """Every array by its path in the file, such as "workers/loss"."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    @property
+    def status(self) -> str:
+        """running, complete, interrupted or failed, as it was when the file was written."""
+        return str(self.attributes["status"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The job's whole configuration."""
+        content: dict[str, Any] = yaml.safe_load(self.attributes["config"])
+        return content
+
+    def group(self, prefix: str) -> Arrays:
+        """The arrays below a group, by the rest of their names."""
+        return {name.removeprefix(prefix): a for name, a in self.arrays.items() if name.startswith(prefix)}
+
+
+def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
+    """Read a file: all of it, or the arrays of some groups ("workers", "validation", …).
+
+    `verify`: check the digest over all arrays. Raises ValueError, naming the file, where it is not a whole file of ours.
+    """
+    path = Path(path)
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = {name: value for name, value in file.attrs.items()}
+            if attributes.get("schema") != SCHEMA or attributes.get("status") not in STATUSES:
+                raise ValueError(
+                    f"{path} is an HDF5 file, but not a result of this version (schema {attributes.get('schema')})"
+                )
+            arrays = _arrays(file, groups)
+            if not isinstance(yaml.safe_load(attributes["config"]), dict):
+                raise ValueError(f"{path} holds no configuration")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not a readable result file: {error}") from error
+    if verify and not groups and digest(arrays) != attributes.get("digest"):
+        raise ValueError(f"{path} is damaged: its content does not match its digest")
+    return Results(path, attributes, arrays)
+
+
+def _arrays(file: h5py.File, groups: tuple[str, ...] = ()) -> Arrays:
+    arrays: Arrays = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and (not groups or name.split("/")[0] in groups):
+            arrays[name] = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+
+    file.visititems(visit)
+    return arrays

@@ -1,0 +1,90 @@
+"""What a task family is: where tasks come from, and the two questions that a batch of them answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Split = Literal["train", "validation", "test"]
+
+
+class Samples(NamedTuple):
+    """Inputs x (B, n, *sample shape) and targets y (B, n, ...) of B tasks; numpy arrays, or tensors after `to`."""
+
+    x: Any
+    y: Any
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """B tasks, each with data to adapt on and data to be judged on."""
+
+    support: Samples
+    held_query: Samples
+
+    def query(self, adapted: torch.Tensor | None) -> Samples:
+        """The query data, given each task's adapted parameters (B, P).
+
+        Supervised tasks have theirs from the start; a family whose query data depends on the adapted parameters
+        (rollouts of the adapted policy) sets `needs_adapted` and overrides this.
+        """
+        return self.held_query
+
+    needs_adapted = False
+
+    def __len__(self) -> int:
+        return len(self.support.x)
+
+    def part(self, tasks: slice) -> TaskBatch:
+        """Some of the tasks."""
+        return TaskBatch(*(Samples(s.x[tasks], s.y[tasks]) for s in (self.support, self.held_query)))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> TaskBatch:
+        """The same tasks as tensors: bytes become numbers in [0, 1], other inputs `dtype`, class numbers stay int64."""
+        import torch
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            moved = torch.from_numpy(array).to(device)
+            if moved.dtype == torch.uint8:
+                return moved.to(dtype).div_(255)
+            return moved.to(dtype) if moved.is_floating_point() else moved
+
+        return TaskBatch(*(Samples(tensor(s.x), tensor(s.y)) for s in (self.support, self.held_query)))
+
+
+class TaskSampler(Protocol):
+    """A task family with its data at hand."""
+
+    sample_shape: tuple[int, ...]
+    """Shape of one input: (C, H, W) for images, (inputs,) for vectors."""
+    outputs: int
+    """Numbers that the model gives for one input: the ways, or the dimension of a regression's target."""
+    loss: str
+    """A name in `hpc_dmaml.engine.losses.LOSSES`."""
+
+    def sample(
+        self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
+    ) -> TaskBatch:
+        """`part` of a batch of `tasks` tasks.
+
+        The whole batch is drawn from `rng`, and then only `part` of it is loaded: ranks that share a batch draw the
+        same one and load their own tasks. `queries` replaces the family's number of queries.
+        """
+        ...
+
+
+class TaskFamily(ABC):
+    """Base of the configurable families: a frozen dataclass whose fields say which tasks there are."""
+
+    def prepare(self) -> None:  # noqa: B027  (most families have nothing to prepare)
+        """Bring the data to this node: download, decode, cache. Called by one rank a node while the others wait."""
+
+    @abstractmethod
+    def load(self) -> TaskSampler:
+        """Open the prepared data. Raises ValueError where the fields ask for more than the data has."""

@@ -1,0 +1,45 @@
+"""Sine regression: each task is y = A sin(x − φ), to be learned from a few points (Finn et al., 2017, section 5.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
+
+
+@dataclass(frozen=True)
+class Sinusoid(TaskFamily):
+    """Sine waves of random amplitude and phase, x in [-5, 5]; the defaults are Finn's."""
+
+    shots: int = 10
+    """Points to adapt on."""
+    queries: int = 10
+    """Points to be judged on."""
+    amplitude: tuple[float, float] = (0.1, 5.0)
+    """Range of the amplitude A."""
+    phase: tuple[float, float] = (0.0, float(np.pi))
+    """Range of the phase φ, in radians."""
+
+    sample_shape = (1,)
+    outputs = 1
+    loss = "squared_error"
+
+    def load(self) -> Sinusoid:
+        for name, value in (("shots", self.shots), ("queries", self.queries)):
+            if value < 1:
+                raise ValueError(f"task.{name} must be at least 1, not {value}")
+        return self
+
+    def sample(
+        self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
+    ) -> TaskBatch:
+        """Points x and values y, both (B, shots | queries, 1). The three splits are the same distribution."""
+        points = self.shots + (queries or self.queries)
+        amplitude, phase = (rng.uniform(*r, (tasks, 1, 1))[part] for r in (self.amplitude, self.phase))
+        x = rng.uniform(-5.0, 5.0, (tasks, points, 1))[part]
+        y = amplitude * np.sin(x - phase)
+        return TaskBatch(
+            Samples(x[:, : self.shots], y[:, : self.shots]), Samples(x[:, self.shots :], y[:, self.shots :])
+        )

@@ -1,0 +1,42 @@
+"""How well the meta-model adapts: loss and accuracy on held-out tasks, before adaptation and after each step of it."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.engine import learning_curve
+from hpc_dmaml.placement import share
+from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.tasks import Split
+from hpc_dmaml.worker import Learner
+
+BLOCK = 32
+"""Tasks whose data is in memory at a time."""
+
+
+def validate(
+    learner: Learner,
+    theta: Tensor,
+    comm: Communicator,
+    split: Split,
+    key: tuple[Purpose, int],
+    tasks: int,
+    steps: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and accuracies, each (steps + 1, tasks), on every rank; the ranks share the tasks.
+
+    `key` is that of the random draw: the same key gives the same tasks, on any number of ranks.
+    """
+    mine = share(tasks, comm.rank, comm.size)
+    curves = np.zeros((2, steps + 1, tasks))
+    for start in range(mine.start, mine.stop, BLOCK):
+        part = slice(start, min(start + BLOCK, mine.stop))
+        batch = learner.sampler.sample(split, generator(learner.config.seed, *key), tasks, part)
+        curve = learning_curve(
+            learner.objective, theta, batch, learner.config.maml.inner_lr, steps, learner.chunk
+        )
+        curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
+    comm.all_sum(curves)
+    return curves[0], curves[1]

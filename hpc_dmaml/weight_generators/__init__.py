@@ -1,0 +1,20 @@
+"""Weight generators: how much each worker counts."""
+
+from hpc_dmaml.weight_generators.arithmetic_mean import ArithmeticMean
+from hpc_dmaml.weight_generators.generator import WeightGenerator, worker_weights
+from hpc_dmaml.weight_generators.geometric_median import GeometricMedian
+from hpc_dmaml.weight_generators.gradient_agreement import GradientAgreement
+from hpc_dmaml.weight_generators.loss_median import LossMedian
+from hpc_dmaml.weight_generators.loss_moving_average import LossMovingAverage
+from hpc_dmaml.weight_generators.loss_weighted import LossWeighted
+
+__all__ = [
+    "ArithmeticMean",
+    "GeometricMedian",
+    "GradientAgreement",
+    "LossMedian",
+    "LossMovingAverage",
+    "LossWeighted",
+    "WeightGenerator",
+    "worker_weights",
+]

@@ -1,0 +1,28 @@
+"""A worker counts by how small its loss has been of late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_dmaml.weight_generators.generator import WeightGenerator, inverse
+
+
+@dataclass(frozen=True)
+class LossMovingAverage(WeightGenerator):
+    """λ ∝ 1/(mean of a worker's last losses, this run's included). (The thesis's name, our definition.)"""
+
+    window: int = 5
+    """How many runs the mean covers."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"weight_generator.window must be at least 1, not {self.window}")
+
+    @property
+    def memory_length(self) -> int:
+        return self.window
+
+    def weights(self, losses: np.ndarray, memory: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
+        return inverse(np.nanmean(memory, axis=0))
