@@ -120,10 +120,12 @@ class MpiCommunicator(Communicator):
         self._wait(self._comm.Ibcast(array))
 
     def all_gather_objects(self, value: Any) -> list[Any]:
+        self.barrier()  # waits with patience, which mpi4py's own object messages do not
         result: list[Any] = self._comm.allgather(value)
         return result
 
     def broadcast_object(self, value: Any) -> Any:
+        self.barrier()
         return self._comm.bcast(value)
 
     def barrier(self) -> None:

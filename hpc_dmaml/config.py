@@ -266,13 +266,17 @@ def _instantiate(parser: Any, values: Any) -> RunConfig:
 
 
 def _parser() -> Any:
-    from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+    from jsonargparse import (
+        ActionConfigFile,  # type: ignore[attr-defined]
+        ArgumentParser,
+        set_parsing_settings,
+    )
 
-    class PresetOrFile(ActionConfigFile):  # type: ignore[misc]
+    class PresetOrFile(ActionConfigFile):
         """`--config NAME`: a preset by its name, else a YAML file."""
 
-        def __call__(self, parser: Any, values: Any, value: Any, option: str | None = None) -> None:
-            super().__call__(parser, values, str(preset(value)) if isinstance(value, str) else value, option)
+        def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+            super().__call__(parser, cfg, str(preset(values)) if isinstance(values, str) else values, option_string)
 
     set_parsing_settings(subclasses_enabled=list(STRATEGIES), docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 class Optimizer(ABC):
     """Base of the configurable optimizers: a frozen dataclass of torch.optim's own arguments."""
 
-    lr: float
-    """Outer learning rate (the paper's β)."""
+    @property
+    @abstractmethod
+    def lr(self) -> float:
+        """Outer learning rate (the paper's β)."""
 
     @abstractmethod
     def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer": ...
@@ -34,9 +36,7 @@ class SGD(Optimizer):
     def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
         import torch
 
-        return torch.optim.SGD(
-            [theta], self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
+        return torch.optim.SGD([theta], self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TorchOptimizer(Optimizer):
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ValueError(f"optimizer.name: torch.optim has no optimizer {self.name!r}")
         try:
-            return kind([theta], lr=self.lr, **self.arguments)
+            return kind([theta], **{"lr": self.lr, **self.arguments})
         except TypeError as error:
             raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {error}") from error
 

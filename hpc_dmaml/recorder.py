@@ -60,7 +60,8 @@ class Recorder:
         self._attributes = {
             "config": to_yaml(config),
             "seed": config.seed,
-            "versions": " ".join(f"{name} {_version(name)}" for name in PACKAGES) + f" python {platform.python_version()}",
+            "versions": " ".join(f"{name} {_version(name)}" for name in PACKAGES)
+            + f" python {platform.python_version()}",
             "git_commit": _git_commit(),
             "start": started,
             "sample_shape": list(job.learner.sampler.sample_shape),

@@ -178,7 +178,7 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
-            attributes = {name: value for name, value in file.attrs.items()}
+            attributes = dict(file.attrs.items())
             if attributes.get("schema") != SCHEMA or attributes.get("status") not in STATUSES:
                 raise ValueError(
                     f"{path} is an HDF5 file, but not a result of this version (schema {attributes.get('schema')})"

@@ -8,6 +8,7 @@ import zlib
 from contextlib import ExitStack
 
 import numpy as np
+
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.exchange import Exchange, RankReport
@@ -47,9 +48,7 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
     """The loop. Returns whether it was asked to stop before its end."""
     config, placement, theta = job.config, job.placement, job.model.theta
     generator = config.weight_generator
-    whole = placement.group_size > 1 and (
-        config.epochs > 1 or config.maml.clip is not None or generator.needs_gram
-    )
+    whole = placement.group_size > 1 and (config.epochs > 1 or config.maml.clip is not None or generator.needs_gram)
     gathers = config.exchange == "gather" or generator.needs_gram
     exchange = Exchange(job.comm, placement, generator, gathers, whole)
     group_sum = job.comm.split(placement.hosted[0]).tensor_sum if whole else None
@@ -61,7 +60,7 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
         work_s = time.perf_counter() - start
 
         checked = config.check_every > 0 and run % config.check_every == 0
-        digest = float(zlib.crc32(theta.cpu().numpy())) if checked else 0.0
+        digest = float(zlib.crc32(theta.cpu().numpy().tobytes())) if checked else 0.0
         timing = RankReport(work_s, float(stop.asked()), digest, exchange.exchange_s, exchange.wait_s, validation_s)
         reports = exchange.report([report for _, report in results], timing)
         check_digests(reports.ranks[:, RankReport._fields.index("digest")], run)

@@ -58,13 +58,9 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
             warnings += _claim(output, config.resume is not None, stack)
     node = comm.split_node()
     sampler = load_task(config.task, comm, node)
-    cores = available_cores(node)
+    device = use_device(config, comm, node)
     previous = None
     with comm.agreeing():
-        device = choose_device(config.device, node)
-        torch.set_num_threads(choose_threads(config.threads, cores, node.size))
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-        keep_freed_memory()
         module = build_module(config, sampler.sample_shape, sampler.outputs)
         learner = make_learner(config, sampler, module, device)
         theta, layout = flatten(module).to(device), Layout.of(module)
@@ -86,13 +82,21 @@ def load_task(family: TaskFamily, comm: Communicator, node: Communicator) -> Tas
         if node.rank == 0:
             family.prepare()
     with comm.agreeing():
-        sampler = family.load()
-    return sampler
+        return family.load()
 
 
-def make_learner(
-    config: RunConfig, sampler: TaskSampler, module: torch.nn.Module, device: torch.device
-) -> Learner:
+def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
+    """This rank's device, with its threads, precision and allocator set."""
+    cores = available_cores(node)
+    with comm.agreeing():
+        device = choose_device(config.device, node)
+        torch.set_num_threads(choose_threads(config.threads, cores, node.size))
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+        keep_freed_memory()
+    return device
+
+
+def make_learner(config: RunConfig, sampler: TaskSampler, module: torch.nn.Module, device: torch.device) -> Learner:
     """The learner for a module, tried on one task. Raises ValueError where module and tasks do not fit."""
     objective = objective_for(module.to(device), sampler.sample_shape, sampler.loss)
     batch = sampler.sample("train", generator(config.seed, Purpose.INITIALISATION), 1)
@@ -183,4 +187,3 @@ def _claim(output: Path, resumes: bool, stack: ExitStack) -> list[str]:
     if can_lock:
         return []
     return [f"{output.parent} cannot lock files: nothing keeps a second job from writing {output.name}"]
-

@@ -34,9 +34,7 @@ def validate(
     for start in range(mine.start, mine.stop, BLOCK):
         part = slice(start, min(start + BLOCK, mine.stop))
         batch = learner.sampler.sample(split, generator(learner.config.seed, *key), tasks, part)
-        curve = learning_curve(
-            learner.objective, theta, batch, learner.config.maml.inner_lr, steps, learner.chunk
-        )
+        curve = learning_curve(learner.objective, theta, batch, learner.config.maml.inner_lr, steps, learner.chunk)
         curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
     comm.all_sum(curves)
     return curves[0], curves[1]

@@ -62,9 +62,7 @@ class AutogradObjective:
             on_graph = [(g, u[b]) for g, u in zip(gradients, v, strict=True) if g.requires_grad]
             if on_graph:
                 outputs, directions = zip(*on_graph, strict=True)
-                product = torch.autograd.grad(
-                    outputs, leaves, directions, retain_graph=True, materialize_grads=True
-                )
+                product = torch.autograd.grad(outputs, leaves, directions, retain_graph=True, materialize_grads=True)
             else:  # the loss is linear in every parameter
                 product = tuple(torch.zeros_like(p) for p in leaves)
             products.append(product)

@@ -86,10 +86,12 @@ class LayerwiseObjective:
 
     def hessian_vector(self, record: LayerwiseRecord, v: Parameters) -> Parameters:
         layers, directions = self.layers[self.first :], self._by_layer(v)[self.first :]
-        z_dot, tapes_dot = None, []
+        z_dot: Tensor | None = None
+        tapes_dot = []
         for layer, at, w_dot in zip(layers, record.layers, directions, strict=True):
             z_dot, tape_dot = layer.tangent(at, z_dot, w_dot)
             tapes_dot.append(tape_dot)
+        assert z_dot is not None  # the first of these layers has parameters
         y_bar_dot = self.loss.tangent(record.loss, z_dot)
         w_bar_dots = []
         for i in reversed(range(len(layers))):

@@ -70,7 +70,9 @@ def _meta_gradient(objective: Objective, theta: Tensor, batch: TaskBatch, inner:
 
 
 @torch.no_grad()
-def adapt(objective: Objective, parameters: Parameters, support: Samples, lr: float, steps: int) -> Iterator[Parameters]:
+def adapt(
+    objective: Objective, parameters: Parameters, support: Samples, lr: float, steps: int
+) -> Iterator[Parameters]:
     """The parameters before adaptation, and after each of `steps` steps of it."""
     yield parameters
     for _ in range(steps):

@@ -47,5 +47,7 @@ class Conv4(Model):
             channels = self.filters
             size = [side // 2 if pool else (side + 1) // 2 for side in size]
         if min(size) < 1:
-            raise ValueError(f"model.blocks: images of {sample_shape[1:]} are too small to be halved {self.blocks} times")
+            raise ValueError(
+                f"model.blocks: images of {sample_shape[1:]} are too small to be halved {self.blocks} times"
+            )
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size[0] * size[1], outputs))

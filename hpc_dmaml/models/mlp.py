@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hpc_dmaml.models.model import Model
@@ -24,6 +25,6 @@ class MLP(Model):
             raise ValueError(f"model.hidden must be positive widths, not {self.hidden}")
         widths = [math.prod(sample_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()] if len(sample_shape) > 1 else []
-        for inputs, width in zip(widths, widths[1:], strict=False):
+        for inputs, width in pairwise(widths):
             layers += [nn.Linear(inputs, width), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))

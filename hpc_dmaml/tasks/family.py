@@ -61,12 +61,20 @@ class TaskBatch:
 class TaskSampler(Protocol):
     """A task family with its data at hand."""
 
-    sample_shape: tuple[int, ...]
-    """Shape of one input: (C, H, W) for images, (inputs,) for vectors."""
-    outputs: int
-    """Numbers that the model gives for one input: the ways, or the dimension of a regression's target."""
-    loss: str
-    """A name in `hpc_dmaml.engine.losses.LOSSES`."""
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one input: (C, H, W) for images, (inputs,) for vectors."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model gives for one input: the ways, or the dimension of a regression's target."""
+        ...
+
+    @property
+    def loss(self) -> str:
+        """A name in `hpc_dmaml.engine.losses.LOSSES`."""
+        ...
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None

@@ -50,7 +50,9 @@ class Glyphs(FewShotImages):
         ]
         rng = generator(0, Purpose.RENDERING)
         mark = image_cache.fingerprint(SHAPE, classes, [_face_size(face) for face in FACES])
-        image_cache.build(self._cache(), mark, classes, SHAPE, lambda item: _draw(*item, rng), "printed letters")
+        image_cache.build(
+            self._cache(), mark, classes, SHAPE, lambda item: _draw(item[0], item[1], rng), "printed letters"
+        )
 
     def load(self) -> FewShotSampler:
         images, names, first, count = image_cache.load(self._cache())
@@ -97,9 +99,7 @@ def _draw(code: int, face: str, rng: np.random.Generator) -> np.ndarray:
     side, letter, font = 56, chr(code), _font(face)
     left, top, right, bottom = font.getbbox(letter)
     page = Image.new("L", (side, side))
-    ImageDraw.Draw(page).text(
-        ((side - left - right) / 2, (side - top - bottom) / 2), letter, font=font, fill=255
-    )
+    ImageDraw.Draw(page).text(((side - left - right) / 2, (side - top - bottom) / 2), letter, font=font, fill=255)
     angle, shear = rng.uniform(-np.pi / 18, np.pi / 18), rng.uniform(-0.1, 0.1)
     scale = rng.uniform(0.9, 1.1, 2) * max(right - left, bottom - top) / (0.75 * side)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

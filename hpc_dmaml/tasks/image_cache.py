@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,7 +25,7 @@ class CachedImages(NamedTuple):
     """Class names, in the order of their images."""
     first: np.ndarray
     """Number of each class's first image."""
-    count: np.ndarray
+    counts: np.ndarray
     """Images of each class."""
 
 
@@ -55,6 +56,7 @@ def build(
             return
         from tqdm import tqdm
 
+        print(f"Caching {title} in {path}, once", file=sys.stderr, flush=True)
         counts = [len(items) for _, items in classes]
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
             # One contiguous block, so that readers can map it into memory.
@@ -62,10 +64,10 @@ def build(
             images.attrs["description"] = "images, class after class, channels first"
             checksum = 0
             start = 0
-            for _, items in tqdm(classes, desc=f"Caching {title} in {path}", unit=" classes", mininterval=1):
+            for _, items in tqdm(classes, unit=" classes", leave=False, disable=None):
                 block = np.stack([decode(item) for item in items])
                 images[start : start + len(items)] = block
-                checksum = zlib.crc32(block, checksum)
+                checksum = zlib.crc32(block.tobytes(), checksum)
                 start += len(items)
             file["count"] = counts
             file["names"] = [name for name, _ in classes]
@@ -81,7 +83,7 @@ def is_valid(path: Path, mark: str) -> bool:
                 return False
             images, checksum = file["images"], 0
             for start in range(0, len(images), 4096):
-                checksum = zlib.crc32(images[start : start + 4096], checksum)
+                checksum = zlib.crc32(images[start : start + 4096].tobytes(), checksum)
             return bool(checksum == file.attrs["crc32"])
     except (OSError, KeyError, RuntimeError, ValueError):
         return False

@@ -45,7 +45,9 @@ class Omniglot(FewShotImages):
             for character in sorted((data / subset).glob("*/character*"))
         ]
         if not classes or not all(files for _, files in classes):
-            raise ValueError(f"task.root: {data} holds no drawings, or a character without any: unpack the archives again")
+            raise ValueError(
+                f"task.root: {data} holds no drawings, or a character without any: unpack the archives again"
+            )
         listing = image_cache.folder_listing(data, (file for _, files in classes for file in files))
         mark = image_cache.fingerprint(SHAPE, listing)
         image_cache.build(self._cache(), mark, classes, SHAPE, _decode, "Omniglot")

@@ -17,21 +17,23 @@ class Convolution(Linear):
 
     def __init__(self, module: nn.Conv2d, in_shape: Shape) -> None:
         self.in_shape = in_shape
-        self.window = tuple(_pair(v) for v in (module.kernel_size, module.padding, module.stride))
+        assert not isinstance(module.padding, str)
+        self.window = (_pair(module.kernel_size), _pair(module.padding), _pair(module.stride))
         sides = zip(in_shape[:2], *self.window, strict=True)
         self.out_shape = (*((size + 2 * p - k) // s + 1 for size, k, p, s in sides), module.out_channels)
 
     @classmethod
-    def of(cls, module: nn.Conv2d, in_shape: Shape) -> Convolution | None:
+    def of(cls, module: nn.Module, in_shape: Shape) -> Convolution | None:
         known = (
-            module.groups == 1
+            isinstance(module, nn.Conv2d)
+            and module.groups == 1
             and _pair(module.dilation) == (1, 1)
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
             and len(in_shape) == 3
             and in_shape[2] == module.in_channels
         )
-        return cls(module, in_shape) if known else None
+        return cls(module, in_shape) if known else None  # type: ignore[arg-type]
 
     def pack(self, *parameters: Tensor) -> Tensors:
         weight, *bias = parameters

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
 Shape = tuple[int, ...]

@@ -14,7 +14,8 @@ class Linear:
         self.out_shape: Shape = (out_features,)
 
     @classmethod
-    def of(cls, module: nn.Linear, in_shape: Shape) -> Linear | None:
+    def of(cls, module: nn.Module, in_shape: Shape) -> Linear | None:
+        assert isinstance(module, nn.Linear)
         return cls(module.out_features) if in_shape == (module.in_features,) else None
 
     def pack(self, *parameters: Tensor) -> Tensors:
