@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -186,8 +187,8 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
             # have it where names are the same): so look which they are, and parse again with them as defaults.
             parser.set_defaults({n: {"class_path": first[n].class_path} for n in _strategy_fields()})
         config = _instantiate(parser, parser.parse_args(arguments))
-    except (ArgumentError, TypeError) as error:
-        raise ValueError(str(error)) from error
+    except (ArgumentError, TypeError, RecursionError) as error:
+        raise ValueError(_readable(str(error))) from error
     if stored is None:
         return replace(config, resume=None)
     changed = [name for name in changes(stored, config) if name.split(".")[0] not in MAY_CHANGE]
@@ -197,6 +198,24 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
             f"{', '.join(sorted(MAY_CHANGE))} may change"
         )
     return replace(config, resume=str(source), output=str(source))
+
+
+def _readable(message: str) -> str:
+    """An error of jsonargparse on one line, naming the field first; with the known classes where one was misspelt."""
+    message = re.sub(r'Parser key "(.*?)":', r"\1:", " ".join(message.split()))
+    misspelt = re.search(r"(\w+): Expected a dot import path string: (\S+)", message)
+    if misspelt:
+        name, given = misspelt.groups()
+        base = next(b for b in STRATEGIES if isinstance(getattr(RunConfig(), name), b))
+        known = ", ".join(sorted(kind.__name__ for kind in _leaves(base)))
+        return f"{name}: there is no {base.__name__} {given!r}; known are {known}, or the import path of your own"
+    return message
+
+
+def _leaves(kind: type[Any]) -> list[type[Any]]:
+    """The classes below `kind` that have none below themselves."""
+    below: list[type[Any]] = kind.__subclasses__()
+    return [leaf for each in below for leaf in _leaves(each)] if below else [kind]
 
 
 def resume_source(resume: str | None, output: str | None) -> Path | None:
@@ -221,7 +240,7 @@ def from_yaml(text: str) -> RunConfig:
     parser = _parser()
     try:
         return _instantiate(parser, parser.parse_string(text))
-    except (ArgumentError, TypeError, yaml.YAMLError) as error:
+    except (ArgumentError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"not a configuration: {error}") from error
 
 
@@ -267,7 +286,7 @@ def _instantiate(parser: Any, values: Any) -> RunConfig:
 
 def _parser() -> Any:
     from jsonargparse import (
-        ActionConfigFile,  # type: ignore[attr-defined]
+        ActionConfigFile,
         ArgumentParser,
         set_parsing_settings,
     )

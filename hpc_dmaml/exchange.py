@@ -21,7 +21,7 @@ from torch import Tensor
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.placement import Placement
-from hpc_dmaml.weight_generators import WeightGenerator, worker_weights
+from hpc_dmaml.weight_generators import WeightGenerator, check_any_finite, worker_weights
 from hpc_dmaml.worker import Report
 
 
@@ -85,7 +85,10 @@ class Exchange:
             updates: one (P,) for each worker of this rank.
             memory: (≤ memory_length, W) losses of the last runs, this one last.
             finite: (W,) bool.
+
+        Raises FloatingPointError, on every rank, if no worker is finite.
         """
+        check_any_finite(finite)
         start = time.perf_counter()
         weights = (self._gather if self.gathers else self._all_reduce)(model, updates, memory, finite)
         self.exchange_s = time.perf_counter() - start

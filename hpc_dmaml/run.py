@@ -27,8 +27,8 @@ def run_job(config: RunConfig, comm: Communicator) -> int:
 
     Raises Refusal for bad input, on every rank, before any output is written.
     """
-    stop = Stop(config.time_limit_s)
     with ExitStack() as stack:
+        stop = stack.enter_context(Stop(config.time_limit_s))
         job = set_up(config, comm, stack)
         places = comm.all_gather_objects((platform.node(), str(job.device)))
         recorder = Recorder(job, places)

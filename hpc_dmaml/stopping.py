@@ -5,16 +5,28 @@ from __future__ import annotations
 import signal
 import time
 from types import FrameType
+from typing import Any
 
 
 class Stop:
-    """SIGUSR1, SIGTERM and SIGINT ask for a stop, as does the time limit; a second SIGINT ends the process at once."""
+    """SIGUSR1, SIGTERM and SIGINT ask for a stop, as does the time limit; a second SIGINT ends the process at once.
+
+    A context manager: outside of it signals do what they did before.
+    """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
         self._asked = False
         self._end = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+            self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._asked:

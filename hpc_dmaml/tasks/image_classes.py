@@ -94,7 +94,8 @@ class FewShotSampler:
 def _samples(images: np.ndarray, labels: np.ndarray, places: slice) -> Samples:
     """Some images of every class (B, ways, each, C, H, W), as one set for each task."""
     x, y = images[:, :, places], labels[:, :, places]
-    return Samples(x.reshape(len(x), -1, *x.shape[3:]), y.reshape(len(y), -1))
+    tasks, ways, each = y.shape
+    return Samples(x.reshape(tasks, ways * each, *x.shape[3:]), y.reshape(tasks, ways * each))
 
 
 def distinct(rng: np.random.Generator, population: np.ndarray, number: int) -> np.ndarray:

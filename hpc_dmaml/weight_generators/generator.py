@@ -42,16 +42,21 @@ def worker_weights(
 
     Raises FloatingPointError if no worker is finite.
     """
-    if not finite.any():
-        raise FloatingPointError(
-            "the loss or the update of every worker is not finite: the training has diverged. "
-            "Lower maml.inner_lr or optimizer.lr, or set maml.clip"
-        )
+    check_any_finite(finite)
     known = memory[:, finite]
     raw = generator.weights(known[-1], known, None if gram is None else gram[np.ix_(finite, finite)])
     weights = np.zeros(len(finite))
     weights[finite] = raw / raw.sum()
     return weights
+
+
+def check_any_finite(finite: np.ndarray) -> None:
+    """Raise FloatingPointError if no worker is finite."""
+    if not finite.any():
+        raise FloatingPointError(
+            "the loss or the update of every worker is not finite: the training has diverged. "
+            "Lower maml.inner_lr or optimizer.lr, or set maml.clip"
+        )
 
 
 def inverse(losses: np.ndarray) -> np.ndarray:

@@ -1,0 +1,364 @@
+"""How fast, how exact and how lean one meta-gradient is on one core, side by side with other ways to compute it.
+
+    python benchmarks/meta_gradient.py                      all five cases, every method that is installed
+    python benchmarks/meta_gradient.py --cases 5w1s mini    some of them
+    python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
+    python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
+
+`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`. All methods run in one process, with the same
+threads and allocator settings, in turn, repeated; the tables (Markdown) show medians. Trust the ratios: a core's speed
+depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.util import find_spec
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpc_dmaml.config import RunConfig
+from hpc_dmaml.engine import InnerLoop, Objective, default_chunk, meta_gradient, objective_for
+from hpc_dmaml.engine.allocator import keep_freed_memory
+from hpc_dmaml.models import MLP, Conv4, Model
+from hpc_dmaml.parameters import flatten
+from hpc_dmaml.placement import Placement
+from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.setup import build_module, make_learner
+from hpc_dmaml.tasks import Glyphs, Samples, Sinusoid, TaskBatch
+from hpc_dmaml.worker import work
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "squared_error": F.mse_loss,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One meta-gradient of a published experiment; `shots` and `queries` are a whole task's."""
+
+    name: str
+    model: Model
+    sample_shape: tuple[int, ...]
+    outputs: int
+    tasks: int
+    shots: int
+    queries: int
+    inner: InnerLoop
+    loss: str = "cross_entropy"
+
+    def module(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.model.build(self.sample_shape, self.outputs)
+
+    def batch(self) -> TaskBatch:
+        """Random inputs; every class equally often, as in a few-shot task."""
+        rng = torch.Generator().manual_seed(0)
+
+        def samples(n: int) -> Samples:
+            x = torch.rand(self.tasks, n, *self.sample_shape, generator=rng)
+            if self.loss == "squared_error":
+                return Samples((10 * x - 5).numpy(), torch.sin(10 * x - 5).numpy())
+            return Samples(x.numpy(), (torch.arange(n) % self.outputs).expand(self.tasks, n).numpy())
+
+        return TaskBatch(samples(self.shots), samples(self.queries))
+
+    def flops(self) -> int:
+        """The necessary work: a multiplication and an addition are 2.
+
+        F for one sample's forward pass and F₁ for its first layer: the layers' products with input and weights cost
+        3F − F₁ for a gradient (nothing flows back to the data), and 6F − 4F₁ more for a Hessian-vector product.
+        """
+        module, x = self.module(), torch.zeros(1, *self.sample_shape).expand(2, *self.sample_shape)
+        assert isinstance(module, nn.Sequential)
+        forward, first = (_flops(part, x) // 2 for part in (module, module[0]))
+        step = 9 * forward - 5 * first
+        return self.tasks * (self.inner.steps * self.shots * step + self.queries * (3 * forward - first))
+
+
+def _flops(module: nn.Module, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops()
+
+
+CASES = [
+    Case("sinusoid", MLP(), (1,), 1, 25, 10, 10, InnerLoop(0.01, 1), "squared_error"),
+    Case("5w1s", Conv4(), (1, 28, 28), 5, 32, 5, 5, InnerLoop(0.4, 1)),
+    Case("5w5s", Conv4(), (1, 28, 28), 5, 32, 25, 25, InnerLoop(0.4, 1)),
+    Case("20w1s", Conv4(), (1, 28, 28), 20, 16, 20, 20, InnerLoop(0.1, 5)),
+    Case("mini", Conv4(32, "max_pool"), (3, 84, 84), 5, 4, 5, 75, InnerLoop(0.01, 5)),
+]
+
+Method = Callable[[Case, nn.Module, TaskBatch], Tensor]
+"""The meta-gradient summed over the tasks, (P,), at the module's parameters and in their precision."""
+
+
+def ours(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    objective, chunk = _prepared(case, module)
+    return meta_gradient(objective, flatten(module), batch, case.inner, chunk).gradient
+
+
+def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    """One task after another, each on one autograd graph through all of its inner steps."""
+
+    def gradient(loss: Callable[[dict[str, Tensor]], Tensor], theta: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(theta, torch.autograd.grad(loss(theta), list(theta.values()), create_graph=True), strict=True))
+
+    total = torch.zeros_like(flatten(module))
+    for support, query in _tasks(module, batch):
+        theta = {name: p.detach().requires_grad_() for name, p in module.named_parameters()}
+        loss = _query_loss(case, module, theta, support, query, gradient)
+        total += _flat(torch.autograd.grad(loss, list(theta.values())))
+    return total
+
+
+def vmap_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    """All tasks at once. Its second derivative of `F.batch_norm` is wrong."""
+    theta = {name: p.detach() for name, p in module.named_parameters()}
+    batch = batch.to(torch.device("cpu"), flatten(module).dtype)
+
+    def task(theta: dict[str, Tensor], *data: Tensor) -> Tensor:
+        return _query_loss(case, module, theta, Samples(*data[:2]), Samples(*data[2:]), lambda loss, at: grad(loss)(at))
+
+    gradients = vmap(grad(task), in_dims=(None, 0, 0, 0, 0))(theta, *batch.support, *batch.held_query)
+    return _flat(g.sum(0) for g in gradients.values())
+
+
+def higher_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    import higher
+
+    loss, optimizer = LOSSES[case.loss], torch.optim.SGD(module.parameters(), case.inner.lr)
+    module.zero_grad()
+    for support, query in _tasks(module, batch):
+        with higher.innerloop_ctx(module, optimizer, copy_initial_weights=False) as (adapted, inner):
+            for _ in range(case.inner.steps):
+                inner.step(loss(adapted(support.x), support.y))
+            loss(adapted(query.x), query.y).backward()
+    return _flat(p.grad for p in module.parameters() if p.grad is not None)
+
+
+def torchopt_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    import torchopt
+
+    loss, inner = LOSSES[case.loss], torchopt.MetaSGD(module, lr=case.inner.lr)
+    start = [torchopt.extract_state_dict(each, by="reference") for each in (module, inner)]
+    theta, total = list(module.parameters()), torch.zeros_like(flatten(module))
+    for support, query in _tasks(module, batch):
+        for _ in range(case.inner.steps):
+            inner.step(loss(module(support.x), support.y))
+        total += _flat(torch.autograd.grad(loss(module(query.x), query.y), theta))
+        for each, state in zip((module, inner), start, strict=True):
+            torchopt.recover_state_dict(each, state)
+    return total
+
+
+METHODS: dict[str, tuple[Method, str]] = {
+    "**ours**": (ours, "hpc_dmaml"),
+    "plain loop": (plain_loop, "torch"),
+    "higher": (higher_loop, "higher"),
+    "torchopt": (torchopt_loop, "torchopt"),
+    "vmap": (vmap_tasks, "torch"),
+}
+"""Name in the tables, function, and the package that it needs."""
+
+
+def _query_loss(
+    case: Case, module: nn.Module, theta: dict[str, Tensor], support: Samples, query: Samples, gradient: Callable
+) -> Tensor:
+    """A task's query loss after adaptation; `gradient(loss, θ)` differentiates the support loss."""
+
+    def loss(theta: dict[str, Tensor], at: Samples) -> Tensor:
+        return LOSSES[case.loss](functional_call(module, theta, at.x), at.y)
+
+    for _ in range(case.inner.steps):
+        gradients = gradient(lambda theta: loss(theta, support), theta)
+        theta = {name: p - case.inner.lr * gradients[name] for name, p in theta.items()}
+    return loss(theta, query)
+
+
+def _tasks(module: nn.Module, batch: TaskBatch) -> Iterator[tuple[Samples, Samples]]:
+    batch = batch.to(torch.device("cpu"), flatten(module).dtype)
+    for b in range(len(batch)):
+        yield Samples(*(each[b] for each in batch.support)), Samples(*(each[b] for each in batch.held_query))
+
+
+def _flat(gradients: Iterable[Tensor]) -> Tensor:
+    return torch.cat([g.detach().reshape(-1) for g in gradients])
+
+
+@cache
+def _prepared(case: Case, module: nn.Module) -> tuple[Objective, int]:
+    """Objective and chunk, which a job makes once at its start."""
+    objective = objective_for(module, case.sample_shape, case.loss)
+    chunk = default_chunk(objective, case.shots + case.queries, torch.device("cpu"))
+    return objective, min(case.tasks, chunk)
+
+
+def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median seconds of each call, all called in turn for about `seconds`, at least five times after a warm-up.
+
+    On one thread they are seconds of this process, which other processes on the same core do not lengthen.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+        for name, call in calls.items():
+            start = clock()
+            call()
+            times[name].append(clock() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def gemm() -> Callable[[], Tensor]:
+    """A product of GEMM_FLOPS operations that stays in cache: what the core can do."""
+    a, b = torch.rand(2, 1024, 1024)
+    return lambda: a @ b
+
+
+GEMM_FLOPS = 2 * 1024**3
+
+
+def peak_memory_mib(call: Callable[[], object]) -> float:
+    """The most memory that torch's tensors took at once during a call, beyond what was there before it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes)) / 2**20
+
+
+def compare(cases: list[Case], seconds: float) -> None:
+    """Every method on every case."""
+    available = {name: method for name, (method, package) in METHODS.items() if find_spec(package)}
+    columns = "tasks/s", "ours is", "share of GEMM peak", "error, float64", "error, float32", "peak MiB"
+    for case in cases:
+        module, exact, batch = case.module(), case.module().double(), case.batch()
+        truth = plain_loop(case, exact, batch)
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(method, case, module, batch) for name, method in available.items()
+        }
+        wall_s = medians({**calls, "gemm": gemm()}, seconds)
+        peak = GEMM_FLOPS / wall_s["gemm"]
+        inner = f"{case.tasks} tasks, {case.inner.steps} inner step{'s' * (case.inner.steps > 1)}"
+        print(f"\n{case.name}: {inner}, {case.shots} + {case.queries} samples; GEMM peak {peak / 1e9:.0f} GFLOP/s\n")
+        _row("", *columns)
+        _row(*["---"] + ["---:"] * len(columns))
+        for name, method in available.items():
+            error_64, error_32 = (_error(method(case, each, batch), truth) for each in (exact, module))
+            _row(
+                name,
+                f"{case.tasks / wall_s[name]:,.3g}"
+                if case.tasks / wall_s[name] < 1000
+                else f"{case.tasks / wall_s[name]:,.0f}",
+                f"{wall_s[name] / wall_s['**ours**']:.2f} ×",
+                f"{case.flops() / wall_s[name] / peak:.0%}",
+                f"{error_64:.0e}" + " (wrong)" * (error_64 > 1e-9),
+                f"{error_32:.0e}",
+                f"{peak_memory_mib(calls[name]):,.0f}",
+            )
+
+
+def over_steps(cases: list[Case], seconds: float) -> None:
+    """Both ways to keep an inner step, over the number of inner steps."""
+    for case in cases:
+        module, batch = case.module(), case.batch()
+        (_, chunk), theta = _prepared(case, module), flatten(module)
+        print(f"\n{case.name}, chunks of {chunk}: all of each inner step kept, or its parameters alone (lean)\n")
+        columns = "s", "lean s", "time", "peak MiB", "lean MiB", "lean less stored θ", "of 1 step", "difference"
+        _row("inner steps", *columns)
+        _row(*["---:"] * (1 + len(columns)))
+        at_one_step = None
+        for steps in (1, 5, 10, 20):
+            inner = replace(case.inner, steps=steps)
+            full, lean = (replace(case, inner=replace(inner, keep=keep)) for keep in ("activations", "parameters"))
+            calls: dict[str, Callable[[], object]] = {
+                name: partial(ours, each, module, batch) for name, each in (("full", full), ("lean", lean))
+            }
+            wall_s = medians(calls, seconds / 4)
+            full_mib, lean_mib = (peak_memory_mib(call) for call in calls.values())
+            rest = lean_mib - (steps - 1) * chunk * theta.nbytes / 2**20  # θ_0 is shared: it is stored once
+            at_one_step = at_one_step or rest
+            _row(
+                f"{steps}",
+                *(f"{wall_s[name]:.3g}" for name in calls),
+                f"{wall_s['lean'] / wall_s['full']:.2f} ×",
+                *(f"{mib:,.1f}" for mib in (full_mib, lean_mib, rest)),
+                f"{rest / at_one_step:.2f} ×",
+                f"{_error(ours(lean, module, batch), ours(full, module, batch)):.0e}",
+            )
+
+
+def end_to_end(seconds: float) -> None:
+    """A worker's whole step, tasks drawn and reports made, against the meta-gradient of tasks at hand."""
+    print("\nA training step, sampling included\n")
+    _row("task", "step, ms", "meta-gradient, ms", "ratio")
+    _row("---", "---:", "---:", "---:")
+    for task, model, tasks in ((Sinusoid(), MLP(), 25), (Glyphs(), Conv4(), 32)):
+        task.prepare()
+        config = RunConfig(task=task, model=model, tasks=tasks)
+        sampler = task.load()
+        module = build_module(config, sampler.sample_shape, sampler.outputs)
+        learner = make_learner(config, sampler, module, torch.device("cpu"))
+        theta = flatten(module)
+        batch = sampler.sample("train", generator(0, Purpose.TRAINING), tasks)
+        alone = Placement(ranks=1, workers=1, rank=0)
+        wall_s = medians(
+            {
+                "step": partial(work, learner, theta, 0, 0, alone, None),
+                "bare": partial(meta_gradient, learner.objective, theta, batch, learner.inner, learner.chunk),
+            },
+            seconds,
+        )
+        step, bare = wall_s["step"], wall_s["bare"]
+        _row(type(task).__name__, f"{step * 1e3:.3g}", f"{bare * 1e3:.3g}", f"{step / bare:.2f} ×")
+
+
+def _error(value: Tensor, truth: Tensor) -> float:
+    truth = truth.double()
+    return ((value.double() - truth).norm() / truth.norm()).item()
+
+
+def _row(*cells: str) -> None:
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [case.name for case in CASES]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    parser.add_argument("--steps", action="store_true", help="time and memory over 1, 5, 10 and 20 inner steps")
+    parser.add_argument("--end-to-end", action="store_true", help="a whole training step")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of each case (default: 20)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every method (default: 1)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    warnings.simplefilter("ignore")
+    chosen = [case for case in CASES if case.name in arguments.cases]
+    if arguments.end_to_end:
+        end_to_end(arguments.seconds)
+    elif arguments.steps:
+        over_steps(chosen, arguments.seconds)
+    else:
+        compare(chosen, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What the engine is compared with: MAML as everyone writes it, one task after another through autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hpc_dmaml.engine import InnerLoop
+from hpc_dmaml.models import MLP, Conv4
+from hpc_dmaml.parameters import Layout, flatten
+from hpc_dmaml.tasks import Samples, TaskBatch
+
+LOSSES = {"cross_entropy": F.cross_entropy, "squared_error": F.mse_loss}
+
+
+class Residual(nn.Module):
+    """A user's own module that is no chain of layers, with normalisation that keeps running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh())
+        self.scale = nn.Parameter(torch.tensor([0.7]))
+        self.head = nn.Linear(2 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x * self.scale + self.inside(x)).flatten(1))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, the samples that it takes, and a loss."""
+
+    build: Callable[[], nn.Module]
+    sample_shape: tuple[int, ...]
+    outputs: int
+    loss: str = "cross_entropy"
+    fast: bool = True
+    """Is it a chain of layers with formulas?"""
+
+    def module(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """With every parameter moved off its initial value, so that none is a special case."""
+        torch.manual_seed(seed)
+        module = self.build().to(dtype)
+        with torch.no_grad():
+            for p in module.parameters():
+                p.add_(torch.randn_like(p), alpha=0.1)
+        return module
+
+    def batch(self, tasks: int = 3, shots: int = 6, queries: int = 4, seed: int = 0) -> TaskBatch:
+        rng = torch.Generator().manual_seed(seed)
+
+        def samples(n: int) -> Samples:
+            x = torch.randn(tasks, n, *self.sample_shape, generator=rng, dtype=torch.float64)
+            if self.loss == "squared_error":
+                return Samples(x.numpy(), torch.randn(tasks, n, self.outputs, generator=rng).numpy())
+            return Samples(x.numpy(), torch.randint(self.outputs, (tasks, n), generator=rng).numpy())
+
+        return TaskBatch(samples(shots), samples(queries))
+
+
+PROBLEMS = {
+    "mlp": Problem(lambda: MLP((8, 7)).build((3,), 2), (3,), 2, "squared_error"),
+    "mlp_on_images": Problem(lambda: MLP((6,)).build((2, 3, 3), 3), (2, 3, 3), 3),
+    "conv4_stride": Problem(lambda: Conv4(4, "stride", 3).build((1, 9, 9), 3), (1, 9, 9), 3),
+    "conv4_max_pool": Problem(lambda: Conv4(3, "max_pool", 2).build((2, 8, 8), 3), (2, 8, 8), 3),
+    "conv4_max_pool_odd": Problem(lambda: Conv4(3, "max_pool", 2).build((1, 7, 10), 3), (1, 7, 10), 3),
+    "convolutions_with_bias": Problem(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(3, 4, (2, 3), stride=2, padding=(0, 1)),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * 3 * 3, 3),
+        ),
+        (2, 6, 6),
+        3,
+    ),
+    "batch_norm_with_running_statistics": Problem(
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU()),
+            nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)),
+        ),
+        (1, 6, 6),
+        2,
+    ),
+    "batch_norm_first": Problem(lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), (4,), 3, "squared_error"),
+    "layers_without_formulas": Problem(
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3)), (4,), 3, fast=False
+    ),
+    "not_a_chain": Problem(Residual, (2, 4, 4), 3, fast=False),
+}
+
+
+def call(module: nn.Module, theta: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The module in training mode, its buffers left as they are."""
+    return functional_call(module.train(), {**theta, **{n: b.clone() for n, b in module.named_buffers()}}, (x,))
+
+
+def adapted_losses(module: nn.Module, loss: str, theta: Tensor, batch: TaskBatch, inner: InnerLoop) -> Tensor:
+    """Query losses (B,) after adaptation, on the autograd graph of θ (P,)."""
+    batch = batch.to(theta.device, theta.dtype)
+    layout, losses = Layout.of(module), []
+    for b in range(len(batch)):
+        (x, y), (query_x, query_y) = (Samples(*(each[b] for each in s)) for s in (batch.support, batch.held_query))
+        named = layout.views(theta)
+        for _ in range(inner.steps):
+            with torch.enable_grad():
+                support_loss = LOSSES[loss](call(module, named, x), y)
+            gradients = torch.autograd.grad(
+                support_loss, list(named.values()), create_graph=not inner.first_order, materialize_grads=True
+            )
+            named = {name: p - inner.lr * g for (name, p), g in zip(named.items(), gradients, strict=True)}
+        losses.append(LOSSES[loss](call(module, named, query_x), query_y))
+    return torch.stack(losses)
+
+
+def plain_loop(module: nn.Module, loss: str, batch: TaskBatch, inner: InnerLoop) -> tuple[Tensor, Tensor]:
+    """Meta-gradient (P,) and query losses (B,)."""
+    theta = flatten(module).requires_grad_()
+    losses = adapted_losses(module, loss, theta, batch, inner)
+    return torch.autograd.grad(losses.sum(), theta)[0], losses.detach()
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ / ‖b‖ in float64."""
+    a, b = a.double(), b.double()
+    return ((a - b).norm() / b.norm()).item()

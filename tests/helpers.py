@@ -1,0 +1,92 @@
+"""What several tests share: small jobs, and task families and models with a fault."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hpc_dmaml import results
+from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.config import Maml, RunConfig, Validation
+from hpc_dmaml.models import MLP
+from hpc_dmaml.optimizers import SGD
+from hpc_dmaml.run import run_job
+from hpc_dmaml.tasks import Sinusoid
+
+DATA = Path(os.environ.get("HPC_DMAML_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+"""Real data sets; tests that want them are skipped where they are not."""
+
+
+def small_config(**changes: Any) -> RunConfig:
+    """A job of a fraction of a second: sine waves, float64, 3 runs of 5 tasks."""
+    config = RunConfig(
+        runs=3,
+        tasks=5,
+        task=Sinusoid(shots=4, queries=3),
+        model=MLP(hidden=(6,)),
+        optimizer=SGD(lr=0.02),
+        maml=Maml(inner_lr=0.05),
+        validation=Validation(every=2, tasks=5, steps=2),
+        dtype="float64",
+        threads=1,
+    )
+    return replace(config, **changes)
+
+
+def run(config: RunConfig, folder: Path, comm: Communicator | None = None, name: str = "job.h5") -> results.Results:
+    """Run a job and read its file. Under MPI every rank reads it."""
+    comm = comm or Communicator()
+    code = run_job(replace(config, output=str(folder / name)), comm)
+    comm.barrier()
+    assert code == 0
+    return results.read(folder / name, verify=True)
+
+
+def timeless(source: results.Results) -> dict[str, np.ndarray]:
+    """Everything in a file but times and hosts."""
+    return {name: a for name, a in source.arrays.items() if not name.endswith("_s") and name != "ranks/host"}
+
+
+@dataclass(frozen=True)
+class Poisoned(Sinusoid):
+    """Sine waves; in some batches, those whose first draw is below `share`, the first task is not a number."""
+
+    share: float = 0.3
+
+    def sample(self, split, rng, tasks, part=slice(None), queries=None):
+        poisoned = split == "train" and rng.random() < self.share
+        batch = super().sample(split, rng, tasks, slice(None), queries)
+        if poisoned:
+            batch.held_query.y[0] = np.nan
+        return batch.part(part)
+
+
+class Residual(nn.Module):
+    """A module of a user's own: no chain of layers."""
+
+    def __init__(self, sample_shape: tuple[int, ...], outputs: int, width: int = 5) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(sample_shape[0], width), nn.Linear(width, outputs)
+
+    def forward(self, x):
+        hidden = self.enter(x).tanh()
+        return self.leave(hidden + hidden.square())
+
+
+class FailingOnRankOne(nn.Module):
+    """Breaks down in the middle of the job, on one rank."""
+
+    def __init__(self, sample_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(sample_shape[0], outputs), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 20 and os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+            raise RuntimeError("the model broke down on purpose")
+        return self.layer(x)

@@ -1,0 +1,57 @@
+"""What ranks say to each other, with and without patience."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+
+from hpc_dmaml.communicator import MpiCommunicator, Refusal
+
+
+@pytest.fixture(params=[False, True], ids=["polling", "patient"])
+def ranks(request):
+    return MpiCommunicator(MPI, MPI.COMM_WORLD, patient=request.param)
+
+
+def test_arrays_are_gathered_in_the_order_of_the_ranks(ranks):
+    mine = np.arange(6.0).reshape(2, 3) + 10 * ranks.rank
+    expected = np.stack([np.arange(6.0).reshape(2, 3) + 10 * r for r in range(ranks.size)])
+    np.testing.assert_array_equal(ranks.all_gather(mine), expected)
+    gathered = ranks.gather(mine)
+    if ranks.rank == 0:
+        np.testing.assert_array_equal(gathered, expected)
+    else:
+        assert gathered is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_and_broadcasts_happen_in_place(ranks, dtype):
+    values = np.full(1000, ranks.rank + 1, dtype)
+    ranks.all_sum(values)
+    assert (values == ranks.size * (ranks.size + 1) // 2).all()
+    values[:] = ranks.rank + 5
+    ranks.broadcast(values)
+    assert (values == 5).all()
+
+
+def test_tensors_are_summed_on_every_rank(ranks):
+    total = ranks.tensor_sum(torch.full((7,), float(ranks.rank)))
+    assert (total == sum(range(ranks.size))).all()
+
+
+def test_groups_have_their_own_sums(ranks):
+    group = ranks.split(ranks.rank % 2)
+    total = torch.tensor([float(ranks.rank)])
+    assert group.tensor_sum(total).item() == sum(r for r in range(ranks.size) if r % 2 == ranks.rank % 2)
+
+
+def test_all_ranks_of_one_machine_are_one_node(ranks):
+    assert ranks.split_node().size == ranks.size
+
+
+def test_what_the_last_rank_finds_wrong_every_rank_refuses(ranks):
+    with pytest.raises(Refusal, match="rank"), ranks.agreeing():
+        if ranks.rank == ranks.size - 1:
+            raise ValueError("wrong on one rank")

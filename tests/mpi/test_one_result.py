@@ -1,0 +1,172 @@
+"""The results do not depend on the number of ranks: any placement of the same workers ends where one rank does."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpc_dmaml import results
+from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.config import Maml, Validation
+from hpc_dmaml.optimizers import SGD, Adam
+from hpc_dmaml.run import run_job
+from hpc_dmaml.weight_generators import (
+    ArithmeticMean,
+    GeometricMedian,
+    GradientAgreement,
+    LossMedian,
+    LossMovingAverage,
+    LossWeighted,
+)
+from tests.helpers import Poisoned, run, small_config, timeless
+
+WORKERS = [1, 2, 3, 4, 6, 8]
+
+
+def check_against_one_rank(config, comm, folder, tolerance=1e-9):
+    """Run the job on all ranks, and on this rank alone; compare what they found."""
+    together = run(config, folder, comm, "together.h5")
+    alone = run(config, folder, Communicator(), f"alone{comm.rank}.h5")
+    one, other = alone["meta_model/parameters"], together["meta_model/parameters"]
+    assert np.linalg.norm(other - one) <= tolerance * np.linalg.norm(one)
+    for name in ("workers/loss", "workers/weight", "validation/loss", "runs/seen_tasks"):
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-6, atol=1e-12, err_msg=name)
+    comm.barrier()
+    return together, alone
+
+
+def fits(ranks: int, workers: int) -> bool:
+    return ranks % workers == 0 or workers % ranks == 0
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_every_placement(comm, folder, workers):
+    if not fits(comm.size, workers):
+        pytest.skip("neither number divides the other")
+    check_against_one_rank(small_config(runs=4, workers=workers), comm, folder)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_gathered_whole_workers_are_the_same_to_the_last_bit(comm, folder, workers):
+    if workers % comm.size:
+        pytest.skip("a worker would be spread over ranks")
+    config = small_config(workers=workers, exchange="gather", dtype="float32", optimizer=Adam())
+    together, alone = check_against_one_rank(config, comm, folder, tolerance=0)
+    same = [n for n in timeless(alone) if not n.startswith("ranks/") and n != "validation/accuracy"]
+    for name in same:
+        np.testing.assert_array_equal(together[name], alone[name], err_msg=name)
+
+
+SETTINGS = {
+    "weight_generator": [
+        ArithmeticMean(),
+        LossMedian(),
+        LossWeighted(),
+        LossMovingAverage(2),
+        GradientAgreement(),
+        GeometricMedian(),
+    ],
+    "epochs": [1, 3],
+    "task_reduction": ["sum", "mean"],
+    "optimizer": [SGD(0.02), Adam(0.01)],
+    "exchange": ["gather", "allreduce"],
+    "clip": [None, 0.01],
+}
+
+
+def covering(settings: dict[str, list]) -> list[dict]:
+    """Few combinations in which every pair of values of two settings occurs."""
+    names = list(settings)
+    everything = [dict(zip(names, values, strict=True)) for values in itertools.product(*settings.values())]
+    pairs = [{(a, repr(c[a]), b, repr(c[b])) for a, b in itertools.combinations(names, 2)} for c in everything]
+    missing, chosen = set().union(*pairs), []
+    while missing:
+        best = max(range(len(everything)), key=lambda i: len(pairs[i] & missing))
+        chosen.append(everything[best])
+        missing -= pairs[best]
+    return chosen
+
+
+def configured(setting: dict):
+    maml = Maml(inner_lr=0.05, task_reduction=setting["task_reduction"], clip=setting["clip"])
+    rest = {name: setting[name] for name in ("weight_generator", "epochs", "optimizer", "exchange")}
+    return small_config(workers=2, local_lr=0.01, maml=maml, **rest)
+
+
+@pytest.mark.parametrize("setting", covering(SETTINGS), ids=lambda s: "-".join(map(str, s.values())))
+def test_every_pair_of_settings(comm, folder, setting):
+    if comm.size == 3:
+        pytest.skip("two workers do not fit on three ranks")
+    check_against_one_rank(configured(setting), comm, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", WORKERS)
+def test_the_full_product_of_settings(comm, folder, workers):
+    if not fits(comm.size, workers):
+        pytest.skip("neither number divides the other")
+    for number, setting in enumerate(
+        dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*SETTINGS.values())
+    ):
+        own = folder / str(number)
+        check_against_one_rank(replace(configured(setting), workers=workers), comm, own)
+
+
+@pytest.mark.parametrize("exchange", ["gather", "allreduce"])
+def test_workers_that_are_not_finite_are_left_out_on_every_rank(comm, folder, exchange):
+    config = small_config(workers=24, runs=3, task=Poisoned(share=0.3), exchange=exchange)
+    together, _ = check_against_one_rank(config, comm, folder)
+    lost = np.isnan(together["workers/loss"])
+    assert lost.any()
+    assert (together["workers/weight"][lost] == 0).all()
+
+
+@pytest.mark.parametrize("exchange", ["gather", "allreduce"])
+def test_a_worker_that_is_not_finite_on_one_of_its_ranks_is_left_out_whole(comm, folder, exchange):
+    if comm.size != 4:
+        pytest.skip("two workers of two ranks each")
+    # With this seed one worker is lost in some runs, and both in none.
+    config = small_config(workers=2, runs=5, task=Poisoned(share=0.3), exchange=exchange, seed=0)
+    together, _ = check_against_one_rank(config, comm, folder)
+    assert np.isnan(together["workers/loss"]).any()
+
+
+@pytest.mark.parametrize("exchange", ["gather", "allreduce"])
+def test_every_rank_stops_when_no_worker_is_finite(comm, folder, exchange):
+    config = small_config(workers=comm.size, task=Poisoned(share=1.0), exchange=exchange)
+    assert run_job(replace(config, output=str(folder / "x.h5")), comm) == 1
+
+
+def test_validation_tasks_are_spread_over_the_ranks(comm, folder):
+    config = small_config(workers=comm.size, validation=Validation(every=1, tasks=7, steps=1))
+    check_against_one_rank(config, comm, folder)
+
+
+@pytest.mark.parametrize("exchange", ["gather", "allreduce"])
+def test_a_job_resumed_on_other_ranks_ends_in_the_same_place(comm, folder, exchange):
+    config = small_config(runs=5, workers=comm.size, exchange=exchange, optimizer=Adam())
+    alone = run(config, folder, Communicator(), f"alone{comm.rank}.h5")
+    if comm.rank == 0:
+        run(replace(config, runs=2), folder, Communicator(), "parts.h5")
+    comm.barrier()
+    path = str(folder / "parts.h5")
+    assert run_job(replace(config, output=path, resume=path), comm) == 0
+    comm.barrier()
+    parts = results.read(path, verify=True)
+    one, other = alone["meta_model/parameters"], parts["meta_model/parameters"]
+    assert np.linalg.norm(other - one) <= 1e-9 * np.linalg.norm(one)
+    assert parts["runs/run"].tolist() == [0, 1, 2, 3, 4]
+    assert parts["ranks/work_s"].shape == (5, comm.size)
+
+
+def test_times_tell_work_waiting_exchange_and_validation_of_every_rank(comm, folder):
+    source = run(small_config(workers=comm.size, runs=4), folder, comm)
+    for name in ("work_s", "wait_s", "exchange_s", "validation_s"):
+        times = source[f"ranks/{name}"]
+        assert times.shape == (4, comm.size)
+        assert np.isfinite(times).all()
+    assert (source["ranks/validation_s"] > 0).any(axis=1).tolist() == [False, True, False, True]
+    assert len(source["ranks/host"]) == comm.size

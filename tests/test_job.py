@@ -1,0 +1,292 @@
+"""A job as its user sees it: one process, from the command line to the file, and what can be done with the file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hpc_dmaml
+from hpc_dmaml import results
+from hpc_dmaml.communicator import Communicator, Refusal
+from hpc_dmaml.config import Checkpoint, Maml, Validation, from_yaml
+from hpc_dmaml.files import locked
+from hpc_dmaml.models import Conv4, Module
+from hpc_dmaml.optimizers import Adam, TorchOptimizer
+from hpc_dmaml.run import run_job
+from hpc_dmaml.tasks import Sinusoid
+from hpc_dmaml.weight_generators import LossMovingAverage
+from tests.helpers import Poisoned, run, small_config, timeless
+
+SMALL = [
+    "--task",
+    "Sinusoid",
+    "--model",
+    "MLP",
+    "--runs",
+    "4",
+    "--tasks",
+    "3",
+    "--threads",
+    "1",
+    "--validation.every",
+    "2",
+    "--validation.tasks",
+    "4",
+]
+SMALL += ["--maml.inner_lr", "0.01"]
+
+
+def command(*arguments: str, cwd: Path, module: str = "hpc_dmaml") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120, check=False
+    )
+
+
+def test_the_file_holds_every_run_worker_and_validation(tmp_path):
+    source = run(small_config(workers=2), tmp_path)
+    assert source.status == "complete"
+    assert source["runs/run"].tolist() == [0, 1, 2]
+    assert source["runs/seen_tasks"].tolist() == [10, 20, 30]
+    assert source["workers/loss"].shape == (3, 2)
+    np.testing.assert_array_equal(source["workers/weight"], 0.5)
+    assert source["validation/run"].tolist() == [1, 2]
+    assert source["validation/loss"].shape == (2, 3, 5)
+    assert (source["ranks/work_s"] > 0).all()
+    assert np.isfinite(source["ranks/exchange_s"]).all()
+    assert source.config["workers"] == 2
+    assert from_yaml(source.attributes["config"]).task == Sinusoid(shots=4, queries=3)
+
+
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_seed_others(tmp_path):
+    config = small_config(exchange="gather", optimizer=Adam(), local_lr=0.01, epochs=2, dtype="float32")
+    one, same = run(config, tmp_path, name="1.h5"), run(config, tmp_path, name="2.h5")
+    assert results.digest(timeless(one)) == results.digest(timeless(same))
+    other = run(replace(config, seed=1), tmp_path, name="3.h5")
+    assert not np.array_equal(other["meta_model/parameters"], one["meta_model/parameters"])
+
+
+def test_one_worker_with_sgd_is_maml_as_one_writes_it_down(tmp_path):
+    """θ after a run is θ − β · the meta-gradient of the plain autograd loop."""
+    from hpc_dmaml.randomness import Purpose, generator
+    from hpc_dmaml.setup import build_module
+
+    config = small_config(runs=1, workers=1)
+    source = run(config, tmp_path)
+    module = build_module(config, (1,), 1)
+    batch = config.task.load().sample("train", generator(0, Purpose.TRAINING, 0, 0, 0), 5)
+    batch = batch.to(torch.device("cpu"), torch.float64)
+    named = dict(module.named_parameters())
+    losses = []
+    for b in range(5):
+        fast = named
+        (x, y), (query_x, query_y) = ((s.x[b], s.y[b]) for s in (batch.support, batch.held_query))
+        loss = (torch.func.functional_call(module, fast, (x,)) - y).square().mean()
+        steps = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+        fast = {n: p - 0.05 * g for (n, p), g in zip(fast.items(), steps, strict=True)}
+        losses.append((torch.func.functional_call(module, fast, (query_x,)) - query_y).square().mean())
+    gradients = torch.autograd.grad(sum(losses) / 5, list(named.values()))
+    expected = torch.cat([(p - 0.02 * g).reshape(-1) for p, g in zip(named.values(), gradients, strict=True)])
+    np.testing.assert_allclose(source["meta_model/parameters"], expected.detach(), rtol=1e-12, atol=1e-14)
+    assert source["workers/loss"][0, 0] == pytest.approx(float(sum(losses).detach()) / 5)
+
+
+def test_several_epochs_are_several_steps_of_a_worker(tmp_path):
+    """One worker, SGD: two epochs in a run walk as far as the worker's own two steps, λ-averaged over one worker."""
+    source = run(small_config(runs=1, epochs=2, workers=2), tmp_path, name="two.h5")
+    own_steps = []
+    for local_lr in (0.02, 1e-12):
+        changed = small_config(runs=1, epochs=2, workers=2, local_lr=local_lr)
+        own_steps.append(run(changed, tmp_path, name=f"{local_lr}.h5")["meta_model/parameters"])
+    np.testing.assert_array_equal(source["meta_model/parameters"], own_steps[0])
+    assert np.abs(own_steps[0] - own_steps[1]).max() > 1e-6
+
+
+def test_sum_over_tasks_is_the_mean_times_their_number(tmp_path):
+    from hpc_dmaml.optimizers import SGD
+
+    mean = run(small_config(runs=1), tmp_path, name="mean.h5")["meta_model/parameters"]
+    total = small_config(runs=1, maml=Maml(inner_lr=0.05, task_reduction="sum"), optimizer=SGD(lr=0.02 / 5))
+    np.testing.assert_allclose(run(total, tmp_path, name="sum.h5")["meta_model/parameters"], mean, rtol=1e-12)
+
+
+def test_workers_that_are_not_finite_count_nothing_and_the_log_says_so(tmp_path, capsys):
+    source = run(small_config(workers=6, runs=4, task=Poisoned(), weight_generator=LossMovingAverage()), tmp_path)
+    lost = np.isnan(source["workers/loss"])
+    assert 0 < lost.sum() < lost.size
+    assert (source["workers/weight"][lost] == 0).all()
+    np.testing.assert_allclose(source["workers/weight"].sum(1), 1)
+    assert np.isfinite(source["meta_model/parameters"]).all()
+    assert "is not finite; they count 0" in capsys.readouterr().out
+
+
+def test_a_job_without_any_finite_worker_stops_and_keeps_its_last_good_state(tmp_path, capsys):
+    config = small_config(runs=9, task=Poisoned(share=1.0), output=str(tmp_path / "x.h5"))
+    assert run_job(config, Communicator()) == 1
+    source = results.read(tmp_path / "x.h5", verify=True)
+    assert source.status == "failed"
+    assert len(source["runs/run"]) == 0
+    assert np.isfinite(source["meta_model/parameters"]).all()
+    assert "has diverged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": Conv4()}, "model Conv4 needs images"),
+        ({"model": Module("torch.nn.Linear", {"in_features": 3, "out_features": 1})}, "cannot take a task's samples"),
+        (
+            {"model": Module("torch.nn.Linear", {"in_features": 1, "out_features": 2})},
+            r"gives \(2,\).*the task needs 1",
+        ),
+        ({"model": Module("torch.nn.NoSuch")}, "cannot import 'torch.nn.NoSuch'"),
+        ({"model": Module("torch.nn.Identity")}, "no parameters to learn"),
+        ({"optimizer": TorchOptimizer("LBFGS"), "local_lr": 0.1}, "cannot step a flat vector"),
+        ({"optimizer": TorchOptimizer("NoSuch"), "local_lr": 0.1}, "no optimizer 'NoSuch'"),
+        ({"device": "cuda:77"}, "device: 'cuda:77' is not to be had"),
+        ({"task": Sinusoid(shots=0)}, "task.shots must be at least 1"),
+        ({"init_from": "nothing.h5"}, "there is no file nothing.h5"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work_and_any_file(tmp_path, changes, message):
+    with pytest.raises(Refusal, match=message):
+        run_job(small_config(**changes, output=str(tmp_path / "x.h5")), Communicator())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_module_of_the_user_can_be_learned(tmp_path):
+    source = run(small_config(model=Module("tests.helpers.Residual", {"width": 4})), tmp_path)
+    assert source["meta_model/names"].tolist() == ["enter.weight", "enter.bias", "leave.weight", "leave.bias"]
+    assert source["meta_model/shapes"].tolist() == ["4,1", "4", "1,4", "1"]
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "AdamW", "RMSprop", "NAdam", "Rprop"])
+def test_optimizers_of_torch_step_the_flat_vector(tmp_path, name):
+    source = run(small_config(optimizer=TorchOptimizer(name, 1e-3)), tmp_path)
+    assert np.isfinite(source["meta_model/parameters"]).all()
+
+
+def test_an_existing_output_is_never_overwritten(tmp_path):
+    path = run(small_config(), tmp_path).path
+    before = path.read_bytes()
+    with pytest.raises(Refusal, match=r"job\.h5 exists and is never overwritten; go on with it by --resume"):
+        run_job(small_config(output=str(path)), Communicator())
+    assert path.read_bytes() == before
+
+
+def test_two_jobs_cannot_write_one_file(tmp_path):
+    with locked(tmp_path / "x.h5"), pytest.raises(Refusal, match="another job is writing"):
+        run_job(small_config(output=str(tmp_path / "x.h5")), Communicator())
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Refusal, match="cannot write"):
+        run_job(small_config(output=str(tmp_path / "file" / "x.h5")), Communicator())
+
+
+@pytest.mark.parametrize("exchange", ["gather", "allreduce"])
+def test_a_resumed_job_ends_where_an_uninterrupted_one_does(tmp_path, exchange):
+    config = small_config(runs=6, workers=3, exchange=exchange, optimizer=Adam(), weight_generator=LossMovingAverage(3))
+    whole = run(config, tmp_path, name="whole.h5")
+    first = run(replace(config, runs=4), tmp_path, name="parts.h5")
+    resumed = replace(config, output=str(first.path), resume=str(first.path))
+    assert run_job(resumed, Communicator()) == 0
+    parts = results.read(first.path, verify=True)
+    assert parts.attributes["restarts"] == 1
+    differing = {
+        name
+        for name, values in timeless(whole).items()
+        if not np.array_equal(values, parts[name], equal_nan=values.dtype.kind == "f")
+    }
+    # Four runs end with a validation of their own; the restart is noted.
+    assert differing == {"checkpoint/restarts"}
+
+
+def test_the_file_is_whole_after_every_run(tmp_path, monkeypatch):
+    written = []
+    write = results.write
+
+    def noted(path, arrays, attributes):
+        write(path, arrays, attributes)
+        written.append((len(results.read(path, verify=True)["runs/run"]), attributes["status"]))
+
+    monkeypatch.setattr(results, "write", noted)
+    run(small_config(runs=3, checkpoint=Checkpoint(every=1)), tmp_path)
+    assert written == [(1, "running"), (2, "running"), (3, "running"), (3, "complete")]
+
+
+def test_no_validation_where_none_is_wanted(tmp_path):
+    source = run(small_config(validation=Validation(every=0)), tmp_path)
+    assert len(source["validation/run"]) == 0
+
+
+def test_the_trained_model_adapts_and_exports(tmp_path):
+    path = run(small_config(runs=20), tmp_path).path
+    model = hpc_dmaml.load(path, which="best")
+    x = torch.linspace(-3, 3, 12, dtype=torch.float64)[:, None]
+    y = 2 * torch.sin(x)
+    before = (model.module(x) - y).square().mean()
+    adapted = model.adapt(x, y, steps=50)
+    assert (adapted(x) - y).square().mean() < 0.7 * before
+    assert (model.module(x) - y).square().mean() == before
+    np.testing.assert_array_equal(
+        torch.cat([p.reshape(-1) for p in model.state_dict().values()]),
+        results.read(path)["meta_model/best_parameters"],
+    )
+
+
+def test_a_job_can_start_from_another_ones_parameters(tmp_path):
+    first = run(small_config(), tmp_path, name="first.h5")
+    warm = small_config(init_from=str(first.path), maml=Maml(inner_lr=0.05, inner_steps=0), runs=1)
+    from hpc_dmaml.optimizers import SGD
+
+    second = run(replace(warm, optimizer=SGD(lr=1e-30)), tmp_path, name="second.h5")
+    np.testing.assert_array_equal(second["meta_model/parameters"], first["meta_model/parameters"])
+    other = small_config(init_from=str(first.path), model=Module("tests.helpers.Residual"))
+    with pytest.raises(Refusal, match="parameters of another model"):
+        run_job(replace(other, output=str(tmp_path / "third.h5")), Communicator())
+
+
+def test_the_command_trains_tells_what_comes_next_and_that_works(tmp_path):
+    trained = command(*SMALL, "--output", "x.h5", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "run 4/4" in trained.stdout
+    assert "python analysis/curves.py x.h5" in trained.stdout
+    tested = command("x.h5", "--tasks", "20", "--shots", "5", "--steps", "2", cwd=tmp_path, module="hpc_dmaml.evaluate")
+    assert tested.returncode == 0, tested.stderr
+    assert "20 test tasks" in tested.stdout
+    assert len([line for line in tested.stdout.splitlines() if "±" in line]) == 3
+    resumed = command("--resume", "x.h5", "--runs", "6", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(results.read(tmp_path / "x.h5")["runs/run"]) == 6
+
+
+def test_without_an_output_every_job_gets_a_file_of_its_own(tmp_path):
+    for _ in range(2):
+        assert command(*SMALL, cwd=tmp_path).returncode == 0
+    assert len(list((tmp_path / "results").glob("sinusoid_*.h5"))) == 2
+
+
+def test_resume_auto_starts_goes_on_and_refuses_other_settings(tmp_path):
+    auto = (*SMALL, "--output", "x.h5", "--resume", "auto")
+    assert command(*auto, cwd=tmp_path).returncode == 0
+    again = command(*auto, "--runs", "5", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    refused = command(*auto, "--maml.inner_lr", "0.5", "--seed", "9", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "started with other values of seed, maml.inner_lr" in refused.stderr
+
+
+def test_bad_input_ends_with_code_2_one_message_and_no_file(tmp_path):
+    for arguments in (["--task.ways", "0"], ["--task", "Sinusoid"], ["--config", "nope"], ["--workers", "0"]):
+        refused = command(*arguments, "--output", "x.h5", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.count("hpc_dmaml: error:") == 1
+        assert "Traceback" not in refused.stderr
+        assert not (tmp_path / "x.h5").exists()

@@ -1,0 +1,100 @@
+"""Real mpirun: the tests in tests/mpi with 1, 2, 3 and 4 ranks, and jobs that must fail well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpc_dmaml import results
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--task",
+    "Sinusoid",
+    "--model",
+    "MLP",
+    "--model.hidden",
+    "[5]",
+    "--runs",
+    "4",
+    "--tasks",
+    "3",
+    "--maml.inner_lr",
+    "0.01",
+    "--threads",
+    "1",
+]
+
+
+def find_mpirun() -> str | None:
+    """The mpirun beside this Python, else one on the PATH."""
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+MPIRUN = find_mpirun()
+pytestmark = pytest.mark.skipif(MPIRUN is None, reason="no mpirun")
+
+
+def mpirun(ranks: int, *arguments: str, cwd: Path, limit_s: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [str(MPIRUN), "-n", str(ranks), sys.executable, "-m", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_under_mpi(ranks):
+    done = mpirun(
+        ranks, "mpi4py", "-m", "pytest", "--with-mpi", "-x", "-q", "-m", "not slow", "tests/mpi", cwd=ROOT, limit_s=400
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.stdout.count(" passed") == ranks
+    print(*(line for line in done.stdout.splitlines() if " passed" in line), sep="\n")
+
+
+def test_a_job_on_two_ranks_speaks_once(tmp_path):
+    done = mpirun(2, "hpc_dmaml", *SMALL, "--output", "x.h5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done in") == 1
+    assert "2 on 2 ranks (one worker a rank)" in done.stdout
+    source = results.read(tmp_path / "x.h5", verify=True)
+    assert source.status == "complete"
+    assert source["workers/loss"].shape == (4, 2)
+    tested = mpirun(2, "hpc_dmaml.evaluate", "x.h5", "--tasks", "9", cwd=tmp_path)
+    alone = subprocess.run(
+        [sys.executable, "-m", "hpc_dmaml.evaluate", "x.h5", "--tasks", "9"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert tested.stdout == alone.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--seed", "x"], ["--workers", "3"], ["--model", "Conv4"], ["--workers", "1", "--tasks", "1"]]
+)
+def test_bad_input_is_refused_once_with_code_2_by_all_ranks(tmp_path, arguments):
+    done = mpirun(2, "hpc_dmaml", *SMALL, *arguments, "--output", "x.h5", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("hpc_dmaml: error:") == 1
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_fails_ends_the_whole_job_at_once(tmp_path):
+    failing = ["--model", "Module", "--model.path", "tests.helpers.FailingOnRankOne", "--runs", "100000"]
+    start = time.monotonic()
+    done = mpirun(
+        2, "hpc_dmaml", *SMALL[:2], *SMALL[6:], *failing, "--checkpoint.every", "1", "--output", "x.h5", cwd=tmp_path
+    )
+    assert done.returncode not in (0, 2, 75)
+    assert time.monotonic() - start < 60
+    assert "rank 1 failed: the model broke down on purpose. The whole job ends." in done.stderr
+    if (tmp_path / "x.h5").exists():  # what was written before is whole
+        assert results.read(tmp_path / "x.h5", verify=True).status == "running"

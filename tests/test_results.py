@@ -1,0 +1,117 @@
+"""The result file: plain HDF5, replaced as a whole, and an error that names the file where it is broken."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpc_dmaml import results
+from hpc_dmaml.results import Log
+from tests.helpers import run, small_config
+
+SIZES = {"worker": 2, "rank": 1, "step": 3, "task": 4}
+ATTRIBUTES = {"status": "running", "config": "runs: 3\n"}
+
+
+def filled_log(runs: int) -> Log:
+    log = Log(SIZES)
+    for run_number in range(runs):
+        log.append({name: row(name, run_number) for name in results.VARIABLES})
+    return log
+
+
+def row(name: str, number: int) -> np.ndarray:
+    return np.full([SIZES[d] for d in results.VARIABLES[name].dimensions[1:]], float(number))
+
+
+def test_what_is_written_is_read(tmp_path):
+    arrays = filled_log(5).arrays()
+    results.write(tmp_path / "x.h5", arrays, ATTRIBUTES)
+    source = results.read(tmp_path / "x.h5", verify=True)
+    assert source.status == "running"
+    assert source.config == {"runs": 3}
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(source[name], values, err_msg=name)
+
+
+def test_an_empty_log_has_the_shapes_of_a_full_one(tmp_path):
+    results.write(tmp_path / "x.h5", Log(SIZES).arrays(), ATTRIBUTES)
+    source = results.read(tmp_path / "x.h5")
+    assert source["workers/loss"].shape == (0, 2)
+    assert source["validation/loss"].shape == (0, 3, 4)
+
+
+def test_arrays_carry_dimension_scales_units_and_descriptions(tmp_path):
+    results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
+    with h5py.File(tmp_path / "x.h5") as file:
+        for name, variable in results.VARIABLES.items():
+            assert file[name].attrs["units"] == variable.units
+            assert file[name].attrs["description"]
+            for dimension, axis in zip(variable.dimensions, file[name].dims, strict=True):
+                assert axis.label == dimension
+        assert file["workers/loss"].dims[0][0] == file["runs/run"]
+        assert file["validation/loss"].dims[2][0] == file["validation/task"]
+
+
+def test_some_groups_can_be_read_alone(tmp_path):
+    results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
+    assert {name.split("/")[0] for name in results.read(tmp_path / "x.h5", "validation").arrays} == {"validation"}
+
+
+def test_a_log_goes_on_from_a_file_and_widens_when_there_are_more_ranks(tmp_path):
+    results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
+    log = Log({**SIZES, "rank": 2}, results.read(tmp_path / "x.h5").arrays)
+    assert len(log) == 2
+    times = log.arrays()["ranks/work_s"]
+    np.testing.assert_array_equal(times, [[0, np.nan], [1, np.nan]])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.h5"
+    results.write(path, filled_log(2).arrays(), ATTRIBUTES)
+    before = path.read_bytes()
+    (tmp_path / "x.h5.tmp").mkdir()
+    with pytest.raises(OSError, match=r"x\.h5\.tmp"):
+        results.write(path, filled_log(3).arrays(), ATTRIBUTES)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_not_there_foreign_or_of_another_schema_is_named(tmp_path):
+    for name, content in {"missing.h5": None, "text.h5": b"hello", "empty.h5": b""}.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            results.read(tmp_path / name)
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(ValueError, match=r"foreign\.h5 is an HDF5 file, but not a result of this version"):
+        results.read(tmp_path / "foreign.h5")
+
+
+@pytest.fixture(scope="module")
+def job_file(tmp_path_factory):
+    return run(small_config(), tmp_path_factory.mktemp("job")).path
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_refused_by_name_and_never_believed(job_file, tmp_path, data):
+    """Cut it, or flip some bytes: the reader says so, or what it read is what was written."""
+    good = bytearray(job_file.read_bytes())
+    whole = results.read(job_file)
+    if data.draw(st.booleans(), "cut"):
+        good = good[: data.draw(st.integers(0, len(good) - 1), "length")]
+    else:
+        for place in data.draw(st.lists(st.integers(0, len(good) - 1), min_size=1, max_size=4), "places"):
+            good[place] ^= data.draw(st.integers(1, 255), "flip")
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(good)
+    try:
+        read = results.read(path, verify=True)
+    except ValueError as error:
+        assert "damaged.h5" in str(error)
+    else:
+        assert results.digest(read.arrays) == results.digest(whole.arrays)

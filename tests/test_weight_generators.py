@@ -1,0 +1,115 @@
+"""Weight generators: λ is a distribution over the finite workers, with the values that their definitions say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hpc_dmaml.weight_generators import (
+    ArithmeticMean,
+    GeometricMedian,
+    GradientAgreement,
+    LossMedian,
+    LossMovingAverage,
+    LossWeighted,
+    worker_weights,
+)
+
+THESIS_LOSSES = np.array([2.0, 3.0, 8.0, 19.0, 20.0])
+INVERSE = [0.471, 0.314, 0.118, 0.050, 0.047]
+GENERATORS = [
+    ArithmeticMean(),
+    LossMedian(),
+    LossWeighted(),
+    LossMovingAverage(),
+    GradientAgreement(),
+    GeometricMedian(),
+]
+ALL = np.full(5, True)
+
+
+@pytest.mark.parametrize(
+    ("generator", "expected"),
+    [
+        (ArithmeticMean(), [0.2] * 5),
+        (LossMedian(), [1 / 3, 1 / 3, 1 / 3, 0, 0]),
+        (LossWeighted(), INVERSE),
+        (LossMovingAverage(), INVERSE),
+    ],
+)
+def test_thesis_example(generator, expected):
+    np.testing.assert_allclose(worker_weights(generator, THESIS_LOSSES[None], ALL), expected, atol=5e-4)
+
+
+@given(
+    generator=st.sampled_from(GENERATORS),
+    updates=arrays(np.float64, st.tuples(st.integers(1, 7), st.just(4)), elements=st.floats(-1e3, 1e3)),
+    data=st.data(),
+)
+def test_weights_are_a_distribution_over_the_finite_workers(generator, updates, data):
+    workers = len(updates)
+    memory = data.draw(arrays(np.float64, (3, workers), elements=st.floats(-1e6, 1e6, allow_subnormal=False)))
+    finite = data.draw(arrays(np.bool_, workers).filter(np.any))
+    memory[-1, ~finite] = np.nan
+    weights = worker_weights(generator, memory, finite, updates @ updates.T)
+    assert weights.shape == (workers,)
+    assert (weights >= 0).all()
+    assert (weights[~finite] == 0).all()
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_no_finite_worker_is_an_error():
+    with pytest.raises(FloatingPointError, match="every worker is not finite"):
+        worker_weights(ArithmeticMean(), np.full((1, 2), np.nan), np.array([False, False]))
+
+
+def test_a_worker_that_is_not_finite_gets_nothing_and_the_rest_is_shared():
+    weights = worker_weights(ArithmeticMean(), np.array([[1.0, np.nan, 3.0]]), np.array([True, False, True]))
+    np.testing.assert_array_equal(weights, [0.5, 0, 0.5])
+
+
+def test_losses_that_are_not_positive_give_the_softmax_of_their_standard_scores():
+    losses = np.array([-1.0, 0.0, 4.0])
+    scores = -(losses - losses.mean()) / losses.std()
+    expected = np.exp(scores) / np.exp(scores).sum()
+    np.testing.assert_allclose(worker_weights(LossWeighted(), losses[None], np.full(3, True)), expected)
+    np.testing.assert_allclose(worker_weights(LossWeighted(), np.zeros((1, 3)), np.full(3, True)), 1 / 3)
+
+
+def test_moving_average_looks_back_over_its_window_and_skips_what_was_not_finite():
+    memory = np.array([[1.0, np.nan], [1.0, 2.0], [4.0, 2.0]])
+    np.testing.assert_allclose(worker_weights(LossMovingAverage(3), memory, np.full(2, True)), [0.5, 0.5])
+    assert LossMovingAverage(3).memory_length == 3
+
+
+def test_geometric_median_is_where_the_distances_pull_evenly():
+    """At the minimum of Σ‖g − g_w‖ the unit vectors towards the updates sum to 0."""
+    updates = np.random.default_rng(0).normal(size=(6, 9))
+    weights = worker_weights(GeometricMedian(iterations=10_000), np.ones((1, 6)), np.full(6, True), updates @ updates.T)
+    towards = updates - weights @ updates
+    pull = (towards / np.linalg.norm(towards, axis=1, keepdims=True)).sum(0)
+    assert np.linalg.norm(pull) < 1e-6
+
+
+def test_geometric_median_leaves_a_bad_worker_without_influence():
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=20) + 0.1 * rng.normal(size=(7, 20))
+    updates = np.vstack([good, -1e6 * good[:1]])
+    weights = worker_weights(GeometricMedian(), np.ones((1, 8)), np.full(8, True), updates @ updates.T)
+    assert np.linalg.norm(weights @ updates - good.mean(0)) < 0.3 * np.linalg.norm(good.mean(0))
+
+
+def test_gradient_agreement_ignores_a_worker_against_the_others():
+    updates = np.array([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [-5.0, 0.0]])
+    weights = worker_weights(GradientAgreement(), np.ones((1, 4)), np.full(4, True), updates @ updates.T)
+    assert weights[3] == 0
+    assert weights[:3].min() > 0.3
+
+
+def test_agreement_among_updates_that_agree_with_none_is_the_mean():
+    updates = np.zeros((3, 2))
+    weights = worker_weights(GradientAgreement(), np.ones((1, 3)), np.full(3, True), updates @ updates.T)
+    np.testing.assert_allclose(weights, 1 / 3)
