@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, parse
 from hpc_dmaml.launch import launch
+from hpc_dmaml.stopping import Stop
 
 
-def job(config: RunConfig, comm: Communicator) -> int:
+def job(config: RunConfig, comm: Communicator, stop: Stop) -> int:
     from hpc_dmaml.run import run_job  # imports torch: a mistake on the command line should not wait for that
 
-    return run_job(config, comm)
+    return run_job(config, comm, stop)
 
 
 if __name__ == "__main__":
-    sys.exit(launch(parse, job))
+    with Stop() as stop:
+        sys.exit(launch(parse, partial(job, stop=stop)))

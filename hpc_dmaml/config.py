@@ -179,7 +179,7 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
     try:
         first = parser.parse_args([a for a in arguments if not a.startswith("--print_config")])
         source = resume_source(first.resume, first.output)
-        stored = None if source is None else from_yaml(results.read(source).attributes["config"])
+        stored = None if source is None else stored_in(results.read(source, verify=True))
         if stored is not None:
             parser.set_defaults(_flat(_plain(stored)))
         else:
@@ -239,9 +239,28 @@ def from_yaml(text: str) -> RunConfig:
 
     parser = _parser()
     try:
+        check_yaml(text)
         return _instantiate(parser, parser.parse_string(text))
-    except (ArgumentError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (ArgumentError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"not a configuration: {error}") from error
+
+
+def check_yaml(text: str) -> None:
+    """Raise ValueError for what is no YAML, or has aliases: a few lines of them can stand for more than fits anywhere."""
+    try:
+        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if aliases:
+        raise ValueError("aliases (*name) have no place in it")
+
+
+def stored_in(source: results.Results) -> RunConfig:
+    """The configuration of the job that wrote a file. Raises ValueError, naming the file."""
+    try:
+        return from_yaml(source.attributes["config"])
+    except ValueError as error:
+        raise ValueError(f"{source.path}: {error}") from error
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -287,6 +306,7 @@ def _instantiate(parser: Any, values: Any) -> RunConfig:
 def _parser() -> Any:
     from jsonargparse import (
         ActionConfigFile,
+        ArgumentError,
         ArgumentParser,
         set_parsing_settings,
     )
@@ -295,7 +315,12 @@ def _parser() -> Any:
         """`--config NAME`: a preset by its name, else a YAML file."""
 
         def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-            super().__call__(parser, cfg, str(preset(values)) if isinstance(values, str) else values, option_string)
+            path = preset(values)
+            try:
+                check_yaml(path.read_text(encoding="utf-8"))
+                super().__call__(parser, cfg, str(path), option_string)
+            except (ArgumentError, TypeError, RecursionError, OSError, ValueError) as error:
+                raise ValueError(f"config: {path}: {_readable(str(error))}") from error
 
     set_parsing_settings(subclasses_enabled=list(STRATEGIES), docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.config import RunConfig, from_yaml, require
+from hpc_dmaml.config import RunConfig, require, stored_in
 from hpc_dmaml.launch import COMPLETE, launch
 
 
@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
         evaluation = Evaluation(**parser.instantiate(parser.parse_args(arguments)).as_dict())
     except (ArgumentError, TypeError) as error:
         raise ValueError(str(error)) from error
-    config = from_yaml(results.read(evaluation.file).attributes["config"])
+    config = stored_in(results.read(evaluation.file, verify=True))
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
     try:

@@ -1,12 +1,17 @@
-"""Files that are never half written, and locks that die with their process."""
+"""Files that are never half written, seals that show damage, and locks that die with their process."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+_SEAL = b"\nhpc_dmaml seal "
+_SEAL_SIZE = len(_SEAL) + 32
 
 
 @contextmanager
@@ -38,6 +43,37 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def seal(path: Path) -> None:
+    """Append a digest of a file's bytes to it. HDF5 overlooks what stands behind its own data."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        mark = _SEAL + _digest(file, size)
+        file.seek(size)
+        file.write(mark)
+
+
+def is_sealed(path: Path) -> bool | None:
+    """Is the file as it was sealed? None if it bears no seal. To be asked before a damaged file is given to a library
+    that may never come back from it, as HDF5 does."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
+        if size < 0:
+            return None
+        file.seek(size)
+        mark = file.read()
+        return mark == _SEAL + _digest(file, size) if mark.startswith(_SEAL) else None
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Of the first `size` bytes."""
+    fingerprint = hashlib.blake2b(digest_size=16)
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, 2**20))):
+        fingerprint.update(block)
+        size -= len(block)
+    return fingerprint.hexdigest().encode()
+
+
 class Busy(OSError):
     """Another process holds the lock."""
 
@@ -55,7 +91,8 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     try:
         yield can_lock
     finally:
-        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may have vanished or become read-only
+            lock.unlink()
         os.close(descriptor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import TypeVar
 from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank
 
 COMPLETE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
-"""Exit codes; INTERRUPTED says that `--resume` goes on from here."""
+"""Exit codes. INTERRUPTED says that `--resume` goes on from here; FAILED also that the last state could not be written to
+the output, whatever else happened: that needs a person."""
 
 Settings = TypeVar("Settings")
 
@@ -28,9 +30,14 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
     except ValueError as error:
         return _refuse(error, launched_rank(os.environ))
     try:
-        return job(settings, comm)
+        # For a moment a file may look different from different nodes: what rank 0 has read counts.
+        return job(comm.broadcast_object(settings), comm)
     except Refusal as error:
         return _refuse(error, comm.rank)
+    except KeyboardInterrupt:
+        print("hpc_dmaml: stopped at once. What was last written stands.", file=sys.stderr, flush=True)
+        comm.abort(128 + signal.SIGINT)
+        raise
     except BaseException as error:
         traceback.print_exc()
         reason = str(error) or type(error).__name__

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_dmaml import results
-from hpc_dmaml.config import RunConfig, from_yaml
+from hpc_dmaml.config import RunConfig, stored_in
 from hpc_dmaml.engine import adapt, objective_for
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.setup import build_module, stored_parameters
@@ -60,7 +60,7 @@ def load(path: str | Path, which: Which = "last") -> TrainedModel:
     Raises ValueError, naming the file, where it is damaged or not a result.
     """
     source = results.read(path, verify=True)
-    config = from_yaml(source.attributes["config"])
+    config = stored_in(source)
     sample_shape = tuple(int(n) for n in source.attributes["sample_shape"])
     module = build_module(config, sample_shape, int(source.attributes["outputs"]))
     module = _with_parameters(module, stored_parameters(source, Layout.of(module), which))

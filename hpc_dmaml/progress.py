@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -60,10 +62,9 @@ class Progress:
         if sampler.loss == "cross_entropy":
             lines["chance"] = f"{1 / sampler.outputs:.0%}"
         for name, text in lines.items():
-            print(f"{name:>8}  {text}")
+            _say(f"{name:>8}  {text}")
         for warning in job.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        sys.stdout.flush()
+            _say(f"warning: {warning}", sys.stderr)
 
     def show(self, run: int, reports: Reports, validation: tuple[np.ndarray, np.ndarray] | None) -> None:
         """One run more."""
@@ -84,31 +85,39 @@ class Progress:
             left = pace * (runs - run - 1)
             self._print(f"run {run + 1}/{runs}  {text}  {pace:.2f} s/run, {left:.0f} s left")
 
-    def finish(self, validation: tuple[np.ndarray, np.ndarray] | None, stopped: bool) -> None:
-        """The result, and the command that comes next."""
+    def finish(self, validation: tuple[np.ndarray, np.ndarray] | None, stopped: bool, written: Path | None) -> None:
+        """The result, and the command that comes next. `written`: the file, if there is one."""
         if not self.active:
             return
         self._bar.close()
-        output = self.job.output
         if stopped:
-            print(f"Stopped as asked. Go on with: python -m hpc_dmaml --resume {output}")
+            _say("Stopped as asked." + (f" Go on with: python -m hpc_dmaml --resume {written}" if written else ""))
             return
-        print(f"Done in {time.monotonic() - self._start:.0f} s.")
+        _say(f"Done in {time.monotonic() - self._start:.0f} s.")
         if validation is not None:
-            print(f"Held-out tasks, before adaptation and after each step: {_curve(*validation)}")
-        print(f"Plot it:  python analysis/curves.py {output}")
-        print(f"Test it:  python -m hpc_dmaml.evaluate {output}")
+            _say(f"Held-out tasks, before adaptation and after each step: {_curve(*validation)}")
+        if written is not None:
+            _say(f"Plot it:  python analysis/curves.py {written}")
+            _say(f"Test it:  python -m hpc_dmaml.evaluate {written}")
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, written: Path | None) -> None:
+        """Why the job ends. `written`: the file with its last good state, if there is one."""
         if self.active:
             self._bar.close()
-            print(f"hpc_dmaml: {message}. The last good state is in {self.job.output}", file=sys.stderr)
+            where = f" The last good state is in {written}" if written else ""
+            _say(f"hpc_dmaml: {message}.{where}", sys.stderr)
 
     def _print(self, line: str) -> None:
         if self._bar.disable:
-            print(line, flush=True)
+            _say(line)
         else:
             self._bar.write(line)
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print. A batch log on a full disk is no reason to end a job."""
+    with suppress(OSError):
+        print(line, file=file, flush=True)
 
 
 def _describe(strategy: Any) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from hpc_dmaml import results
 from hpc_dmaml.config import to_yaml
@@ -41,13 +47,13 @@ class Recorder:
         if previous is not None:
             rows, self.memory = previous.arrays, previous["checkpoint/memory"]
             self.best = (
-                float(previous.attributes["best_score"]),
+                float(previous.attribute("best_score")),
                 previous["meta_model/best_parameters"],
-                int(previous.attributes["best_run"]),
+                int(previous.attribute("best_run")),
             )
             self._restarts = [*map(int, previous["checkpoint/restarts"]), len(previous["runs/run"])]
             self._past_s = float(previous["runs/wall_s"][-1]) if len(previous["runs/wall_s"]) else 0.0
-            started = str(previous.attributes["start"])
+            started = str(previous.attribute("start"))
         config = job.config
         sizes = {
             "worker": job.placement.workers,
@@ -108,17 +114,26 @@ class Recorder:
             if self.best is None or not score <= self.best[0]:
                 self.best = (score, self.job.model.theta.cpu().numpy().copy(), run)
         if self._is_due(run):
-            self._write("running")
+            self._write(self.job.output, "running")
 
     def complete_times(self, times: np.ndarray | None) -> None:
         """The times (R, 3) of the last run, at the end."""
         if times is not None:
             self.log.complete_times(times)
 
-    def finish(self, status: str) -> None:
-        """Write the file for the last time."""
+    def finish(self, status: str) -> Path | None:
+        """Write the file for the last time. Gives its path, on every rank: the output, or a file in another folder if
+        the output cannot be written, or None if no folder will have it."""
+        written = None
         if self.active:
-            self._write(status)
+            output = self.job.output
+            with suppress(OSError):  # there may be no temporary folder either
+                written = next((path for path in _places(output) if self._write(path, status)), None)
+            if written is None:
+                _warn("the result could not be written anywhere and is lost, but for what was written before")
+            elif written != output:
+                _warn(f"the result is not in {output} but in {written}: bring it to a safe place")
+        return self.job.comm.broadcast_object(written)
 
     def _is_due(self, run: int) -> bool:
         checkpoint = self.job.config.checkpoint
@@ -127,11 +142,18 @@ class Recorder:
         by_time = checkpoint.every_s is not None and since_s >= checkpoint.every_s
         return by_runs or (by_time and since_s >= self._write_s / WRITING_SHARE)
 
-    def _write(self, status: str) -> None:
-        start = time.monotonic()
-        results.write(self.job.output, self._arrays(), {**self._attributes, **self._state(status)})
+    def _write(self, path: Path, status: str) -> bool:
+        """Replace the file at `path`. A healthy job outlives a sick disk: failing, it warns, and tries again when the
+        next write is due. Returns whether it went well."""
+        start, error = time.monotonic(), None
+        try:
+            results.write(path, self._arrays(), {**self._attributes, **self._state(status)})
+        except OSError as caught:
+            error = caught
+            _warn(f"cannot write {path}: {error.strerror or error}. What was written before stands")
         self._last_write, self._last_run = time.monotonic(), len(self.log)
         self._write_s = self._last_write - start
+        return error is None
 
     def _arrays(self) -> dict[str, Any]:
         model, layout = self.job.model, self.job.layout
@@ -159,6 +181,21 @@ class Recorder:
             "best_run": run,
             "best_score": score,
         }
+
+
+def _places(output: Path) -> Iterator[Path]:
+    """Where the last state of a job may go: where it belongs, else the user's state folder, else a temporary one."""
+    from platformdirs import user_state_path
+
+    yield output
+    name = f"{output.stem}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.h5"
+    yield user_state_path("hpc_dmaml", appauthor=False) / name
+    yield Path(tempfile.gettempdir()) / name
+
+
+def _warn(message: str) -> None:
+    with suppress(OSError):
+        tqdm.write(f"warning: {message}", file=sys.stderr)  # print would run into a progress bar
 
 
 def _now() -> str:

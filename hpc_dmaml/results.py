@@ -7,7 +7,6 @@ always sees a plain and complete file.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import h5py
 import numpy as np
 import yaml
 
-from hpc_dmaml.files import replacing
+from hpc_dmaml.files import is_sealed, replacing, seal
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "interrupted", "failed")
@@ -124,22 +123,13 @@ def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) 
                 file[name].dims[axis].label = dimension
                 if SCALES[dimension] != name:
                     file[name].dims[axis].attach_scale(file[SCALES[dimension]])
-        file.attrs.update({"schema": SCHEMA, **attributes, "digest": digest(_arrays(file))})
+        file.attrs.update({"schema": SCHEMA, **attributes})
         file.flush()
         image = file.id.get_file_image()
     # Made in memory and written as plain bytes: a full disk is then an OSError, and never a broken HDF5 library.
     with replacing(path) as temporary:
         temporary.write_bytes(image)
-
-
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """A fingerprint of named arrays: their names, types, shapes and bytes."""
-    fingerprint = hashlib.blake2b(digest_size=16)
-    for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
-        fingerprint.update(f"{name} {values.dtype} {values.shape}".encode())
-        fingerprint.update("\0".join(values.flat).encode() if values.dtype == object else values.tobytes())
-    return fingerprint.hexdigest()
+        seal(temporary)
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,16 @@ class Results:
     """Every array by its path in the file, such as "workers/loss"."""
 
     def __getitem__(self, name: str) -> np.ndarray:
+        """An array. Raises ValueError where there is none."""
+        if name not in self.arrays:
+            raise ValueError(f"{self.path} holds no {name}")
         return self.arrays[name]
+
+    def attribute(self, name: str) -> Any:
+        """A root attribute. Raises ValueError where there is none."""
+        if name not in self.attributes:
+            raise ValueError(f"{self.path} has no attribute {name}")
+        return self.attributes[name]
 
     @property
     def status(self) -> str:
@@ -173,25 +172,31 @@ class Results:
 def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     """Read a file: all of it, or the arrays of some groups ("workers", "validation", …).
 
-    `verify`: check the digest over all arrays. Raises ValueError, naming the file, where it is not a whole file of ours.
+    A file that was damaged since it was written is always refused; `verify`: so is one that another program has
+    changed. Raises ValueError, naming the file, where it is not a whole file of ours.
     """
     path = Path(path)
     try:
-        with h5py.File(path, "r") as file:
+        sealed = is_sealed(path)
+        if sealed is False:
+            raise ValueError("it was damaged after it was written: its content does not match its seal")
+        if verify and sealed is None:
+            raise ValueError("it was cut off, or changed by another program, or is not one of ours: it bears no seal")
+        # The file is replaced and never changed, so it needs no lock, which some file systems cannot give.
+        with h5py.File(path, "r", locking=False) as file:
             attributes = dict(file.attrs.items())
-            if attributes.get("schema") != SCHEMA or attributes.get("status") not in STATUSES:
-                raise ValueError(
-                    f"{path} is an HDF5 file, but not a result of this version (schema {attributes.get('schema')})"
-                )
-            arrays = _arrays(file, groups)
-            if not isinstance(yaml.safe_load(attributes["config"]), dict):
-                raise ValueError(f"{path} holds no configuration")
+            ours = bool(attributes.get("schema") == SCHEMA and attributes.get("status") in STATUSES)
+            arrays = _arrays(file, groups) if ours else {}
+        has_config = ours and isinstance(yaml.safe_load(attributes["config"]), dict)
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # a damaged file makes HDF5 fail in many ways
         raise ValueError(f"{path} is not a readable result file: {error}") from error
-    if verify and not groups and digest(arrays) != attributes.get("digest"):
-        raise ValueError(f"{path} is damaged: its content does not match its digest")
+    if not ours:
+        schema = attributes.get("schema")
+        raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {schema})")
+    if not has_config:
+        raise ValueError(f"{path} holds no configuration")
     return Results(path, attributes, arrays)
 
 

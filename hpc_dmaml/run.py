@@ -22,25 +22,28 @@ from hpc_dmaml.validation import validate
 from hpc_dmaml.worker import work
 
 
-def run_job(config: RunConfig, comm: Communicator) -> int:
-    """Run a job to its end, or to a stop that was asked for. Returns the exit code, the same on every rank.
+def run_job(config: RunConfig, comm: Communicator, stop: Stop | None = None) -> int:
+    """Run a job to its end, or to a stop that is asked for. Returns the exit code, the same on every rank.
 
     Raises Refusal for bad input, on every rank, before any output is written.
     """
+    stop = stop or Stop()
+    stop.time_limit_s = config.time_limit_s
     with ExitStack() as stack:
-        stop = stack.enter_context(Stop(config.time_limit_s))
         job = set_up(config, comm, stack)
         places = comm.all_gather_objects((platform.node(), str(job.device)))
-        recorder = Recorder(job, places)
+        with comm.agreeing():
+            recorder = Recorder(job, places)
         progress = stack.enter_context(Progress(job, recorder.first_run))
         try:
             stopped = train(job, recorder, progress, stop)
         except FloatingPointError as error:  # on every rank: all of them saw the same reports
-            recorder.finish("failed")
-            progress.fail(str(error))
+            progress.fail(str(error), recorder.finish("failed"))
             return FAILED
-        recorder.finish("interrupted" if stopped else "complete")
-        progress.finish(recorder.last_validation, stopped)
+        written = recorder.finish("interrupted" if stopped else "complete")
+        progress.finish(recorder.last_validation, stopped, written)
+        if written != job.output:
+            return FAILED
         return INTERRUPTED if stopped else COMPLETE
 
 
@@ -52,9 +55,13 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
     gathers = config.exchange == "gather" or generator.needs_gram
     exchange = Exchange(job.comm, placement, generator, gathers, whole)
     group_sum = job.comm.split(placement.hosted[0]).tensor_sum if whole else None
-    memory, validation_s, stopped = recorder.memory, 0.0, False
+    memory, validation_s, runs = recorder.memory, 0.0, range(recorder.first_run, config.runs)
+    # Set-up may take long: was a stop asked for in the meantime?
+    stopped = bool(runs) and any(job.comm.all_gather_objects(stop.asked()))
 
-    for run in range(recorder.first_run, config.runs):
+    for run in runs:
+        if stopped:
+            break
         start = time.perf_counter()
         results = [work(job.learner, theta, run, worker, placement, group_sum) for worker in placement.hosted]
         work_s = time.perf_counter() - start
@@ -79,8 +86,6 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
         recorder.record(run, reports, weights, memory, validation)
         progress.show(run, reports, validation)
         stopped = bool(reports.ranks[:, RankReport._fields.index("stop")].any()) and run + 1 < config.runs
-        if stopped:
-            break
     recorder.complete_times(job.comm.gather(np.array([exchange.exchange_s, exchange.wait_s, validation_s])))
     return stopped
 

@@ -61,11 +61,14 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     device = use_device(config, comm, node)
     previous = None
     with comm.agreeing():
+        if config.resume is not None and comm.rank == 0:
+            previous = results.read(config.resume, verify=True)
+    previous = comm.broadcast_object(previous)
+    with comm.agreeing():
         module = build_module(config, sampler.sample_shape, sampler.outputs)
         learner = make_learner(config, sampler, module, device)
         theta, layout = flatten(module).to(device), Layout.of(module)
-        if config.resume is not None:
-            previous = results.read(config.resume, verify=True)
+        if previous is not None:
             theta = stored_parameters(previous, layout, "last").to(theta)
         elif config.init_from is not None:
             theta = stored_parameters(results.read(config.init_from, verify=True), layout, "last").to(theta)

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from types import FrameType
-from typing import Any
+
+from hpc_dmaml.communicator import launched_rank
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
     """SIGUSR1, SIGTERM and SIGINT ask for a stop, as does the time limit; a second SIGINT ends the process at once.
 
-    A context manager: outside of it signals do what they did before.
+    A context manager around a process's whole work: the time limit counts from here. Afterwards the signals are
+    ignored, so that one that comes late does not kill a rank, and with it all others, on its way out.
     """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
-        self._asked = False
-        self._end = None if time_limit_s is None else time.monotonic() + time_limit_s
-        self._previous: dict[int, Any] = {}
+        self.time_limit_s = time_limit_s
+        self._asked, self._start = False, time.monotonic()
 
     def __enter__(self) -> Stop:
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._ask)
+        for number in SIGNALS:
+            signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._asked:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._asked:
+                raise KeyboardInterrupt
+            if launched_rank(os.environ) == 0:
+                # Not print: the signal may have come in the middle of one.
+                os.write(2, b"\nStopping after this run. Press Ctrl-C again to stop at once.\n")
         self._asked = True
 
     def asked(self) -> bool:
-        return self._asked or (self._end is not None and time.monotonic() >= self._end)
+        return self._asked or (self.time_limit_s is not None and time.monotonic() - self._start >= self.time_limit_s)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -52,6 +53,17 @@ def timeless(source: results.Results) -> dict[str, np.ndarray]:
     return {name: a for name, a in source.arrays.items() if not name.endswith("_s") and name != "ranks/host"}
 
 
+def differing(one: results.Results, other: results.Results) -> set[str]:
+    """The names of what differs in two files, to the last bit, times and hosts apart."""
+    left, right = timeless(one), timeless(other)
+    same = {n for n in left.keys() & right.keys() if left[n].dtype == right[n].dtype and equal(left[n], right[n])}
+    return (left.keys() | right.keys()) - same
+
+
+def equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
 @dataclass(frozen=True)
 class Poisoned(Sinusoid):
     """Sine waves; in some batches, those whose first draw is below `share`, the first task is not a number."""
@@ -64,6 +76,40 @@ class Poisoned(Sinusoid):
         if poisoned:
             batch.held_query.y[0] = np.nan
         return batch.part(part)
+
+
+@dataclass(frozen=True)
+class Signalling(Sinusoid):
+    """Sine waves; once, in the n-th batch of training, this process gets a signal: `sends` = (number, n)."""
+
+    sends: ClassVar[tuple[int, int] | None] = None
+
+    def sample(self, split, rng, tasks, part=slice(None), queries=None):
+        kind = type(self)
+        if kind.sends is not None and split == "train" and tasks > 1:
+            number, left = kind.sends
+            kind.sends = (number, left - 1) if left > 1 else None
+            if left == 1:
+                os.kill(os.getpid(), number)
+        return super().sample(split, rng, tasks, part, queries)
+
+
+@dataclass(frozen=True)
+class Slow(Sinusoid):
+    """Sine waves that take their time, and say so."""
+
+    prepare_s: float = 0.0
+    run_s: float = 0.0
+
+    def prepare(self) -> None:
+        print("preparing", flush=True)
+        time.sleep(self.prepare_s)
+
+    def sample(self, split, rng, tasks, part=slice(None), queries=None):
+        if split == "train" and tasks > 1 and self.run_s:
+            print("running", flush=True)
+            time.sleep(self.run_s)
+        return super().sample(split, rng, tasks, part, queries)
 
 
 class Residual(nn.Module):

@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml.config import Maml, RunConfig, Validation, changes, from_yaml, parse, presets, to_yaml
@@ -96,15 +96,77 @@ def test_bad_input_is_one_clear_message(arguments, message):
         parse(arguments.split())
 
 
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(20))
+"""Twenty lines that stand for 9²⁰ words."""
+
+
 @pytest.mark.parametrize(
-    "text", ["[1, 2]", "a: &a [*a]", "runs: [", "!!python/object/apply:os.system ['true']", "\0", "7"]
+    "text",
+    [
+        "[1, 2]",
+        "a: &a [*a]",
+        "runs: [",
+        "!!python/object/apply:os.system ['true']",
+        "\0",
+        "7",
+        "1: 2",
+        "? [a]\n: 1",
+        "task: {class_path: pathlib.Path}",
+        LAUGHS + "task: *a20",
+        "seed: " + "9" * 5000,
+        "task: " + "[" * 999,
+    ],
+    ids=lambda text: text[:20],
 )
-def test_a_broken_or_hostile_yaml_file_is_refused(tmp_path, text):
-    (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(ValueError, match="."):
+def test_a_broken_or_hostile_yaml_file_is_refused_by_name(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"x\.yaml: ."):
         parse(["--config", str(tmp_path / "x.yaml")])
     with pytest.raises(ValueError, match="not a configuration"):
         from_yaml(text)
+
+
+def test_bytes_that_are_no_text_are_refused_by_name(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ValueError, match=r"x\.yaml: 'utf-8' codec can't decode"):
+        parse(["--config", str(tmp_path / "x.yaml")])
+
+
+NOISE = [
+    "[",
+    "}",
+    ": ",
+    "- ",
+    "&a ",
+    "*a",
+    "!!set ",
+    "null",
+    ".nan",
+    "-1",
+    "\0",
+    "\t",
+    "'",
+    '"',
+    "|",
+    "---",
+    "class_path: x",
+    "<<",
+]
+
+
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(data=st.data())
+def test_noise_in_a_configuration_is_refused_or_makes_another_valid_one(data):
+    text = to_yaml(RunConfig())
+    for noise in data.draw(st.lists(st.sampled_from(NOISE), min_size=1, max_size=3)):
+        place = data.draw(st.integers(0, len(text)))
+        text = text[:place] + noise + text[place + data.draw(st.integers(0, 5)) :]
+    try:
+        config = from_yaml(text)
+    except ValueError as error:
+        assert str(error).startswith("not a configuration: ")
+    else:
+        assert from_yaml(to_yaml(config)) == config
 
 
 def test_changes_names_the_fields_that_differ():

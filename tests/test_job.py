@@ -21,7 +21,7 @@ from hpc_dmaml.optimizers import Adam, TorchOptimizer
 from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Sinusoid
 from hpc_dmaml.weight_generators import LossMovingAverage
-from tests.helpers import Poisoned, run, small_config, timeless
+from tests.helpers import Poisoned, differing, run, small_config
 
 SMALL = [
     "--task",
@@ -66,7 +66,7 @@ def test_the_file_holds_every_run_worker_and_validation(tmp_path):
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_seed_others(tmp_path):
     config = small_config(exchange="gather", optimizer=Adam(), local_lr=0.01, epochs=2, dtype="float32")
     one, same = run(config, tmp_path, name="1.h5"), run(config, tmp_path, name="2.h5")
-    assert results.digest(timeless(one)) == results.digest(timeless(same))
+    assert not differing(one, same)
     other = run(replace(config, seed=1), tmp_path, name="3.h5")
     assert not np.array_equal(other["meta_model/parameters"], one["meta_model/parameters"])
 
@@ -199,13 +199,8 @@ def test_a_resumed_job_ends_where_an_uninterrupted_one_does(tmp_path, exchange):
     assert run_job(resumed, Communicator()) == 0
     parts = results.read(first.path, verify=True)
     assert parts.attributes["restarts"] == 1
-    differing = {
-        name
-        for name, values in timeless(whole).items()
-        if not np.array_equal(values, parts[name], equal_nan=values.dtype.kind == "f")
-    }
     # Four runs end with a validation of their own; the restart is noted.
-    assert differing == {"checkpoint/restarts"}
+    assert differing(whole, parts) == {"checkpoint/restarts"}
 
 
 def test_the_file_is_whole_after_every_run(tmp_path, monkeypatch):
@@ -290,3 +285,11 @@ def test_bad_input_ends_with_code_2_one_message_and_no_file(tmp_path):
         assert refused.stderr.count("hpc_dmaml: error:") == 1
         assert "Traceback" not in refused.stderr
         assert not (tmp_path / "x.h5").exists()
+
+
+def test_ranks_with_other_parameters_are_found_out():
+    from hpc_dmaml.run import check_digests
+
+    check_digests(np.array([7.0, 7.0]), run=3)
+    with pytest.raises(RuntimeError, match="run 3: rank 2 has other parameters than rank 0"):
+        check_digests(np.array([7.0, 7.0, 8.0]), run=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpc_dmaml import results
+from tests.processes import MPIRUN, ROOT, needs_mpirun
 
-ROOT = Path(__file__).parents[1]
 SMALL = [
     "--task",
     "Sinusoid",
@@ -32,14 +31,7 @@ SMALL = [
 ]
 
 
-def find_mpirun() -> str | None:
-    """The mpirun beside this Python, else one on the PATH."""
-    beside = Path(sys.executable).with_name("mpirun")
-    return str(beside) if beside.exists() else shutil.which("mpirun")
-
-
-MPIRUN = find_mpirun()
-pytestmark = pytest.mark.skipif(MPIRUN is None, reason="no mpirun")
+pytestmark = needs_mpirun
 
 
 def mpirun(ranks: int, *arguments: str, cwd: Path, limit_s: float = 120) -> subprocess.CompletedProcess[str]:

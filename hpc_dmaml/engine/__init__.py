@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
-WORKING_SET_BYTES = 1 << 20
+WORKING_SET_BYTES = 1 << 22
 
 
 def objective_for(module: nn.Module, sample_shape: tuple[int, ...], loss: str) -> Objective:

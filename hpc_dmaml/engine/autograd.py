@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,8 @@ class AutogradObjective:
     """
 
     def __init__(self, module: nn.Module, loss: Loss) -> None:
-        self.module, self.loss = module.train(), loss
+        # A copy, because `functional_call` leaves a module that stands in two places with the last call's parameters.
+        self.module, self.loss = deepcopy(module).train(), loss
         self.layout = Layout.of(module)
 
     def enter(self, theta: Tensor, tasks: int) -> Parameters:

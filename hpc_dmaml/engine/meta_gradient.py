@@ -45,13 +45,23 @@ class MetaGradient(NamedTuple):
 @torch.no_grad()
 def meta_gradient(objective: Objective, theta: Tensor, batch: TaskBatch, inner: InnerLoop, chunk: int) -> MetaGradient:
     """The meta-gradient at θ (P,) of a batch of tasks, of which `chunk` are computed at once."""
-    parts = [_meta_gradient(objective, theta, part, inner) for part in chunks(batch, chunk, theta)]
-    gradients, losses, accuracies = zip(*parts, strict=True)
-    return MetaGradient(sum(gradients[1:], gradients[0]), torch.cat(losses), torch.cat(accuracies))
+    entered, total = objective.enter(theta, 1), None
+    losses, accuracies = [], []
+    for part in chunks(batch, chunk, theta):
+        v, loss, accuracy = _adjoint(objective, _for_tasks(entered, len(part)), part, inner)
+        sums = tuple(each.sum(0, keepdim=True) for each in v)
+        total = sums if total is None else tuple(a.add_(b) for a, b in zip(total, sums, strict=True))
+        losses.append(loss)
+        accuracies.append(accuracy)
+    if total is None:
+        raise ValueError("meta_gradient: a batch without tasks")
+    return MetaGradient(objective.flat(total)[0], torch.cat(losses), torch.cat(accuracies))
 
 
-def _meta_gradient(objective: Objective, theta: Tensor, batch: TaskBatch, inner: InnerLoop) -> MetaGradient:
-    parameters = objective.enter(theta, len(batch))
+def _adjoint(
+    objective: Objective, parameters: Parameters, batch: TaskBatch, inner: InnerLoop
+) -> tuple[Parameters, Tensor, Tensor]:
+    """dL_q/dθ_0 of every task, its query loss and its accuracy."""
     kept: list[Gradient | Parameters] = []
     for _ in range(inner.steps):
         step = objective.gradient(parameters, *batch.support)
@@ -65,8 +75,7 @@ def _meta_gradient(objective: Objective, theta: Tensor, batch: TaskBatch, inner:
         at = kept.pop()
         record = (at if isinstance(at, Gradient) else objective.gradient(at, *batch.support)).record
         v = descend(v, objective.hessian_vector(record, v), inner.lr)
-    total = objective.flat(tuple(each.sum(0, keepdim=True) for each in v))[0]
-    return MetaGradient(total, losses, objective.loss.accuracy(outputs, query.y))
+    return v, losses, objective.loss.accuracy(outputs, query.y)
 
 
 @torch.no_grad()
@@ -85,10 +94,11 @@ def learning_curve(
     objective: Objective, theta: Tensor, batch: TaskBatch, lr: float, steps: int, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Query losses and accuracies, each (steps + 1, B): before adaptation from θ (P,), and after each step of it."""
+    entered = objective.enter(theta, 1)
     losses, accuracies = [], []
     for part in chunks(batch, chunk, theta):
         curve = []
-        for parameters in adapt(objective, objective.enter(theta, len(part)), part.support, lr, steps):
+        for parameters in adapt(objective, _for_tasks(entered, len(part)), part.support, lr, steps):
             query = _query(objective, parameters, part)
             loss, outputs = objective.value(parameters, *query)
             curve.append((loss, objective.loss.accuracy(outputs, query.y)))
@@ -101,6 +111,11 @@ def chunks(batch: TaskBatch, size: int, theta: Tensor) -> Iterator[TaskBatch]:
     """The batch in parts of `size` tasks, as tensors on θ's device and of its precision."""
     for start in range(0, len(batch), size):
         yield batch.part(slice(start, start + size)).to(theta.device, theta.dtype)
+
+
+def _for_tasks(parameters: Parameters, tasks: int) -> Parameters:
+    """One task's parameters (1, ...) for many."""
+    return tuple(p.expand(tasks, *p.shape[1:]) for p in parameters)
 
 
 def descend(parameters: Parameters, direction: Parameters, lr: float) -> Parameters:

@@ -125,7 +125,7 @@ class ImageFolder(FewShotImages):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             split = {_split_name(key): value for key, value in content.items() if isinstance(value, list)}
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"task.split: cannot read {path}: {error}") from error
         if set(split) != set(SPLITS) or not all(isinstance(n, str) for names in split.values() for n in names):
             raise ValueError(f"task.split: {path} must hold three lists of class names: train, validation, test")
@@ -143,6 +143,9 @@ def _rows(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
     """Two columns of a CSV file with a header."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [(row[columns[0]], row[columns[1]]) for row in csv.DictReader(file)]
+            rows = [(row[columns[0]], row[columns[1]]) for row in csv.DictReader(file)]
+        if any(value is None for row in rows for value in row):
+            raise ValueError("a row is too short")
+        return rows
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise ValueError(f"task.split: cannot read the columns {columns} of {path}: {error!r}") from error

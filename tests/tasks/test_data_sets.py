@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from hpc_dmaml.randomness import Purpose, generator
@@ -103,6 +105,8 @@ def test_a_split_may_be_json_or_csv_or_ravis_lists(folder):
         ("s.json", '{"train": ["class1"], "validation": ["class1"], "test": ["class2"]}', "a class into two splits"),
         ("s.csv", "a,b\n1,2\n", "cannot read the columns"),
         ("s.csv", "class,split\nclass0,training\n", "'training' is not a split"),
+        ("s.csv", "class,split\nclass0\n", "a row is too short"),
+        ("s.json", "[" * 100_000, "cannot read"),
     ],
 )
 def test_a_bad_split_is_named(folder, name, content, message):
@@ -116,6 +120,49 @@ def test_a_broken_image_is_named(folder):
     (folder / "images" / "class3" / "3_1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with pytest.raises(ValueError, match=r"3_1\.png is not a readable image"):
         ImageFolder(root=str(folder / "images"), ways=2).prepare()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> dict[str, bytes]:
+    """One small picture in several formats."""
+    folder, shades = tmp_path_factory.mktemp("pictures"), np.arange(108, dtype=np.uint8).reshape(6, 6, 3)
+    for suffix in ("png", "jpg", "webp"):
+        Image.fromarray(2 * shades).save(folder / f"x.{suffix}")
+    return {path.suffix: path.read_bytes() for path in folder.iterdir()}
+
+
+def damaged(data, good: bytes) -> bytes:
+    """Cut off, or with some bytes changed."""
+    bad = bytearray(good)
+    for place in data.draw(st.lists(st.integers(0, len(good) - 1), max_size=4), "places"):
+        bad[place] = data.draw(st.integers(0, 255), "byte")
+    return bytes(bad[: data.draw(st.integers(0, len(good)), "length")])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_image_is_read_or_refused_by_name(pictures, tmp_path, data):
+    suffix = data.draw(st.sampled_from(sorted(pictures)), "format")
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(damaged(data, pictures[suffix]))
+    try:
+        assert image_cache.read_image(path, (3, 6, 6)).shape == (3, 6, 6)
+    except ValueError as error:
+        assert f"{path} is not a readable image" in str(error)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_cache_is_never_believed(tmp_path, data):
+    path, classes = tmp_path / "cache.h5", [("one", [1, 2]), ("two", [3])]
+    image_cache.build(path, "mark", classes, (1, 4, 4), lambda item: np.full((1, 4, 4), item, np.uint8), "numbers")
+    good = path.read_bytes()
+    bad = damaged(data, good)
+    assume(bad != good)
+    path.write_bytes(bad)
+    assert not image_cache.is_valid(path, "mark")
+    path.write_bytes(good)
+    assert image_cache.is_valid(path, "mark")
 
 
 def test_a_cache_is_rebuilt_when_it_is_corrupt_or_stale_and_only_then(folder):

@@ -1,12 +1,14 @@
 """Batch norm over the samples (and pixels) of the current batch, each task by itself.
 
-Over the M rows of a channel, with mean m, s = 1/√(var + ε) and n = s (x − m):
+Over the M rows of a channel, with c = x − mean x, s = 1/√(mean c² + ε), n = s c and the scale a = γ s:
 
-    y  = γ n + β                                 γ̄ = Σ ȳ n,   β̄ = Σ ȳ
-    ẏ  = γ ṅ + γ̇ n + β̇                           ṅ = s (ẋ − mean ẋ − n·mean(n ẋ)),   ṡ = −s² mean(n ẋ)
-    x̄  = γ s (ȳ − (β̄ + n γ̄)/M)
+    y  = a c + β                                   γ̄ = s Σ ȳ c,   β̄ = Σ ȳ
+    x̄  = a (ȳ − β̄/M − n γ̄/M)
+    ẏ  = a (ẋ − mean ẋ) + ȧ c + β̇                  ṡ = −s³ mean(c ẋ),   ȧ = γ̇ s + γ ṡ
+    γ̄̇  = s Σ ȳ̇ c + Σ ȳ ṅ,   β̄̇ = Σ ȳ̇                ṅ = s (ẋ − mean ẋ) + ṡ c
 
-and x̄̇ is that last line differentiated, its terms collected by what they multiply.
+and x̄̇ is x̄ differentiated. Every sum over rows comes first; the rest is a few tensors, each times one number a
+channel, added up.
 """
 
 from __future__ import annotations
@@ -20,14 +22,23 @@ from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
 
 class Tape(NamedTuple):
-    n: Tensor
+    c: Tensor
     """(B, M, C)"""
     s: Tensor
     """(B, 1, C)"""
 
 
+class TapeDot(NamedTuple):
+    x: Tensor
+    """ẋ (B, M, C)"""
+    mean: Tensor
+    """mean ẋ (B, 1, C)"""
+    s: Tensor
+    """ṡ (B, 1, C)"""
+
+
 class BatchNorm:
-    """`nn.BatchNorm1d` and `2d` on batch statistics; packed γ and β are (1, C). The tangent's tape is (ṅ, ṡ)."""
+    """`nn.BatchNorm1d` and `2d` on batch statistics; packed γ and β are (1, C)."""
 
     def __init__(self, shape: Shape, eps: float) -> None:
         self.out_shape = shape
@@ -45,62 +56,66 @@ class BatchNorm:
     def forward(self, x: Tensor, *w: Tensor) -> tuple[Tensor, Tape]:
         gamma, beta = w
         x = x.flatten(1, -2)
-        n = x - mean(x)
-        s = mean(n * n).add_(self.eps).rsqrt_()
-        n.mul_(s)
-        return self._image(torch.addcmul(beta, n, gamma)), Tape(n, s)
+        rows = x.shape[1]
+        c = x - total(x) / rows
+        s = total(c, c).div_(rows).add_(self.eps).rsqrt_()
+        return self._image(combined(beta, (c, gamma * s))), Tape(c, s)
 
     def backward(self, tape: Tape, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[Tensor | None, Tensors]:
-        n, s = tape
+        c, s = tape
         y_bar = y_bar.flatten(1, -2)
-        gamma_bar, beta_bar = total(y_bar * n), total(y_bar)
+        gamma_bar, beta_bar = total(y_bar, c) * s, total(y_bar)
         if not need_x:
             return None, (gamma_bar, beta_bar)
-        scale = w[0] * s
-        per_row = scale / -n.shape[1]
-        x_bar = torch.addcmul(per_row * beta_bar, y_bar, scale).addcmul_(n, per_row * gamma_bar)
+        a, rows = w[0] * s, c.shape[1]
+        x_bar = combined(a * beta_bar / -rows, (y_bar, a), (c, a * s * gamma_bar / -rows))
         return self._image(x_bar), (gamma_bar, beta_bar)
 
-    def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, Tape | None]:
-        n, s = at.tape
-        gamma_dot, beta_dot = w_dot
-        y_dot = torch.addcmul(beta_dot, n, gamma_dot)
+    def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, TapeDot | None]:
+        (c, s), gamma, (gamma_dot, beta_dot) = at.tape, at.w[0], w_dot
         if x_dot is None:
-            return self._image(y_dot), None
-        x_dot = x_dot.flatten(1, -2)
-        along = mean(x_dot * n).mul_(-s)
-        n_dot = torch.addcmul(mean(x_dot).mul_(-s), x_dot, s).addcmul_(n, along)
-        return self._image(y_dot.addcmul_(n_dot, at.w[0])), Tape(n_dot, along * s)
+            return self._image(combined(beta_dot, (c, gamma_dot * s))), None
+        x_dot, rows = x_dot.flatten(1, -2), c.shape[1]
+        mean, s_dot = total(x_dot) / rows, total(x_dot, c) * s**3 / -rows
+        a, a_dot = gamma * s, gamma_dot * s + gamma * s_dot
+        return self._image(combined(beta_dot - a * mean, (x_dot, a), (c, a_dot))), TapeDot(x_dot, mean, s_dot)
 
     def tangent_backward(
-        self, at: Record, tape_dot: Tape | None, w_dot: Tensors, y_bar_dot: Tensor, need_x: bool
+        self, at: Record, tape_dot: TapeDot | None, w_dot: Tensors, y_bar_dot: Tensor, need_x: bool
     ) -> tuple[Tensor | None, Tensors]:
-        (n, s), gamma, (gamma_bar, beta_bar) = at.tape, at.w[0], at.w_bar
-        y_bar, y_bar_dot = at.y_bar.flatten(1, -2), y_bar_dot.flatten(1, -2)
-        change = y_bar_dot * n
+        (c, s), gamma, (gamma_bar, beta_bar) = at.tape, at.w[0], at.w_bar
+        y_bar, y_bar_dot, rows = at.y_bar.flatten(1, -2), y_bar_dot.flatten(1, -2), c.shape[1]
+        gamma_bar_dot, beta_bar_dot = total(y_bar_dot, c) * s, total(y_bar_dot)
+        a, a_dot = gamma * s, w_dot[0] * s
         if tape_dot is not None:
-            change.addcmul_(y_bar, tape_dot.n)
-        gamma_bar_dot, beta_bar_dot = total(change), total(y_bar_dot)
+            x_dot, mean, s_dot = tape_dot
+            gamma_bar_dot += s * (total(y_bar, x_dot) - mean * beta_bar) + s_dot * gamma_bar / s
+            a_dot = a_dot + gamma * s_dot
         if not need_x:
             return None, (gamma_bar_dot, beta_bar_dot)
-        rows = -n.shape[1]
-        scale, scale_dot = gamma * s, w_dot[0] * s
+        # x̄ = a ȳ − a β̄/M − k c with k = a s γ̄/M, and of that every factor's derivative:
+        k, k_dot = a * s * gamma_bar / rows, (a_dot * gamma_bar + a * gamma_bar_dot) * s / rows
+        constant, terms = (a_dot * beta_bar + a * beta_bar_dot) / -rows, [(y_bar_dot, a), (y_bar, a_dot)]
         if tape_dot is not None:
-            scale_dot.addcmul_(gamma, tape_dot.s)
-        x_bar_dot = torch.addcmul((scale_dot * beta_bar).addcmul_(scale, beta_bar_dot).div_(rows), y_bar_dot, scale)
-        x_bar_dot.addcmul_(y_bar, scale_dot)
-        x_bar_dot.addcmul_(n, (scale_dot * gamma_bar).addcmul_(scale, gamma_bar_dot).div_(rows))
-        if tape_dot is not None:
-            x_bar_dot.addcmul_(tape_dot.n, (scale * gamma_bar).div_(rows))
+            k_dot += a * s_dot * gamma_bar / rows
+            constant += k * mean
+            terms.append((x_dot, -k))
+        x_bar_dot = combined(constant, *terms, (c, -k_dot))
         return self._image(x_bar_dot), (gamma_bar_dot, beta_bar_dot)
 
     def _image(self, rows: Tensor) -> Tensor:
         return rows.unflatten(1, (-1, *self.out_shape[:-1])) if len(self.out_shape) > 1 else rows
 
 
-def total(u: Tensor) -> Tensor:
-    return u.sum(1, keepdim=True)
+def total(u: Tensor, v: Tensor | None = None) -> Tensor:
+    """Σ u, or Σ u v, over the rows: (B, 1, C)."""
+    return (u if v is None else u * v).sum(1, keepdim=True)
 
 
-def mean(u: Tensor) -> Tensor:
-    return total(u).div_(u.shape[1])
+def combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
+    """constant + Σ u f over terms (u, f): tensors u (B, M, C) times one number a channel, f (B, 1, C)."""
+    (u, f), *rest = terms
+    result = torch.addcmul(constant, u, f)
+    for u, f in rest:
+        result.addcmul_(u, f)
+    return result

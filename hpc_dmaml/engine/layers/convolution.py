@@ -1,19 +1,31 @@
-"""Convolution as `Linear` on unfolded images: y = unfold(x) W + b. Unfold and its transpose, fold, are linear maps."""
+"""Convolution as `Linear` on unfolded images: y = unfold(x) Wᵀ + b. Unfold and its transpose, fold, are linear maps.
+
+Where the unfolded images would not fit in a core's cache, the same three products come from PyTorch's convolution.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
-from hpc_dmaml.engine.layers.linear import Linear
+from hpc_dmaml.engine.layers.images import nchw, nhwc
+from hpc_dmaml.engine.layers.layer import Shape, Tensors
+from hpc_dmaml.engine.layers.linear import Linear, Pair, side_by_side
+
+COLUMNS_BYTES = 1 << 20
+"""Unfolded images of one task, beyond which PyTorch's convolution is faster on a CPU."""
 
 
 class Convolution(Linear):
-    """`nn.Conv2d` with zero padding; packed W is (kh·kw·in, out), packed b is (1, out). The tape is unfold(x)."""
+    """`nn.Conv2d` with zero padding; packed W is (out, kh·kw·in), packed b is (1, out).
+
+    The tape is x, as columns (B, n·H'·W', kh·kw·C) or, where these are too many, as images (B, n, H, W, C).
+    """
 
     def __init__(self, module: nn.Conv2d, in_shape: Shape) -> None:
         self.in_shape = in_shape
@@ -37,41 +49,71 @@ class Convolution(Linear):
 
     def pack(self, *parameters: Tensor) -> Tensors:
         weight, *bias = parameters
-        return (weight.permute(2, 3, 1, 0).flatten(0, 2), *(b[None] for b in bias))
+        return (weight.permute(0, 2, 3, 1).flatten(1), *(b[None] for b in bias))
 
-    def forward(self, x: Tensor, *w: Tensor) -> tuple[Tensor, Tensor]:
-        y, columns = super().forward(self._unfold(x), *w)
-        return self._image(y), columns
+    def lift(self, x: Tensor) -> Tensor:
+        return x if self._large(x) else self._unfold(x)
 
-    def backward(self, tape: Tensor, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[Tensor | None, Tensors]:
-        columns_bar, w_bar = super().backward(tape, w, y_bar.flatten(1, 3), need_x)
-        return self._fold(columns_bar), w_bar
+    def products(self, bias: Tensors, *pairs: Pair) -> Tensor:
+        if pairs[0][0].dim() == 3:
+            return super().products(bias, *pairs).unflatten(1, (-1, *self.out_shape[:2]))
+        _, padding, stride = self.window
+        y, *rest = (
+            _each_task(lambda x, w: nhwc(F.conv2d(nchw(x), self._kernel(w), None, stride, padding)), *pair)
+            for pair in pairs
+        )
+        for more in (*rest, *(b[:, :, None, None] for b in bias)):
+            y.add_(more)
+        return y
 
-    def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, Tensor | None]:
-        y_dot, columns_dot = super().tangent(at, None if x_dot is None else self._unfold(x_dot), w_dot)
-        return self._image(y_dot), columns_dot
+    def adjoint_x(self, *pairs: Pair) -> Tensor:
+        if not self._large(pairs[0][0]):
+            return self._fold(super().adjoint_x(*((y_bar.flatten(1, 3), w) for y_bar, w in pairs)))
+        y_bar, w = side_by_side(*pairs)
+        return _each_task(lambda y_bar, w: nhwc(self._backward(None, w, y_bar)), y_bar, w)
 
-    def tangent_backward(
-        self, at: Record, tape_dot: Tensor | None, w_dot: Tensors, y_bar_dot: Tensor, need_x: bool
-    ) -> tuple[Tensor | None, Tensors]:
-        at = at._replace(y_bar=at.y_bar.flatten(1, 3))
-        columns_bar_dot, w_bar_dot = super().tangent_backward(at, tape_dot, w_dot, y_bar_dot.flatten(1, 3), need_x)
-        return self._fold(columns_bar_dot), w_bar_dot
+    def adjoint_w(self, *pairs: Pair) -> Tensor:
+        if pairs[0][0].dim() == 3:
+            return super().adjoint_w(*((columns, y_bar.flatten(1, 3)) for columns, y_bar in pairs))
+        w_bar, *rest = (
+            _each_task(lambda x, y_bar: nhwc(self._backward(x, None, y_bar)).flatten(1), *pair) for pair in pairs
+        )
+        for more in rest:
+            w_bar.add_(more)
+        return w_bar
 
-    def _image(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(1, (-1, *self.out_shape[:2]))
+    def _large(self, images: Tensor) -> bool:
+        """Do the columns of a task's images (B, n, ·, ·, ·), before or behind the layer, outgrow the cache?"""
+        (height, width), _, stride = self.window
+        numbers = images.shape[1] * self.out_shape[0] * self.out_shape[1] * height * width * self.in_shape[2]
+        return images.device.type == "cpu" and stride == (1, 1) and 4 * numbers > COLUMNS_BYTES
+
+    def _backward(self, x: Tensor | None, w: Tensor | None, y_bar: Tensor) -> Tensor:
+        """PyTorch's gradient of one task's convolution by what is None: its images, or its kernel."""
+        (kernel_size, padding, stride), (height, width, channels) = self.window, self.in_shape
+        x_is_wanted = x is None
+        shapes = (len(y_bar), height, width, channels), (y_bar.shape[-1], math.prod(kernel_size) * channels)
+        x, w = (y_bar.new_empty(shape) if each is None else each for each, shape in zip((x, w), shapes, strict=True))
+        wanted = (x_is_wanted, not x_is_wanted, False)
+        gradients = torch.ops.aten.convolution_backward(
+            nchw(y_bar), nchw(x), self._kernel(w), None, stride, padding, (1, 1), False, (0, 0), 1, wanted
+        )
+        return gradients[0 if x_is_wanted else 1]
+
+    def _kernel(self, w: Tensor) -> Tensor:
+        """Packed (out, kh·kw·in) as (out, in, kh, kw)."""
+        return nchw(w.view(-1, *self.window[0], self.in_shape[2]))
 
     def _unfold(self, x: Tensor) -> Tensor:
         """Images (B, n, H, W, C) to columns (B, n·H'·W', kh·kw·C)."""
         images, channels = x.shape[0] * x.shape[1], x.shape[-1]
         (index, offsets), _ = _bags(images, self.in_shape[:2], *self.window, x.device)
-        columns = F.embedding_bag(index, x.reshape(-1, channels), offsets, mode="sum")
+        pixels = x.reshape(-1).view(-1, channels)  # a sum over one channel is fast only where its stride is 1
+        columns = F.embedding_bag(index, pixels, offsets, mode="sum")
         return columns.view(x.shape[0], -1, self.window[0][0] * self.window[0][1] * channels)
 
-    def _fold(self, columns: Tensor | None) -> Tensor | None:
+    def _fold(self, columns: Tensor) -> Tensor:
         """The transpose of `_unfold`: columns back to images, summed where windows overlap."""
-        if columns is None:
-            return None
         tasks, rows, _ = columns.shape
         n = rows // (self.out_shape[0] * self.out_shape[1])
         _, (index, offsets) = _bags(tasks * n, self.in_shape[:2], *self.window, columns.device)
@@ -103,3 +145,9 @@ def _bags(
 
 def _pair(value: int | tuple[int, ...]) -> Shape:
     return (value, value) if isinstance(value, int) else value
+
+
+def _each_task(formula: Callable[[Tensor, Tensor], Tensor], *operands: Tensor) -> Tensor:
+    """One task after another, which is how large ones come anyway."""
+    tasks = [formula(*each) for each in zip(*operands, strict=True)]
+    return tasks[0][None] if len(tasks) == 1 else torch.stack(tasks)

@@ -1,14 +1,20 @@
-"""y = x W + b: bilinear in (x, W), so every derivative is the same products again."""
+"""y = x Wᵀ + b: bilinear in (x, W), so every derivative is a sum of the same three products.
+
+W is stored as (out, in), because ȳᵀ x runs twice as fast as its transpose where out is much smaller than in.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
+Pair = tuple[Tensor, Tensor]
+
 
 class Linear:
-    """`nn.Linear`; packed W is (in, out), packed b is (1, out). The tape is x, that of a tangent ẋ."""
+    """`nn.Linear`; packed W is (out, in), packed b is (1, out). The tape is x, that of a tangent ẋ."""
 
     def __init__(self, out_features: int) -> None:
         self.out_shape: Shape = (out_features,)
@@ -20,25 +26,59 @@ class Linear:
 
     def pack(self, *parameters: Tensor) -> Tensors:
         weight, *bias = parameters
-        return (weight.T, *(b[None] for b in bias))
+        return (weight, *(b[None] for b in bias))
 
     def forward(self, x: Tensor, *w: Tensor) -> tuple[Tensor, Tensor]:
-        return (x.bmm(w[0]) if len(w) == 1 else w[1].baddbmm(x, w[0])), x
+        tape = self.lift(x)
+        return self.products(w[1:], (tape, w[0])), tape
 
     def backward(self, tape: Tensor, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[Tensor | None, Tensors]:
-        bias_bar = (y_bar.sum(1, keepdim=True),) if len(w) == 2 else ()
-        return (y_bar.bmm(w[0].mT) if need_x else None), (tape.mT.bmm(y_bar), *bias_bar)
+        x_bar = self.adjoint_x((y_bar, w[0])) if need_x else None
+        return x_bar, (self.adjoint_w((tape, y_bar)), *_bias_bar(w, y_bar))
 
     def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, Tensor | None]:
-        y_dot, _ = Linear.forward(self, at.tape, *w_dot)
-        return (y_dot if x_dot is None else y_dot.baddbmm_(x_dot, at.w[0])), x_dot
+        if x_dot is None:
+            return self.products(w_dot[1:], (at.tape, w_dot[0])), None
+        tape_dot = self.lift(x_dot)
+        return self.products(w_dot[1:], (at.tape, w_dot[0]), (tape_dot, at.w[0])), tape_dot
 
     def tangent_backward(
         self, at: Record, tape_dot: Tensor | None, w_dot: Tensors, y_bar_dot: Tensor, need_x: bool
     ) -> tuple[Tensor | None, Tensors]:
-        x_bar_dot, w_bar_dot = Linear.backward(self, at.tape, at.w, y_bar_dot, need_x)
-        if x_bar_dot is not None:
-            x_bar_dot.baddbmm_(at.y_bar, w_dot[0].mT)
-        if tape_dot is not None:
-            w_bar_dot[0].baddbmm_(tape_dot.mT, at.y_bar)
-        return x_bar_dot, w_bar_dot
+        x_bar_dot = self.adjoint_x((y_bar_dot, at.w[0]), (at.y_bar, w_dot[0])) if need_x else None
+        both = [(at.tape, y_bar_dot)] + ([] if tape_dot is None else [(tape_dot, at.y_bar)])
+        return x_bar_dot, (self.adjoint_w(*both), *_bias_bar(w_dot, y_bar_dot))
+
+    def lift(self, x: Tensor) -> Tensor:
+        """x in the form that the products take."""
+        return x
+
+    def products(self, bias: Tensors, *pairs: Pair) -> Tensor:
+        """b + Σ x Wᵀ over pairs (x, W)."""
+        (x, w), *rest = pairs
+        y = bias[0].baddbmm(x, w.mT) if bias else x.bmm(w.mT)
+        for x, w in rest:
+            y.baddbmm_(x, w.mT)
+        return y
+
+    def adjoint_x(self, *pairs: Pair) -> Tensor:
+        """Σ ȳ W over pairs (ȳ, W), as one product."""
+        y_bar, w = side_by_side(*pairs)
+        return y_bar.bmm(w)
+
+    def adjoint_w(self, *pairs: Pair) -> Tensor:
+        """Σ ȳᵀ x over pairs (x, ȳ)."""
+        (x, y_bar), *rest = pairs
+        w_bar = y_bar.mT.bmm(x)
+        for x, y_bar in rest:
+            w_bar.baddbmm_(y_bar.mT, x)
+        return w_bar
+
+
+def side_by_side(*pairs: Pair) -> Pair:
+    """Pairs (ȳ, W) as one whose product is the sum of theirs: Σ ȳ W = [ȳ …] [W; …]."""
+    return pairs[0] if len(pairs) == 1 else (torch.cat([y for y, _ in pairs], -1), torch.cat([w for _, w in pairs], 1))
+
+
+def _bias_bar(w: Tensors, y_bar: Tensor) -> Tensors:
+    return (y_bar.flatten(1, -2).sum(1, keepdim=True),) if len(w) == 2 else ()

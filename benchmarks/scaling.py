@@ -1,0 +1,145 @@
+"""How the main job scales with ranks, and what its exchange costs beside a bare Allreduce of the same bytes.
+
+    mpirun -n 4 python benchmarks/scaling.py [--tasks 64] [--repeats 9]
+
+For 1, 2, 4, … ranks up to those that it is started with, all in this one run and in turn:
+
+    strong   one worker, its tasks spread over the ranks: ideal is tasks/s growing with the ranks
+    weak     a worker a rank, each with all the tasks: ideal is a run that takes as long as on one rank
+
+and the exchange of updates, from a barrier to θ on every rank, against a bare Allreduce, and Allreduce + Bcast, of as many
+bytes; the optimizer's step stands apart. Medians; the model is Omniglot's Conv4 on random images. Ranks that have no part
+in a measurement sleep. With more ranks than cores the figures say how the machine is shared, not how the code scales.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from hpc_dmaml.communicator import Communicator, MpiCommunicator, connect
+from hpc_dmaml.config import RunConfig
+from hpc_dmaml.engine.allocator import keep_freed_memory
+from hpc_dmaml.exchange import Exchange, RankReport
+from hpc_dmaml.optimizers import SGD
+from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.parameters import flatten
+from hpc_dmaml.placement import Placement
+from hpc_dmaml.setup import build_module, make_learner
+from hpc_dmaml.tasks import Glyphs
+from hpc_dmaml.tasks.image_classes import Classes, FewShotSampler
+from hpc_dmaml.worker import Learner, work
+
+
+def make(tasks: int) -> tuple[Learner, MetaModel]:
+    """Omniglot's network on random images: the cost of a step does not depend on what they show."""
+    config = RunConfig(tasks=tasks, optimizer=SGD(1e-6), threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (400, 1, 28, 28), np.uint8)
+    classes = Classes.of(np.arange(0, 400, 20), np.full(20, 20))
+    sampler = FewShotSampler(images, dict.fromkeys(("train", "validation", "test"), classes), Glyphs())
+    module = build_module(config, sampler.sample_shape, sampler.outputs)
+    return make_learner(config, sampler, module, torch.device("cpu")), MetaModel(flatten(module), config.optimizer)
+
+
+def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int, gathers: bool) -> Callable[[], float]:
+    """A function that does one run on the ranks of `comm` and gives the share of the exchange, waiting left out."""
+    placement = Placement(comm.size, workers, comm.rank)
+    exchange = Exchange(comm, placement, learner.config.weight_generator, gathers, whole=False)
+
+    def run() -> float:
+        start = time.perf_counter()
+        done = [work(learner, model.theta, 0, w, placement, None) for w in placement.hosted]
+        rank = RankReport(time.perf_counter() - start, 0, 0, 0, 0, 0)
+        reports = exchange.report([report for _, report in done], rank)
+        exchange.update(model, [update for update, _ in done], reports.loss[None], reports.finite)
+        return exchange.exchange_s / (time.perf_counter() - start)
+
+    return run
+
+
+def timed(comm: Communicator, function: Callable[[], object]) -> float:
+    """Seconds from a barrier until the slowest rank is done."""
+    comm.barrier()
+    start = time.perf_counter()
+    function()
+    seconds = np.array([time.perf_counter() - start])
+    return float(comm.all_gather(seconds).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", type=int, default=64, help="tasks of a worker")
+    parser.add_argument("--repeats", type=int, default=9)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    world = connect()
+    learner, model = make(given.tasks)
+    sizes = [size for size in (2**k for k in range(11)) if size <= world.size]
+    groups = {size: world.split(int(world.rank >= size)) for size in sizes}
+
+    results: dict[tuple[str, int], list[float]] = {}
+    shares: dict[tuple[str, int], list[float]] = {}
+    for repeat in range(given.repeats + 1):
+        for size, group in groups.items():
+            for kind, workers in (("strong", 1), ("weak", size)):
+                world.barrier()
+                if world.rank < size:
+                    run, share = one_run(learner, model, group, workers, gathers=False), [0.0]
+                    seconds = timed(group, lambda run=run, share=share: share.__setitem__(0, run()))
+                    if repeat:  # the first warms up
+                        results.setdefault((kind, size), []).append(seconds)
+                        shares.setdefault((kind, size), []).append(share[0])
+    if world.rank == 0:
+        print(f"{given.tasks} tasks a worker, {model.theta.numel():,} parameters, medians of {given.repeats}\n")
+        print("| ranks | strong: tasks/s | efficiency | exchange | weak: tasks/s | time against 1 rank | exchange |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        strong_1, weak_1 = (float(np.median(results[kind, 1])) for kind in ("strong", "weak"))
+        for size in sizes:
+            strong, weak = (float(np.median(results[kind, size])) for kind in ("strong", "weak"))
+            parts = [f"{np.median(shares[kind, size]):.1%}" for kind in ("strong", "weak")]
+            print(
+                f"| {size} | {given.tasks / strong:.0f} | {strong_1 / strong / size:.0%} | {parts[0]} "
+                f"| {size * given.tasks / weak:.0f} | {weak / weak_1:.2f} × | {parts[1]} |"
+            )
+    compare_exchange(world, model, learner, repeats=20 * given.repeats)
+
+
+def compare_exchange(world: Communicator, model: MetaModel, learner: Learner, repeats: int) -> None:
+    """Print the exchange's time against that of bare collectives of the same bytes."""
+    if not isinstance(world, MpiCommunicator):
+        return
+    update = torch.full_like(model.theta, 1e-6)
+    buffer = update.numpy().copy()
+    placement = Placement(world.size, world.size, world.rank)
+    memory, finite = np.ones((1, world.size)), np.full(world.size, True)
+    generator = learner.config.weight_generator
+    exchanges = {g: Exchange(world, placement, generator, g, whole=False) for g in (False, True)}
+    bare = {
+        "bare Allreduce": lambda: world.all_sum(buffer),
+        "bare Allreduce + Bcast": lambda: (world.all_sum(buffer), world.broadcast(buffer)),
+        "optimizer step": lambda: model.step(update),
+        "exchange, allreduce": lambda: exchanges[False].update(model, [update], memory, finite),
+        "exchange, gather": lambda: exchanges[True].update(model, [update], memory, finite),
+    }
+    times: dict[str, list[float]] = {name: [] for name in bare}
+    for _ in range(repeats):
+        buffer[:] = 1e-6
+        for name, function in bare.items():
+            times[name].append(timed(world, function))
+    if world.rank == 0:
+        medians = {name: float(np.median(values)) for name, values in times.items()}
+        reference, step = medians["bare Allreduce + Bcast"], medians["optimizer step"]
+        print(f"\nExchange of {update.numel() * 4 / 1024:.0f} KiB on {world.size} ranks, medians of {repeats}:")
+        for name, seconds in medians.items():
+            own = seconds - step if name.startswith("exchange") else seconds
+            note = " without the step" if name.startswith("exchange") else ""
+            print(f"{name:<24}{seconds * 1e6:8.0f} µs   {own / reference:5.2f} × Allreduce + Bcast{note}")
+
+
+if __name__ == "__main__":
+    main()

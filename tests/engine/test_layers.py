@@ -1,0 +1,195 @@
+"""One table of layers, each held to the same properties: its four formulas are what they say, whatever the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.functional import jvp
+from torch.func import functional_call
+
+from hpc_dmaml.engine.layers import LAYERS, Record, convolution
+
+TASKS, SAMPLES = 2, 3
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module, and the shape of one sample that it takes, as PyTorch has it (channels first)."""
+
+    build: Callable[[], nn.Module]
+    in_shape: tuple[int, ...]
+    large: bool = False
+    """Taken for too large to be unfolded."""
+
+
+TABLE = {
+    "linear": Row(lambda: nn.Linear(4, 3), (4,)),
+    "linear_without_bias": Row(lambda: nn.Linear(3, 5, bias=False), (3,)),
+    "convolution": Row(lambda: nn.Conv2d(2, 3, 3, padding=1, bias=False), (2, 5, 4)),
+    "convolution_with_stride": Row(lambda: nn.Conv2d(3, 2, 3, stride=2, padding=1), (3, 6, 7)),
+    "convolution_of_any_window": Row(lambda: nn.Conv2d(1, 2, (3, 2), (2, 1), (0, 1)), (1, 6, 5)),
+    "convolution_of_single_pixels": Row(lambda: nn.Conv2d(3, 4, 1), (3, 2, 2)),
+    "large_convolution": Row(lambda: nn.Conv2d(2, 3, 3, padding=1), (2, 5, 4), large=True),
+    "large_convolution_of_one_channel": Row(lambda: nn.Conv2d(1, 2, (2, 3), bias=False), (1, 5, 4), large=True),
+    "batch_norm_of_vectors": Row(lambda: nn.BatchNorm1d(4), (4,)),
+    "batch_norm_of_images": Row(lambda: nn.BatchNorm2d(2, eps=1e-3), (2, 3, 4)),
+    "relu_of_vectors": Row(nn.ReLU, (5,)),
+    "relu_of_images": Row(nn.ReLU, (2, 3, 3)),
+    "max_pool": Row(lambda: nn.MaxPool2d(2), (3, 4, 6)),
+    "max_pool_of_an_odd_image": Row(lambda: nn.MaxPool2d(2), (1, 5, 3)),
+    "max_pool_of_any_window": Row(lambda: nn.MaxPool2d(3, 2, 1), (2, 5, 6)),
+    "flatten": Row(nn.Flatten, (2, 3, 4)),
+}
+"""A new layer is one more row."""
+LEARNED = {name: row for name, row in TABLE.items() if list(row.build().parameters())}
+"""Those with parameters."""
+
+
+class Case:
+    """A layer of the table with random operands: x, w, ȳ and a direction for each, for two tasks."""
+
+    def __init__(self, row: Row) -> None:
+        torch.manual_seed(1)
+        self.module, dtype = row.build(), torch.float64
+        names = [name for name, _ in self.module.named_parameters()]
+        shape = (*row.in_shape[1:], row.in_shape[0]) if len(row.in_shape) == 3 else row.in_shape
+        self.layer: Any = LAYERS[type(self.module)].of(self.module, shape)
+        self.x, self.x_dot = (torch.randn(TASKS, SAMPLES, *row.in_shape, dtype=dtype) for _ in range(2))
+        sizes = [(TASKS, *p.shape) for p in self.module.parameters()]
+        self.w, self.w_dot = (tuple(torch.randn(size, dtype=dtype) for size in sizes) for _ in range(2))
+
+        def f(x: Tensor, *w: Tensor) -> Tensor:
+            each = [dict(zip(names, (p[b] for p in w), strict=True)) for b in range(TASKS)]
+            return torch.stack([functional_call(self.module.to(x.dtype), own, (x[b],)) for b, own in enumerate(each)])
+
+        self.f = f
+        self.y_bar, self.y_bar_dot = (torch.randn_like(f(self.x, *self.w)) for _ in range(2))
+
+    def f_backward(self, x: Tensor, y_bar: Tensor, *w: Tensor) -> Tensors:
+        """(x̄, w̄) by autograd, itself differentiable."""
+        operands = tuple(t if t.requires_grad else t.detach().requires_grad_() for t in (x, *w))
+        return torch.autograd.grad(self.f(*operands), operands, y_bar, create_graph=True)
+
+    def pack(self, w: Tensors) -> Tensors:
+        each = [self.layer.pack(*(p[b] for p in w)) for b in range(TASKS)]
+        return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+
+    def record(self, shift: float = 0.0) -> Record:
+        """The layer's own forward and backward, all operands moved along their directions by `shift`."""
+        x, y_bar = images(self.x + shift * self.x_dot), images(self.y_bar + shift * self.y_bar_dot)
+        w = self.pack(tuple(p + shift * d for p, d in zip(self.w, self.w_dot, strict=True)))
+        _, tape = self.layer.forward(x, *w)
+        self.x_bar, w_bar = self.layer.backward(tape, w, y_bar, need_x=True)
+        return Record(tape, w, y_bar, w_bar)
+
+
+def images(x: Tensor) -> Tensor:
+    """(B, n, C, H, W) as the engine has it, (B, n, H, W, C)."""
+    return x.movedim(2, -1).contiguous() if x.dim() == 5 else x
+
+
+def assert_all_close(actual: Tensors, expected: Tensors, tolerance: float = 1e-11) -> None:
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(params=TABLE.values(), ids=TABLE)
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
+    if request.param.large:
+        monkeypatch.setattr(convolution, "COLUMNS_BYTES", 0)
+    return Case(request.param)
+
+
+def test_forward_is_the_module(case: Case) -> None:
+    y, _ = case.layer.forward(images(case.x), *case.pack(case.w))
+    assert_all_close((y,), (images(case.f(case.x, *case.w)),))
+    assert tuple(y.shape[2:]) == case.layer.out_shape
+
+
+def test_backward_is_autograd_s(case: Case) -> None:
+    at = case.record()
+    x_bar, *w_bar = case.f_backward(case.x, case.y_bar, *case.w)
+    assert_all_close((case.x_bar, *at.w_bar), (images(x_bar), *case.pack(tuple(w_bar))))
+
+
+def test_tangent_is_the_directional_derivative_of_forward(case: Case) -> None:
+    y_dot, _ = case.layer.tangent(case.record(), images(case.x_dot), case.pack(case.w_dot))
+    _, expected = jvp(case.f, (case.x, *case.w), (case.x_dot, *case.w_dot))
+    assert_all_close((y_dot,), (images(expected),))
+
+
+def test_tangent_backward_is_the_directional_derivative_of_backward(case: Case) -> None:
+    at, w_dot = case.record(), case.pack(case.w_dot)
+    _, tape_dot = case.layer.tangent(at, images(case.x_dot), w_dot)
+    x_bar_dot, w_bar_dot = case.layer.tangent_backward(at, tape_dot, w_dot, images(case.y_bar_dot), need_x=True)
+    _, (x_expected, *w_expected) = jvp(
+        case.f_backward, (case.x, case.y_bar, *case.w), (case.x_dot, case.y_bar_dot, *case.w_dot)
+    )
+    assert_all_close((x_bar_dot, *w_bar_dot), (images(x_expected), *case.pack(tuple(w_expected))))
+
+
+def test_both_tangents_are_central_differences(case: Case) -> None:
+    h, at, w_dot = 1e-6, case.record(), case.pack(case.w_dot)
+    y_dot, tape_dot = case.layer.tangent(at, images(case.x_dot), w_dot)
+    tangents = case.layer.tangent_backward(at, tape_dot, w_dot, images(case.y_bar_dot), need_x=True)
+    ends = []
+    for shift in (h, -h):
+        record = case.record(shift)
+        y, _ = case.layer.forward(images(case.x + shift * case.x_dot), *record.w)
+        ends.append((y, case.x_bar, *record.w_bar))
+    differences = tuple((ahead - behind) / (2 * h) for ahead, behind in zip(*ends, strict=True))
+    assert_all_close((y_dot, tangents[0], *tangents[1]), differences, tolerance=1e-7)
+
+
+@pytest.mark.parametrize("case", LEARNED.values(), ids=LEARNED, indirect=True)
+def test_data_has_no_tangent_and_needs_no_gradient(case: Case) -> None:
+    """In front of the first parameters ẋ is None, which means 0, and x̄ is not asked for."""
+    at, w_dot, y_bar_dot = case.record(), case.pack(case.w_dot), images(case.y_bar_dot)
+    x_bar, w_bar = case.layer.backward(at.tape, at.w, at.y_bar, need_x=False)
+    y_dot, tape_dot = case.layer.tangent(at, None, w_dot)
+    x_bar_dot, w_bar_dot = case.layer.tangent_backward(at, tape_dot, w_dot, y_bar_dot, need_x=False)
+    zero = torch.zeros_like(images(case.x))
+    y_expected, tape_dot = case.layer.tangent(at, zero, w_dot)
+    _, w_expected = case.layer.tangent_backward(at, tape_dot, w_dot, y_bar_dot, need_x=True)
+    assert x_bar is None
+    assert x_bar_dot is None
+    assert_all_close((y_dot, *w_bar, *w_bar_dot), (y_expected, *at.w_bar, *w_expected))
+
+
+def test_single_precision_is_as_accurate_as_the_module_s(case: Case) -> None:
+    exact = images(case.f(case.x, *case.w))
+    x, w = case.x.float(), tuple(p.float() for p in case.w)
+    y, _ = case.layer.forward(images(x), *case.pack(w))
+    theirs = images(case.f(x, *w))
+    assert (y - exact).norm() <= 3 * (theirs - exact).norm() + 1e-7 * exact.norm()
+
+
+def test_ties_in_max_pool_go_to_the_first_pixel_as_in_pytorch() -> None:
+    module, x = nn.MaxPool2d(2), torch.tensor([[[[1.0, 1, 0, 2], [1, 1, 2, 2]]]], dtype=torch.float64)
+    layer = LAYERS[nn.MaxPool2d].of(module, (2, 4, 1))
+    _, tape = layer.forward(images(x[None]))
+    x_bar, _ = layer.backward(tape, (), torch.tensor([[[[[3.0], [5.0]]]]], dtype=torch.float64), need_x=True)
+    assert x_bar.flatten().tolist() == [3, 0, 0, 5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(2, 2, 3, groups=2),
+        nn.Conv2d(2, 2, 3, dilation=2),
+        nn.Conv2d(2, 2, 3, padding="same"),
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
+        nn.BatchNorm2d(2, affine=False),
+        nn.Flatten(0),
+    ],
+    ids=str,
+)
+def test_an_option_without_formulas_is_left_to_autograd(module: nn.Module) -> None:
+    assert LAYERS[type(module)].of(module, (6, 6, 2)) is None

@@ -1,0 +1,54 @@
+"""Evaluation: what adaptation does to a task's query loss and accuracy, step by step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hpc_dmaml.engine import InnerLoop, adapt, learning_curve, objective_for
+from hpc_dmaml.parameters import Layout, flatten
+from tests.engine.reference import LOSSES, PROBLEMS, Problem, adapted_losses, call, distance
+
+every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+LR, STEPS, TASKS = 0.2, 3, 5
+
+
+@every_problem
+@pytest.mark.parametrize("chunk", [2, 1 << 30])
+def test_each_point_of_the_curve_is_adaptation_by_hand(problem: Problem, chunk: int) -> None:
+    module, batch = problem.module(), problem.batch(TASKS)
+    objective, theta = objective_for(module, problem.sample_shape, problem.loss), flatten(module)
+    losses, accuracies = learning_curve(objective, theta, batch, LR, STEPS, chunk)
+    assert losses.shape == accuracies.shape == (STEPS + 1, TASKS)
+    for steps in range(STEPS + 1):
+        inner = InnerLoop(LR, steps, first_order=True)
+        expected = adapted_losses(module, problem.loss, theta.clone().requires_grad_(), batch, inner).detach()
+        assert distance(losses[steps], expected) < 1e-10
+
+
+@every_problem
+def test_accuracy_is_the_share_of_right_answers_and_undefined_for_regression(problem: Problem) -> None:
+    module, batch = problem.module(), problem.batch(TASKS)
+    objective, theta = objective_for(module, problem.sample_shape, problem.loss), flatten(module)
+    _, accuracies = learning_curve(objective, theta, batch, LR, 0, TASKS)
+    if problem.loss == "squared_error":
+        assert accuracies.isnan().all()
+        return
+    query = batch.to(theta.device, theta.dtype).held_query
+    answers = torch.stack([call(module, Layout.of(module).views(theta), x).argmax(-1) for x in query.x])
+    assert torch.equal(accuracies[0], (answers == query.y).double().mean(1))
+
+
+@every_problem
+def test_adapting_one_step_after_another_lowers_the_support_loss(problem: Problem) -> None:
+    module = problem.module()
+    support = problem.batch(TASKS).to(torch.device("cpu"), torch.float64).support
+    objective = objective_for(module, problem.sample_shape, problem.loss)
+    path = list(adapt(objective, objective.enter(flatten(module), TASKS), support, 0.02, 4))
+    losses = []
+    for parameters in path:
+        named = [Layout.of(module).views(theta) for theta in objective.flat(parameters)]
+        losses.append(
+            sum(LOSSES[problem.loss](call(module, own, x), y).item() for own, x, y in zip(named, *support, strict=True))
+        )
+    assert losses == sorted(losses, reverse=True)

@@ -1,0 +1,53 @@
+"""The scaling calculator: its formulas at the ends, and what it says of a job."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import run, small_config
+
+ANALYSIS = Path(__file__).parents[1] / "analysis"
+sys.path.insert(0, str(ANALYSIS))
+import scaling_model  # noqa: E402
+
+sys.path.pop(0)
+
+
+def test_one_rank_exchanges_nothing():
+    assert scaling_model.exchange_s("gather", 1, 10**6, 1e-6, 1e-9) == 0
+
+
+def test_an_allreduce_of_many_bytes_moves_them_twice_and_one_of_few_takes_its_latencies():
+    assert scaling_model.exchange_s("allreduce", 1024, 10**9, 0, 1e-9) == pytest.approx(2, rel=2e-3)
+    assert scaling_model.exchange_s("allreduce", 1024, 0, 1e-6, 0) == pytest.approx(30e-6)
+
+
+def test_a_gather_grows_with_the_ranks_and_an_allreduce_hardly_does():
+    times = {
+        k: [scaling_model.exchange_s(k, r, 4 * 10**5, 1e-6, 1e-10) for r in (64, 1024)] for k in ("gather", "allreduce")
+    }
+    assert times["gather"][1] > 10 * times["gather"][0]
+    assert times["allreduce"][1] < 2 * times["allreduce"][0]
+
+
+def test_it_says_where_the_exchange_dominates():
+    *_, allreduce, gather = scaling_model.table(1e-3, 0, 4 * 10**5, 1e-6, 1e-9)
+    assert "gather: the exchange takes longer than the work from 4 ranks on" in gather
+    assert "not up to 1024 ranks" in allreduce
+
+
+def test_the_command_takes_a_job_or_numbers_and_refuses_neither(tmp_path):
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = ANALYSIS / "scaling_model.py"
+        return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+
+    job = run(small_config(), tmp_path)
+    for arguments in ([str(job.path)], ["--work_s", "0.1", "--parameters", "1000"]):
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("\n| ") == 12  # the rule and 1 to 1,024 ranks
+    assert command().returncode == 2
