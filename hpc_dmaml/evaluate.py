@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
         evaluation = Evaluation(**parser.instantiate(parser.parse_args(arguments)).as_dict())
     except (ArgumentError, TypeError) as error:
         raise ValueError(str(error)) from error
-    config = stored_in(results.read(evaluation.file, verify=True))
+    config = stored_in(results.read(evaluation.file))
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
     try:

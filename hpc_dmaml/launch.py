@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank
@@ -35,13 +36,15 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
     except Refusal as error:
         return _refuse(error, comm.rank)
     except KeyboardInterrupt:
-        print("hpc_dmaml: stopped at once. What was last written stands.", file=sys.stderr, flush=True)
+        with suppress(OSError):  # that nothing can be said must not leave the others waiting
+            print("hpc_dmaml: stopped at once. What was last written stands.", file=sys.stderr, flush=True)
         comm.abort(128 + signal.SIGINT)
         raise
     except BaseException as error:
-        traceback.print_exc()
         reason = str(error) or type(error).__name__
-        print(f"hpc_dmaml: rank {comm.rank} failed: {reason}. The whole job ends.", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            traceback.print_exc()
+            print(f"hpc_dmaml: rank {comm.rank} failed: {reason}. The whole job ends.", file=sys.stderr, flush=True)
         comm.abort(FAILED)
         raise
 

@@ -59,7 +59,7 @@ def load(path: str | Path, which: Which = "last") -> TrainedModel:
 
     Raises ValueError, naming the file, where it is damaged or not a result.
     """
-    source = results.read(path, verify=True)
+    source = results.read(path)
     config = stored_in(source)
     sample_shape = tuple(int(n) for n in source.attributes["sample_shape"])
     module = build_module(config, sample_shape, int(source.attributes["outputs"]))

@@ -71,7 +71,7 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         if previous is not None:
             theta = stored_parameters(previous, layout, "last").to(theta)
         elif config.init_from is not None:
-            theta = stored_parameters(results.read(config.init_from, verify=True), layout, "last").to(theta)
+            theta = stored_parameters(results.read(config.init_from), layout, "last").to(theta)
     model = MetaModel(theta, config.optimizer)
     if previous is not None:
         model.load_optimizer_state(previous.group("checkpoint/optimizer/"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType
 
 from hpc_dmaml.communicator import launched_rank
@@ -37,8 +38,8 @@ class Stop:
             if self._asked:
                 raise KeyboardInterrupt
             if launched_rank(os.environ) == 0:
-                # Not print: the signal may have come in the middle of one.
-                os.write(2, b"\nStopping after this run. Press Ctrl-C again to stop at once.\n")
+                with suppress(OSError):  # not print: the signal may have come in the middle of one
+                    os.write(2, b"\nStopping after this run. Press Ctrl-C again to stop at once.\n")
         self._asked = True
 
     def asked(self) -> bool:

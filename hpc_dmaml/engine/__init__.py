@@ -30,6 +30,7 @@ __all__ = [
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
 WORKING_SET_BYTES = 1 << 22
+"""Of the widest layer's activations: small tasks go together, so that calls cost little; large ones go one by one."""
 
 
 def objective_for(module: nn.Module, sample_shape: tuple[int, ...], loss: str) -> Objective:
@@ -49,7 +50,7 @@ def objective_for(module: nn.Module, sample_shape: tuple[int, ...], loss: str) -
 
 
 def default_chunk(objective: Objective, samples: int, device: torch.device) -> int:
-    """How many tasks to compute at once: on a CPU as many as keep a layer's activations in cache, on a GPU all.
+    """How many tasks to compute at once: on a CPU as many as keep a layer's activations near the core, on a GPU all.
 
     `samples`: the inputs of one task. The answer depends on model and task sizes only, never on the number of ranks,
     because the order of summation follows from it.

@@ -12,7 +12,7 @@ from hpc_dmaml.weight_generators.generator import WeightGenerator
 
 @dataclass(frozen=True)
 class GradientAgreement(WeightGenerator):
-    """λ_w ∝ max(0, mean cosine between w's update and every worker's); equal where no update agrees with any.
+    """λ_w ∝ max(0, mean cosine between w's update and the other workers'); equal where no update agrees with any.
 
     After Eshratifar, Eigen & Pedram, "Gradient agreement as an optimization objective for meta-learning" (2018), whose
     weights are inner products, and can be negative: cosines keep a worker with a huge update from deciding alone, and a
@@ -25,5 +25,7 @@ class GradientAgreement(WeightGenerator):
         assert gram is not None
         norm = np.sqrt(gram.diagonal())
         norm = np.where(norm > 0, norm, np.inf)
-        agreement = np.maximum((gram / np.outer(norm, norm)).mean(axis=1), 0)
+        cosines = gram / np.outer(norm, norm)
+        np.fill_diagonal(cosines, 0)
+        agreement = np.maximum(cosines.sum(axis=1), 0)
         return agreement if agreement.any() else np.ones_like(losses)

@@ -1,6 +1,6 @@
 """Convolution as `Linear` on unfolded images: y = unfold(x) Wᵀ + b. Unfold and its transpose, fold, are linear maps.
 
-Where the unfolded images would not fit in a core's cache, the same three products come from PyTorch's convolution.
+Where the unfolded images would not fit in a CPU core's cache, the same three products come from PyTorch's convolution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpc_dmaml.engine.layers.layer import Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear, Pair, side_by_side
 
 COLUMNS_BYTES = 1 << 20
-"""Unfolded images of one task, beyond which PyTorch's convolution is faster on a CPU."""
+"""Unfolded images of one task, beyond which PyTorch's convolution of stride 1 is faster on a CPU; it is not with more."""
 
 
 class Convolution(Linear):
@@ -83,7 +83,7 @@ class Convolution(Linear):
         return w_bar
 
     def _large(self, images: Tensor) -> bool:
-        """Do the columns of a task's images (B, n, ·, ·, ·), before or behind the layer, outgrow the cache?"""
+        """Is PyTorch's convolution faster for images (B, n, ·, ·, ·), before or behind the layer?"""
         (height, width), _, stride = self.window
         numbers = images.shape[1] * self.out_shape[0] * self.out_shape[1] * height * width * self.in_shape[2]
         return images.device.type == "cpu" and stride == (1, 1) and 4 * numbers > COLUMNS_BYTES
