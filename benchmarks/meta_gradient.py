@@ -126,7 +126,7 @@ def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
 
 
 def vmap_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
-    """All tasks at once. Its second derivative of `F.batch_norm` is wrong."""
+    """All tasks at once. Its second derivative of batch norm has been wrong: mind the error in the table."""
     theta = {name: p.detach() for name, p in module.named_parameters()}
     batch = batch.to(torch.device("cpu"), flatten(module).dtype)
 
