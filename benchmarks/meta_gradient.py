@@ -275,10 +275,12 @@ def compare(cases: list[Case], seconds: float) -> None:
 
 
 def over_steps(cases: list[Case], seconds: float) -> None:
-    """Both ways to keep an inner step, over the number of inner steps."""
+    """Both ways to keep an inner step, over the number of inner steps, for as many tasks as are computed at once."""
     for case in cases:
-        module, batch = case.module(), case.batch()
-        (_, chunk), theta = _prepared(case, module), flatten(module)
+        module, theta = case.module(), flatten(case.module())
+        _, chunk = _prepared(case, module)
+        case = replace(case, tasks=chunk)
+        batch = case.batch()
         print(f"\n{case.name}, chunks of {chunk}: all of each inner step kept, or its parameters alone (lean)\n")
         columns = "s", "lean s", "time", "peak MiB", "lean MiB", "lean less stored θ", "of 1 step", "difference"
         _row("inner steps", *columns)

@@ -114,7 +114,10 @@ class MpiCommunicator(Communicator):
         return all_arrays
 
     def all_sum(self, array: np.ndarray) -> None:
-        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
+        if self._patient:
+            self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
+        else:
+            self._comm.Allreduce(self._mpi.IN_PLACE, array)
 
     def broadcast(self, array: np.ndarray) -> None:
         self._wait(self._comm.Ibcast(array))

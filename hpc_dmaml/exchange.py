@@ -100,10 +100,10 @@ class Exchange:
         weights = worker_weights(self.generator, memory, finite)
         if self._buffer is None:
             self._buffer = torch.empty(updates[0].shape, dtype=updates[0].dtype)
-        total = self._buffer.zero_()
-        if self.counts:
-            for worker, update in zip(self.placement.hosted, updates, strict=True):
-                total.add_(update.to(total.device), alpha=weights[worker])
+        total, own = self._buffer, weights[self.placement.hosted] * self.counts
+        torch.mul(updates[0].to(total.device), own[0], out=total)
+        for weight, update in zip(own[1:], updates[1:], strict=True):
+            total.add_(update.to(total.device), alpha=weight)
         self.comm.all_sum(total.numpy())
         model.step(total.to(model.theta.device))
         return weights
