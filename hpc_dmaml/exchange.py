@@ -100,7 +100,7 @@ class Exchange:
         weights = worker_weights(self.generator, memory, finite)
         if self._buffer is None:
             self._buffer = torch.empty(updates[0].shape, dtype=updates[0].dtype)
-        total, own = self._buffer, weights[self.placement.hosted] * self.counts
+        total, own = self._buffer, (weights[self.placement.hosted] * self.counts).tolist()
         torch.mul(updates[0].to(total.device), own[0], out=total)
         for weight, update in zip(own[1:], updates[1:], strict=True):
             total.add_(update.to(total.device), alpha=weight)
