@@ -6,6 +6,8 @@ For 1, 2, 4, … ranks up to those that it is started with, all in this one run 
 
     strong   one worker, its tasks spread over the ranks: ideal is tasks/s growing with the ranks
     weak     a worker a rank, each with all the tasks: ideal is a run that takes as long as on one rank
+             "its work alone" is the mean of the ranks' computation: where it falls behind, the cores get in each other's
+             way (clock, memory), and no exchange could help
 
 and the exchange of updates, from a barrier to θ on every rank, against a bare Allreduce, and Allreduce + Bcast, of as many
 bytes; the optimizer's step stands apart. Medians; the model is Omniglot's Conv4 on random images. Ranks that have no part
@@ -45,29 +47,31 @@ def make(tasks: int) -> tuple[Learner, MetaModel]:
     return make_learner(config, sampler, module, torch.device("cpu")), MetaModel(flatten(module), config.optimizer)
 
 
-def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int, gathers: bool) -> Callable[[], float]:
-    """A function that does one run on the ranks of `comm` and gives the share of the exchange, waiting left out."""
+def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int) -> Callable[[], list[float]]:
+    """A function that does one run on the ranks of `comm` and gives this rank's seconds of work and of exchange."""
     placement = Placement(comm.size, workers, comm.rank)
-    exchange = Exchange(comm, placement, learner.config.weight_generator, gathers, whole=False)
+    exchange = Exchange(comm, placement, learner.config.weight_generator, gathers=False, whole=False)
 
-    def run() -> float:
+    def run() -> list[float]:
         start = time.perf_counter()
         done = [work(learner, model.theta, 0, w, placement, None) for w in placement.hosted]
-        rank = RankReport(time.perf_counter() - start, 0, 0, 0, 0, 0)
+        work_s = time.perf_counter() - start
+        rank = RankReport(work_s, 0, 0, 0, 0, 0)
         reports = exchange.report([report for _, report in done], rank)
         exchange.update(model, [update for update, _ in done], reports.loss[None], reports.finite)
-        return exchange.exchange_s / (time.perf_counter() - start)
+        return [work_s, exchange.exchange_s]
 
     return run
 
 
-def timed(comm: Communicator, function: Callable[[], object]) -> float:
-    """Seconds from a barrier until the slowest rank is done."""
+def timed(comm: Communicator, function: Callable[[], object]) -> np.ndarray:
+    """Seconds from a barrier until the slowest rank is done; behind them the ranks' mean of what `function` gives."""
     comm.barrier()
     start = time.perf_counter()
-    function()
-    seconds = np.array([time.perf_counter() - start])
-    return float(comm.all_gather(seconds).max())
+    parts = function()
+    seconds = time.perf_counter() - start
+    table = comm.all_gather(np.array([seconds, *(parts if isinstance(parts, list) else ())]))
+    return np.array([table[:, 0].max(), *table[:, 1:].mean(0)])
 
 
 def main() -> None:
@@ -82,29 +86,28 @@ def main() -> None:
     sizes = [size for size in (2**k for k in range(11)) if size <= world.size]
     groups = {size: world.split(int(world.rank >= size)) for size in sizes}
 
-    results: dict[tuple[str, int], list[float]] = {}
-    shares: dict[tuple[str, int], list[float]] = {}
+    rows: dict[tuple[str, int], list[np.ndarray]] = {}
     for repeat in range(given.repeats + 1):
         for size, group in groups.items():
             for kind, workers in (("strong", 1), ("weak", size)):
                 world.barrier()
                 if world.rank < size:
-                    run, share = one_run(learner, model, group, workers, gathers=False), [0.0]
-                    seconds = timed(group, lambda run=run, share=share: share.__setitem__(0, run()))
+                    row = timed(group, one_run(learner, model, group, workers))
                     if repeat:  # the first warms up
-                        results.setdefault((kind, size), []).append(seconds)
-                        shares.setdefault((kind, size), []).append(share[0])
+                        rows.setdefault((kind, size), []).append(row)
     if world.rank == 0:
         print(f"{given.tasks} tasks a worker, {model.theta.numel():,} parameters, medians of {given.repeats}\n")
-        print("| ranks | strong: tasks/s | efficiency | exchange | weak: tasks/s | time against 1 rank | exchange |")
+        print(
+            "| ranks | strong: tasks/s | efficiency | its work alone | weak: time against 1 rank | its work alone | exchange |"
+        )
         print("| --- | --- | --- | --- | --- | --- | --- |")
-        strong_1, weak_1 = (float(np.median(results[kind, 1])) for kind in ("strong", "weak"))
+        medians = {key: np.median(values, axis=0) for key, values in rows.items()}
         for size in sizes:
-            strong, weak = (float(np.median(results[kind, size])) for kind in ("strong", "weak"))
-            parts = [f"{np.median(shares[kind, size]):.1%}" for kind in ("strong", "weak")]
+            strong, weak = medians["strong", size], medians["weak", size]
+            gain, growth = medians["strong", 1] / strong / size, weak / medians["weak", 1]
             print(
-                f"| {size} | {given.tasks / strong:.0f} | {strong_1 / strong / size:.0%} | {parts[0]} "
-                f"| {size * given.tasks / weak:.0f} | {weak / weak_1:.2f} × | {parts[1]} |"
+                f"| {size} | {given.tasks / strong[0]:.0f} | {gain[0]:.0%} | {gain[1]:.0%} "
+                f"| {growth[0]:.2f} × | {growth[1]:.2f} × | {weak[2] / weak[0]:.1%} |"
             )
     compare_exchange(world, model, learner, repeats=20 * given.repeats)
 
@@ -130,7 +133,7 @@ def compare_exchange(world: Communicator, model: MetaModel, learner: Learner, re
     for _ in range(repeats):
         buffer[:] = 1e-6
         for name, function in bare.items():
-            times[name].append(timed(world, function))
+            times[name].append(timed(world, function)[0])
     if world.rank == 0:
         medians = {name: float(np.median(values)) for name, values in times.items()}
         reference, step = medians["bare Allreduce + Bcast"], medians["optimizer step"]
