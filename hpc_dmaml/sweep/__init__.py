@@ -222,7 +222,7 @@ def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None
 def _check_duplicates(path: Path, points: Iterable[Point]) -> None:
     seen: dict[str, str] = {}
     for point in points:
-        for key in (json.dumps(point.fields, sort_keys=True, default=str), point.name):
+        for key in (json.dumps([point.fields, point.ranks], sort_keys=True, default=str), point.name):
             if key in seen:
                 raise ValueError(f"{path}: grid: {seen[key]} and {point.name} (index {point.index}) are the same point")
             seen[key] = point.name

@@ -1,0 +1,133 @@
+"""The command `python -m hpc_dmaml.sweep`: see the package."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.config import RunConfig
+from hpc_dmaml.launch import BAD_INPUT, COMPLETE, FAILED, INTERRUPTED, launch
+from hpc_dmaml.stopping import Stop
+from hpc_dmaml.sweep import Point, Sweep
+from hpc_dmaml.sweep.states import STILL, missing, stands_still, states
+
+STOPPED = (INTERRUPTED, 128 + signal.SIGINT)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m hpc_dmaml.sweep", description="List or run the points of a sweep; by default, list them."
+    )
+    parser.add_argument("sweep", type=Path, help="YAML file of a sweep, or the folder of its results")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--index", type=int, help="run the point of this index (also under mpirun or srun)")
+    what.add_argument("--point", help="run the point of this name")
+    what.add_argument("--missing", action="store_true", help="list those that nobody has completed or is at")
+    what.add_argument("--local", action="store_true", help="run what is missing, one after another, without SLURM")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the folder of results")
+    given = parser.parse_args(arguments)
+    if given.index is not None or given.point is not None:
+        return run(given.sweep, given.results, given.point if given.index is None else given.index)
+    try:
+        sweep = sweeps.load(given.sweep, given.results)
+        sweep.check()
+        if given.local:
+            return run_locally(sweep)
+        show(sweep, missing(sweep) if given.missing else sweep.points)
+    except (ValueError, OSError) as error:
+        print(f"sweep: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return COMPLETE
+
+
+def run(path: Path, results: Path, key: int | str) -> int:
+    """Be one process of a point's job. Returns the exit code."""
+
+    def parse() -> tuple[Sweep, Point, RunConfig]:
+        sweep = sweeps.load(path, results)
+        point = sweep.point(key)
+        return sweep, point, sweep.parse(point)
+
+    def job(settings: tuple[Sweep, Point, RunConfig], comm: Communicator) -> int:
+        sweep, point, config = settings
+        still = False
+        with comm.agreeing():
+            if comm.rank == 0:
+                sweep.copy()
+                still = stands_still(sweep.folder, point.output)
+        if comm.broadcast_object(still):
+            if comm.rank == 0:
+                message = f"{point.name} was started {STILL} times without a run more in {point.output}"
+                print(f"hpc_dmaml: {message}. It is given up", file=sys.stderr, flush=True)
+            return FAILED
+        from hpc_dmaml.run import run_job  # imports torch
+
+        return run_job(config, comm, stop)
+
+    with Stop() as stop:
+        return launch(parse, job)
+
+
+def run_locally(sweep: Sweep) -> int:
+    """Run what is missing. A point that fails does not stop the others; a signal stops all, to be gone on with."""
+    sweep.copy()
+    failed = []
+    for point in missing(sweep):
+        print(f"\n{point.name}", flush=True)
+        command = [sys.executable, "-m", "hpc_dmaml.sweep", str(sweep.folder), "--point", point.name]
+        mpirun = _mpirun() if point.ranks > 1 else None  # without one, one process does it: the results are the same
+        code = _wait_for([mpirun, "-n", str(point.ranks), *command] if mpirun else command)
+        if code in STOPPED:
+            return code
+        if code != COMPLETE:
+            failed.append(point.name)
+    if failed:
+        print(f"sweep: {len(failed)} points failed: {', '.join(failed)}", file=sys.stderr)
+    return FAILED if failed else COMPLETE
+
+
+def _mpirun() -> str | None:
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+def _wait_for(command: list[str]) -> int:
+    """Run a command and hand signals on to it. Returns its exit code, as a shell would."""
+    process = subprocess.Popen(command)
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:  # which a terminal sends to both
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def show(sweep: Sweep, points: Sequence[Point]) -> None:
+    """A table of points."""
+    words = {state.point.index: state.word for state in states(sweep)}
+    rows = [["index", *sweep.axes, "seed", "ranks", "state", "output"]]
+    for point in points:
+        settings = [str(point.settings[axis]) for axis in sweep.axes]
+        row = [point.index, *settings, point.seed, point.ranks, words[point.index], point.output]
+        rows.append([str(cell) for cell in row])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

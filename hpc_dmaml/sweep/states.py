@@ -1,0 +1,136 @@
+"""How far the points of a sweep are: what their files, their locks and SLURM's queue say. Needs neither MPI nor torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_dmaml import results
+from hpc_dmaml.files import is_locked
+from hpc_dmaml.sweep import Point, Sweep
+
+COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
+    "complete", "running", "waiting", "interrupted", "failed", "missing",
+)  # fmt: skip
+"""WAITING in SLURM's queue; FAILED also where a job ended without a word; MISSING was never started."""
+TAKEN = (COMPLETE, RUNNING, WAITING)
+STILL = 3
+"""So many starts of one SLURM job without a run more between them are enough."""
+
+
+@dataclass(frozen=True)
+class State:
+    point: Point
+    word: str
+    """One of STATES."""
+    runs: int
+    """Runs in its file."""
+    restarts: int
+    job: str | None
+    """The SLURM job that it was last submitted as, JOB_TASK."""
+    note: str = ""
+    """What is wrong with its file."""
+
+
+def states(sweep: Sweep) -> list[State]:
+    """The state of every point. Raises ValueError where SLURM's queue cannot be asked."""
+    jobs = submitted(sweep.folder)
+    queue = _queue() if jobs else {}
+    return [_state(point, jobs.get(point.name), queue) for point in sweep.points]
+
+
+def missing(sweep: Sweep) -> list[Point]:
+    """The points that nobody has completed or is at."""
+    return [state.point for state in states(sweep) if state.word not in TAKEN]
+
+
+def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
+    runs, restarts, word, note = 0, 0, MISSING if job is None else FAILED, ""
+    if point.output.exists():
+        try:
+            source = results.read(point.output, "runs")
+            runs, restarts = len(source["runs/run"]), int(source.attribute("restarts"))
+            word = source.status if source.status in (COMPLETE, INTERRUPTED) else FAILED
+            other = differing(point.fields, source.config)
+            if other:
+                word, note = (INTERRUPTED if other == ["runs"] else FAILED), f"has another {', '.join(other)}"
+        except ValueError as error:
+            word, note = FAILED, str(error)
+    queued = None if job is None else queue.get(job)
+    if is_locked(point.output) or queued in ("RUNNING", "COMPLETING"):
+        word = RUNNING
+    elif queued is not None:
+        word = WAITING
+    return State(point, word, runs, restarts, job, note)
+
+
+def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """The fields of a point that have another value in a stored configuration; those that are no plain values aside."""
+    return [name for name, value in fields.items() if not _same(value, _stored(config, name))]
+
+
+def _stored(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        if isinstance(config, Mapping):
+            config = config.get("init_args", config).get(part)
+    return config
+
+
+def _same(value: Any, stored: Any) -> bool:
+    if isinstance(stored, Mapping):
+        return not isinstance(value, str) or value.split(".")[-1] == str(stored.get("class_path")).split(".")[-1]
+    return isinstance(value, list | dict) or value == stored or str(value) == str(stored)
+
+
+# ---- SLURM
+
+
+def submitted(folder: Path) -> dict[str, str]:
+    """The last job of each point, {name: JOB_TASK}, as `note_submission` wrote them down."""
+    try:
+        lines = (folder / "jobs" / "submitted.txt").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    return {name: job for job, name in (line.split(maxsplit=1) for line in lines if line)}
+
+
+def note_submission(folder: Path, job: str, points: list[Point]) -> None:
+    """Write down that these points are the tasks of a job array."""
+    with (folder / "jobs" / "submitted.txt").open("a", encoding="utf-8") as file:
+        file.writelines(f"{job}_{point.index} {point.name}\n" for point in points)
+
+
+def log_file(folder: Path, job: str) -> Path:
+    return folder / "jobs" / f"{job}.out"
+
+
+def _queue() -> dict[str, str]:
+    """This user's jobs in SLURM, {JOB_TASK: state}; none where there is no SLURM."""
+    squeue = shutil.which("squeue")
+    if squeue is None:
+        return {}
+    command = [squeue, "--me", "--noheader", "--array", "--format=%F_%K %T"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"squeue does not say which jobs there are: {done.stderr.strip()}")
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def stands_still(folder: Path, output: Path) -> bool:
+    """Note a start of this point by the SLURM job that this process belongs to. Were there `STILL` of them already
+    since its file last grew? Then another would only be another."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    runs = len(results.read(output, "runs")["runs/run"]) if output.exists() else 0
+    notes = folder / "jobs" / f"starts_{job}.txt"
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    before = notes.read_text(encoding="utf-8").split() if notes.exists() else []
+    with notes.open("a", encoding="utf-8") as file:
+        file.write(f"{runs}\n")
+    return before[-STILL:] == [str(runs)] * STILL

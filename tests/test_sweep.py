@@ -1,0 +1,247 @@
+"""Sweeps: one file is many points; what is wrong with it is said before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_dmaml import results, sweep
+from hpc_dmaml.files import locked
+from hpc_dmaml.sweep import states
+from hpc_dmaml.sweep.__main__ import main
+from tests.helpers import differing
+from tests.processes import MPIRUN, ROOT
+
+SHIPPED = sorted((ROOT / "slurm" / "sweeps").glob("*.yaml"))
+SMALL = """
+description: A sweep of jobs of a fraction of a second
+set:
+  workers: 2
+  task: {class_path: Sinusoid}
+  model: {class_path: MLP, init_args: {hidden: [5]}}
+  runs: 3
+  tasks: 2
+  threads: 1
+  exchange: gather
+  validation: {every: 0, tasks: 2}
+grid:
+  maml.inner_lr: [0.01, 1e-3]
+  scaling:
+    baseline: {}
+    tasks 2x: {tasks: 4}
+seeds: [0, 1]
+ranks: 1
+"""
+POINT_3 = (
+    "--task Sinusoid --model MLP --model.hidden [5] --runs 3 --tasks 4 --workers 2 --threads 1 --exchange gather "
+    "--validation.every 0 --validation.tasks 2 --maml.inner_lr 0.01 --seed 1 --output x.h5"
+)
+
+
+def written(folder: Path, text: str = SMALL, name: str = "small.yaml") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_the_points_are_the_product_of_axes_and_seeds(tmp_path):
+    read = sweep.load(written(tmp_path), tmp_path / "results")
+    assert read.axes == ("maml.inner_lr", "scaling")
+    assert [(p.settings["maml.inner_lr"], p.settings["scaling"], p.seed) for p in read.points] == [
+        (rate, scaling, seed) for rate in (0.01, 0.001) for scaling in ("baseline", "tasks 2x") for seed in (0, 1)
+    ]
+    last = read.points[-1]
+    assert (last.index, last.name, last.ranks) == (7, "maml.inner_lr=0.001,scaling=tasks-2x,seed=1", 1)
+    assert last.output == tmp_path / "results" / "small" / f"{last.name}.h5"
+    assert last.fields["tasks"] == 4
+    config = read.parse(last)
+    assert (config.tasks, config.maml.inner_lr, config.seed, config.validation.every) == (4, 0.001, 1, 0)
+    assert config.output == str(last.output)
+
+
+def test_a_point_keeps_its_name_when_others_come_or_go(tmp_path):
+    before = {point.name for point in sweep.load(written(tmp_path)).points}
+    after = {point.name for point in sweep.load(written(tmp_path, SMALL.replace("[0.01,", "[0.1, 0.01,"))).points}
+    assert before < after
+
+
+def test_there_are_as_many_ranks_as_workers_unless_a_number_or_a_label_says_otherwise(tmp_path):
+    text = "set: {workers: 4}\ngrid:\n  who: {all: {}, half: {ranks: 2}, more: {workers: 8}}\n"
+    assert [p.ranks for p in sweep.load(written(tmp_path, text)).points] == [4, 2, 8]
+    assert [p.ranks for p in sweep.load(written(tmp_path, text + "ranks: 1\n")).points] == [1, 2, 1]
+    assert "ranks" not in sweep.load(written(tmp_path, text)).points[1].fields
+
+
+def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
+    one = sweep.load(written(tmp_path), tmp_path / "results")
+    one.copy()
+    moved = (tmp_path / "results" / "small").rename(tmp_path / "elsewhere")
+    other = sweep.read_folder(moved)
+    assert [p.name for p in other.points] == [p.name for p in one.points]
+    assert {p.output.parent for p in other.points} == {moved}
+    assert sweep.load(moved) == other
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: {}", "grid: must be a mapping, not empty"),
+        ("grid: {tasks: []}", "grid: tasks: must be a list of values, or labels"),
+        ("grid: {tasks: 3}", "grid: tasks: must be a list of values, or labels"),
+        ("seeds: []", "seeds: must be a list of whole numbers, at least one"),
+        ("seeds: [0, 0]", "seed=0 and seed=0 .* are the same point"),
+        ("seeds: [yes]", "seeds: must be a list of whole numbers"),
+        ("grid: {tasks: [2, 2]}", "are the same point"),
+        ("grid: {a: {one: {tasks: 2}, two: {tasks: 2}}}", "a=one,seed=0 and a=two,seed=0 .* are the same point"),
+        ("grid: {a: {one!: {tasks: 2}, one%: {tasks: 3}}}", "are the same point"),
+        ("grid: {tasks: [2], a: {one: {tasks: 3}}}", "grid: a: must be of fields that no other axis sets, not 'tasks'"),
+        ("gird: {tasks: [2]}", "unknown key: must be one of .*grid.*, not 'gird'"),
+        ("set: {seed: 3}", "set: must be a field that the sweep does not set itself"),
+        ("set: 3", "set: must be a mapping"),
+        ("ranks: none", "ranks: must be a number"),
+        ("ranks: workers", "ranks: as many as workers, but the field workers is not given"),
+        ("figures: [6.10]", "figures: must be a list of quoted numbers"),
+        ("name: a/b", "name: must be letters"),
+        ("grid: [", "x.yaml is not a readable sweep"),
+        ("a: &a [*a]", "aliases"),
+        ("- 1", "a sweep is a mapping"),
+    ],
+)
+def test_a_sweep_that_is_none_is_refused_by_name(tmp_path, text, message):
+    needed = "" if "ranks" in text or text.startswith("-") else "\nranks: 1\n"
+    with pytest.raises(ValueError, match=f"x.yaml.*{message}|{message}"):
+        sweep.load(written(tmp_path, text + needed, "x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: {taks: [1]}", "point taks=1,seed=0: .*taks"),
+        ("config: omniglt", "did you mean 'omniglot'"),
+        ("grid: {tasks: [2, 0]}", "point tasks=0,seed=0: tasks must be 1 or more, not 0"),
+        ("grid: {epochs: [1, 2]}", "point epochs=2,seed=0: local_lr must be given"),
+        ("grid: {weight_generator: [LossMedain]}", "there is no WeightGenerator 'LossMedain'"),
+        ("grid: {ranks: [3]}\nset: {workers: 2}", "2 workers do not fit on 3 ranks"),
+    ],
+)
+def test_a_point_that_could_not_run_is_named_when_the_points_are_listed(tmp_path, capsys, text, message):
+    path = written(tmp_path, text + "\nranks: 1\n", "x.yaml")
+    with pytest.raises(ValueError, match=rf"x\.yaml: {message}" if message.startswith("point") else message):
+        sweep.load(path).check()
+    assert main([str(path)]) == 2
+    assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_sweep_can_run(path):
+    read = sweep.load(path)
+    read.check()
+    assert read.name == path.stem
+    assert read.description != read.name
+
+
+def test_an_index_out_of_range_is_refused(tmp_path):
+    command = [sys.executable, "-m", "hpc_dmaml.sweep", str(written(tmp_path)), "--index", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "small.yaml: index: there is no point 8; there are 8, 0 to 7" in done.stderr
+
+
+def test_a_list_needs_neither_torch_nor_mpi(tmp_path):
+    code = (
+        "import sys; from hpc_dmaml.sweep.__main__ import main; main(sys.argv[1:]); "
+        "print({'torch', 'mpi4py', 'matplotlib'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(written(tmp_path))]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    assert lines[0].split() == ["index", "maml.inner_lr", "scaling", "seed", "ranks", "state", "output"]
+    assert lines[4].startswith("3      0.01           tasks 2x  1     1      missing  results/small/")
+    assert lines[-1] == "set()"
+
+
+def run_one(folder: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*launcher, sys.executable, "-m", "hpc_dmaml.sweep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
+
+
+def test_run_locally_what_is_missing_is_run_and_a_failing_point_stops_no_other(tmp_path):
+    text = SMALL.replace("[0.01, 1e-3]", "[0.01]").replace("ranks: 1", "ranks: workers" if MPIRUN else "ranks: 1")
+    path = written(tmp_path, text)
+    folder = tmp_path / "results" / "small"
+    bad = folder / "maml.inner_lr=0.01,scaling=baseline,seed=0.h5"
+    folder.mkdir(parents=True)
+    bad.write_text("no result")
+    done = run_one(tmp_path, str(path), "--local")
+    assert done.returncode == 1, done.stderr
+    assert f"1 points failed: {bad.stem}" in done.stderr
+    assert [p.output.name for p in states.missing(sweep.read_folder(folder))] == [bad.name]
+    bad.unlink()
+    done = run_one(tmp_path, str(path), "--local")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done in") == 1
+    assert states.missing(sweep.read_folder(folder)) == []
+
+
+def test_a_point_run_by_index_is_the_job_that_its_settings_describe(tmp_path):
+    path = written(tmp_path)
+    assert run_one(tmp_path, str(path), "--index", "3").returncode == 0
+    point = sweep.read_folder(tmp_path / "results" / "small").points[3]
+    subprocess.run([sys.executable, "-m", "hpc_dmaml", *POINT_3.split()], cwd=tmp_path, check=True, capture_output=True)
+    one, other = results.read(point.output, verify=True), results.read(tmp_path / "x.h5", verify=True)
+    assert differing(one, other) == set()
+
+
+def fake(path: Path, status: str, runs: int = 3, config: str = "runs: 3\nseed: 0\n", restarts: int = 0) -> None:
+    """A result file as far as states look at it."""
+    log = results.Log({"worker": 1, "rank": 1, "step": 1, "task": 1}, {"runs/run": np.arange(runs)})
+    results.write(path, log.arrays(), {"status": status, "config": config, "restarts": restarts})
+
+
+POINTS = "set: {runs: 3}\nseeds: [0, 1, 2, 3, 4, 5]\nranks: 1\n"
+
+
+def words(read: sweep.Sweep) -> list[str]:
+    return [state.word for state in states.states(read)]
+
+
+def test_the_state_of_a_point_is_what_its_file_its_lock_and_the_queue_say(tmp_path, monkeypatch):
+    read = sweep.load(written(tmp_path, POINTS), tmp_path)
+    for point, status in zip(read.points, ("complete", "interrupted", "failed", "running"), strict=False):
+        fake(point.output, status, config=f"runs: 3\nseed: {point.seed}\n", restarts=point.index)
+    read.points[5].output.write_text("garbage")
+    assert words(read) == ["complete", "interrupted", "failed", "failed", "missing", "failed"]
+    with locked(read.points[3].output):
+        assert words(read)[3] == "running"
+    (read.folder / "jobs").mkdir()
+    states.note_submission(read.folder, "77", list(read.points))
+    monkeypatch.setattr(states, "_queue", lambda: {"77_1": "PENDING", "77_4": "RUNNING", "78_2": "RUNNING"})
+    assert words(read) == ["complete", "waiting", "failed", "failed", "running", "failed"]
+    assert [p.index for p in states.missing(read)] == [2, 3, 5]
+    monkeypatch.setattr(states, "_queue", dict)
+    assert words(read)[4] == "failed"  # its job ended before it wrote anything
+    assert [s.restarts for s in states.states(read)][:3] == [0, 1, 2]
+
+
+def test_a_file_of_other_settings_is_not_taken_for_the_point(tmp_path):
+    read = sweep.load(written(tmp_path, POINTS), tmp_path)
+    fake(read.points[0].output, "complete", config="runs: 2\nseed: 0\n")
+    fake(read.points[1].output, "complete", config="runs: 3\nseed: 9\n")
+    first, second = states.states(read)[:2]
+    assert (first.word, first.note) == ("interrupted", "has another runs")  # more runs than before: it goes on
+    assert (second.word, second.note) == ("failed", "has another seed")
+
+
+def test_a_job_that_starts_again_and_again_without_a_run_more_is_given_up(tmp_path, monkeypatch):
+    output = tmp_path / "x.h5"
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert [states.stands_still(tmp_path, output) for _ in range(3)] == [False] * 3
+    assert states.stands_still(tmp_path, output)
+    fake(output, "interrupted", runs=1)
+    assert not states.stands_still(tmp_path, output)  # it moves again
+    monkeypatch.setenv("SLURM_JOB_ID", "6")
+    assert not states.stands_still(tmp_path, output)  # a new submission is a new chance
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert not any(states.stands_still(tmp_path, output) for _ in range(9))
