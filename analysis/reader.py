@@ -1,0 +1,306 @@
+"""Result files to tidy tables: any number of files, folders and sweeps. Needs pandas, and neither MPI nor torch.
+
+    found = reader.read(["results/scaling"])                 # headers only: what there is, what is missing
+    table = reader.table(found.jobs, "validation", by=["scaling"])
+    table.columns   # job, scaling, seed, run, seen_tasks, wall_s, step, loss, accuracy
+
+Jobs that still run or were interrupted take part with what they have; `Collection.notes` names them, and what could not be
+read, and the points of a sweep that are not there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from hpc_dmaml import results
+from hpc_dmaml import sweep as sweeps
+
+GROUPS = ("runs", "workers", "ranks", "validation")
+REPEATS = {
+    "seed", "output", "resume", "runs", "exchange", "checkpoint.every", "checkpoint.every_s", "time_limit_s", "device",
+    "threads", "chunk", "keep", "check_every", "task.root",
+}  # fmt: skip
+"""Fields in which the repetitions of one setting may differ."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a file says of itself, without its arrays."""
+
+    path: Path
+    attributes: Mapping[str, Any]
+    """Root attributes: status, start, end, versions, git_commit, outputs, restarts, best_run, best_score, …"""
+    fields: Mapping[str, Any]
+    """The configuration, flat: "optimizer" is the class, "optimizer.lr" its rate; lists are tuples."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """In a sweep: its axes with this point's values or labels."""
+
+    @property
+    def status(self) -> str:
+        """running, complete, interrupted or failed."""
+        return str(self.attributes["status"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.fields["seed"])
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Is the task a classification?"""
+        return self.attributes.get("loss") == "cross_entropy"
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing."""
+        return 1 / int(self.attributes["outputs"])
+
+    def value(self, name: str) -> Any:
+        """Its setting on a sweep's axis, else its configuration's field; None if its classes have no such field."""
+        return self.settings[name] if name in self.settings else self.fields.get(name)
+
+    def read(self, *groups: str) -> results.Results:
+        """The arrays of some groups, as they are now. Raises ValueError, naming the file."""
+        return results.read(self.path, *groups)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Jobs, and what is to be said of them."""
+
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...]
+    """Sentences: what could not be read, what is not complete, what is missing or contradicts itself."""
+    sweeps: tuple[sweeps.Sweep, ...] = ()
+
+    @property
+    def axes(self) -> list[str]:
+        """Names of the sweeps' axes, in order."""
+        return list(dict.fromkeys(name for sweep in self.sweeps for name in sweep.axes))
+
+
+def read(sources: Iterable[str | Path]) -> Collection:
+    """What files, folders (with all below them) and sweeps (their YAML file) hold.
+
+    Raises ValueError where there is no file, or none that can be read.
+    """
+    paths, found, lost = _find(sources)
+    jobs, notes = [], list(lost)
+    points = {point.output.resolve(): point for sweep in found for point in sweep.points}
+    unreadable = []
+    for path in paths:
+        try:
+            job = _open(path)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        point = points.get(path.resolve())
+        if point is not None:
+            job = Job(job.path, job.attributes, job.fields, dict(point.settings))
+            notes += _contradictions(job, point)
+        jobs.append(job)
+    if not jobs:
+        raise ValueError("; ".join(unreadable))
+    notes += [f"left out: {message}" for message in unreadable]
+    for status in ("running", "interrupted", "failed"):
+        names = [job.path.name for job in jobs if job.status == status]
+        if names:
+            notes.append(f"{status}, shown as far as it got: {_some(names)}")
+    for sweep in found:
+        missing = [point.name for point in sweep.points if not point.output.exists()]
+        if missing:
+            notes.append(
+                f"sweep {sweep.name}: {len(missing)} of {len(sweep.points)} points are missing: {_some(missing)}"
+            )
+    return Collection(tuple(jobs), tuple(notes), found)
+
+
+def table(
+    jobs: Sequence[Job], group: str, variables: Iterable[str] = (), by: Iterable[str] = (), each_task: bool = False
+) -> pd.DataFrame:
+    """A tidy table: a row for every value of the group's dimensions, in each job.
+
+    group       columns, besides job (the file's path), `by` and seed
+    runs        run, seen_tasks, wall_s
+    workers     run, worker, loss, accuracy, weight, work_s
+    ranks       run, rank, work_s, exchange_s, wait_s, validation_s
+    validation  run, seen_tasks, wall_s, step, loss, accuracy; means over the tasks, or `each_task` with a column task
+
+    `variables`: only these of the last columns. `by`: axes of a sweep or fields of the configuration, as columns.
+    Times in seconds, wall_s since the start, run from 0. Raises ValueError.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"there is no table {group!r}; there are {', '.join(GROUPS)}")
+    variables, by = tuple(variables), tuple(dict.fromkeys(by))
+    parts = [_rows(job, group, variables, each_task) for job in jobs]
+    lengths = [len(part["run"]) for part in parts]
+    columns: dict[str, Any] = {"job": _repeat([str(job.path) for job in jobs], lengths)}
+    for name in (*by, *(["seed"] if "seed" not in by else [])):
+        columns[name] = _repeat([job.seed if name == "seed" else job.value(name) for job in jobs], lengths)
+    for name in parts[0]:
+        columns[name] = np.concatenate([part.pop(name) for part in parts])
+    return pd.DataFrame(columns, copy=False)
+
+
+def overview(jobs: Sequence[Job]) -> pd.DataFrame:
+    """One row a file: path, status, start, end, restarts, settings of the sweep, and every field of the configuration."""
+    rows = []
+    for job in jobs:
+        known = {name: job.attributes.get(name) for name in ("start", "end", "restarts", "best_run", "best_score")}
+        rows.append({"job": str(job.path), "status": job.status, **known, **job.settings, **job.fields})
+    return pd.DataFrame(rows)
+
+
+def varying(jobs: Sequence[Job]) -> list[str]:
+    """The fields of the configuration that tell jobs apart, those of mere repetitions left out."""
+    names = dict.fromkeys(name for job in jobs for name in job.fields if name not in REPEATS)
+    return [name for name in names if len({job.fields.get(name) for job in jobs}) > 1]
+
+
+def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], list[Job]]:
+    """The jobs of each setting, in the sweep's order, or ordered by value where there is no sweep.
+
+    Raises ValueError where a name of `by` is no field, or where jobs of one setting differ in more than their seeds:
+    their mean would mean nothing.
+    """
+    for name in by:
+        known = dict.fromkeys(n for job in jobs for n in (*job.settings, *job.fields))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            hint = (
+                f"did you mean {' or '.join(near)}?" if near else f"these tell the files apart: {_some(varying(jobs))}"
+            )
+            raise ValueError(f"no file has a field {name!r}; {hint}")
+    groups: dict[tuple[Any, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(job.value(name) for name in by), []).append(job)
+    if not any(name in job.settings for job in jobs for name in by):
+        groups = dict(sorted(groups.items(), key=lambda item: [_order(value) for value in item[0]]))
+    for key, members in groups.items():
+        differing = varying(members)
+        if differing:
+            setting = ", ".join(f"{n} {v}" for n, v in zip(by, key, strict=True)) or "all files together"
+            raise ValueError(
+                f"different experiments are mixed: {setting}: {len(members)} files differ in {_some(differing)}; "
+                f"give fewer files, or tell them apart with --by {differing[0]}"
+            )
+    return groups
+
+
+def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep, ...], list[str]]:
+    """Result files, sweeps, and what to say of sweeps that cannot be read."""
+    paths: dict[Path, None] = {}
+    found: dict[Path, sweeps.Sweep] = {}
+    notes = []
+    given = [Path(source) for source in sources]
+    for source in given:
+        if source.suffix in (".yaml", ".yml"):
+            source = sweeps.load(source).folder
+        if not source.exists():
+            raise ValueError(f"there is no file or folder {source}")
+        files = sorted(source.rglob("*.h5")) if source.is_dir() else [source]
+        paths.update(dict.fromkeys(files))
+        folders = {path.parent for path in files} | ({source} if source.is_dir() else set())
+        for folder in sorted(folders):
+            if folder in found or not (folder / "sweep.yaml").exists():
+                continue
+            try:
+                found[folder] = sweeps.read_folder(folder)
+            except ValueError as error:
+                notes.append(f"left out: {error}")
+    if not paths:
+        raise ValueError(f"no result file (*.h5) in {_some([str(source) for source in given])}")
+    return list(paths), tuple(found.values()), notes
+
+
+def _open(path: Path) -> Job:
+    source = results.read(path, "nothing")  # the name of no group: attributes alone
+    config = yaml.load(source.attribute("config"), Loader=LOADER)
+    return Job(path, source.attributes, _flat(config))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and "class_path" in value:
+            flat[prefix + name] = value["class_path"]
+            flat |= _flat(value.get("init_args") or {}, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def _contradictions(job: Job, point: sweeps.Point) -> list[str]:
+    """The file's own configuration is the truth about it."""
+    wrong = [
+        f"{name} {job.fields[name]}, not {value}"
+        for name, value in point.fields.items()
+        if name in job.fields and name not in REPEATS - {"seed"} and not isinstance(value, dict)
+        and job.fields[name] != (tuple(value) if isinstance(value, list) else value)
+    ]  # fmt: skip
+    return [f"{job.path.name} was run with other settings than its sweep.yaml has: {'; '.join(wrong)}"] if wrong else []
+
+
+def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> dict[str, np.ndarray]:
+    """The columns of one job."""
+    source = job.read(group, "runs")
+    wanted = [n.partition("/")[2] for n in results.VARIABLES if n.startswith(f"{group}/") and not n.endswith("/run")]
+    unknown = set(variables) - set(wanted)
+    if unknown:
+        raise ValueError(f"the table {group} has no column {_some(sorted(unknown))}; it has {', '.join(wanted)}")
+    wanted = [name for name in wanted if not variables or name in variables]
+    arrays = {name: source[f"{group}/{name}"] for name in wanted}
+    runs = source["runs/run"].astype(np.int32)
+    if group == "runs":
+        return {"run": runs, **arrays}
+    if group == "validation":
+        own = source["validation/run"]
+        rows = np.searchsorted(runs, own)
+        index = {"run": own.astype(np.int32), **{n: source[f"runs/{n}"][rows] for n in ("seen_tasks", "wall_s")}}
+        dimensions = ["step", "task"]
+        if not each_task:
+            arrays = {name: values.mean(axis=2) for name, values in arrays.items()}
+            dimensions = ["step"]
+    else:
+        index, dimensions = {"run": runs}, [group.removesuffix("s")]
+    shape = next(iter(arrays.values())).shape
+    inner = int(np.prod(shape[1:]))
+    columns = {name: np.repeat(values, inner) for name, values in index.items()}
+    for axis, name in enumerate(dimensions, 1):
+        numbers = np.arange(shape[axis], dtype=np.int32)
+        columns[name] = np.broadcast_to(numbers.reshape(-1, *[1] * (len(shape) - 1 - axis)), shape).ravel()
+    return {**columns, **{name: values.ravel() for name, values in arrays.items()}}
+
+
+def _repeat(values: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
+    """Each value so many times: a category, in order of appearance, costs a number a row."""
+    categories = list(dict.fromkeys(values))
+    numbers = {value: code for code, value in enumerate(categories)}
+    codes = np.repeat(np.array([numbers[value] for value in values], np.int32), lengths)
+    return pd.Categorical.from_codes(codes, pd.Index(categories, dtype=None if _alike(categories) else object))
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    return len({type(value) for value in values}) == 1 and not isinstance(values[0], tuple)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then everything else by name."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return not number, float(value) if number else 0.0, "" if number else str(value)
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    """The names, or the first of them and how many more."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,161 @@
+"""How all pictures look: sizes, colours, words. One setting has one colour and one name, in every figure.
+
+    with style.used():
+        figure, axes = style.subplots(1, 2)          # one row of a two-column page
+        axes[0, 0].plot(x, y, label=style.words("workers", 4), **style.line("workers", 4, [1, 4, 16]))
+        style.save(figure, Path("picture.pdf"))      # PNG, SVG or PDF by suffix
+
+Colours are those of Okabe & Ito, and viridis where settings are numbers, so that the colour-blind can read them; families
+of ordered settings go from light to dark, and line styles repeat what colours say, for print without colour.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+FORMATS = (".pdf", ".png", ".svg")
+COLUMN_IN, PAGE_IN = 3.5, 7.2
+"""Widths of a column and of a page of two columns, in inches."""
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY = "#6B6B6B"
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 1, 1, 1, 1, 1)))
+FIXED = {
+    "baseline": BLACK, "workers": BLUE, "epochs": VERMILION, "tasks": GREEN,  # the ways to scale
+    "work": BLUE, "exchange": ORANGE, "wait": GREY, "validation": GREEN, "rest": "#C8C8C8",  # the parts of a run
+    "ArithmeticMean": BLACK, "LossMedian": BLUE, "LossWeighted": VERMILION, "LossMovingAverage": GREEN,
+    "GradientAgreement": PURPLE, "GeometricMedian": ORANGE,
+    "sum": BLUE, "mean": VERMILION,
+}  # fmt: skip
+FIELDS = {
+    "optimizer.lr": "β", "maml.inner_lr": "α", "local_lr": "local β", "maml.inner_steps": "inner steps",
+    "weight_generator": "weights", "maml.task_reduction": "reduction over tasks", "maml.first_order": "first order",
+    "task.ways": "ways", "task.shots": "shots", "task.queries": "queries", "validation.steps": "validation steps",
+}  # fmt: skip
+"""Short words for fields of the configuration; others are named as they are."""
+VALUES = {
+    "ArithmeticMean": "arithmetic mean", "LossMedian": "loss median", "LossWeighted": "loss weighted",
+    "LossMovingAverage": "loss, moving average", "GradientAgreement": "gradient agreement",
+    "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
+}  # fmt: skip
+COUNTED = {"workers", "epochs", "tasks", "ranks", "maml.inner_steps"}
+"""Fields that read better behind their number."""
+SETTINGS = {
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "figure.titlesize": 9,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 3.5, "legend.frameon": False,
+    "legend.handlelength": 2.2, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 300,
+    "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "hpc_dmaml",
+}  # fmt: skip
+_SCALED = re.compile(r"(\w+) (\d+(?:\.\d+)?)x")
+
+
+@contextmanager
+def used() -> Iterator[None]:
+    """Pictures made within look like this."""
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as a column or, with several panels, a page; axes (rows, columns). `height` of a row in inches."""
+    width = COLUMN_IN if columns == 1 else PAGE_IN
+    return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
+
+
+def colour(value: Any, values: Sequence[Any]) -> str:
+    """The colour of one of an axis's `values`, in hexadecimal. All values of the axis, also those that are not drawn."""
+    scaled = _SCALED.fullmatch(str(value))
+    if scaled and scaled[1] in FIXED:
+        same = sorted({float(m[2]) for v in values if (m := _SCALED.fullmatch(str(v))) and m[1] == scaled[1]})
+        return _shade(FIXED[scaled[1]], same.index(float(scaled[2])), len(same))
+    if str(value) in FIXED:
+        return FIXED[str(value)]
+    place = list(values).index(value)
+    if is_ordered(values):
+        return to_hex(matplotlib.colormaps["viridis"](0.85 * place / max(1, len(values) - 1)))
+    return COLOURS[place % len(COLOURS)]
+
+
+def line(value: Any, values: Sequence[Any]) -> dict[str, Any]:
+    """Colour and line style of one of an axis's values, as options of `Axes.plot`."""
+    scaled = _SCALED.fullmatch(str(value))
+    if scaled:
+        ratios = sorted({float(m[2]) for v in values if (m := _SCALED.fullmatch(str(v))) and m[1] == scaled[1]})
+        place = 1 + ratios.index(float(scaled[2]))
+    else:
+        place = list(values).index(value)
+    return {"color": colour(value, values), "linestyle": DASHES[place % len(DASHES)]}
+
+
+def steps(count: int) -> list[str]:
+    """Colours of so many adaptation steps, the first before adaptation."""
+    return [to_hex(c) for c in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count))]
+
+
+def is_ordered(values: Sequence[Any]) -> bool:
+    """Are all of them numbers?"""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def words(name: str, value: Any) -> str:
+    """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
+    if isinstance(value, str):
+        if scaled := _SCALED.fullmatch(value):
+            return f"{scaled[1]} {scaled[2]}×"
+        return VALUES.get(value, value.rpartition(".")[2] if "." in value else value)
+    if isinstance(value, bool) or value is None:
+        return f"{FIELDS.get(name, name)}: {'none' if value is None else 'yes' if value else 'no'}"
+    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
+    if name in COUNTED:
+        field = FIELDS.get(name, name)
+        return f"{shown} {field.removesuffix('s') if value == 1 else field}"
+    return f"{FIELDS.get(name, name)} {shown}"
+
+
+def caption(figure: Figure, text: str, characters: int | None = None) -> None:
+    """A small line or two below the figure: how it was made, and what to mind."""
+    width = characters or int(figure.get_figwidth() * 24)
+    figure.supxlabel("\n".join(textwrap.wrap(text, width)), fontsize=5.5, color=GREY, x=0.01, ha="left")
+
+
+def percent(axis: Axes, which: str = "y") -> None:
+    """An axis of shares between 0 and 1, in percent."""
+    target = axis.yaxis if which == "y" else axis.xaxis
+    target.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, the same bytes for the same figure. Raises ValueError for a suffix other than `FORMATS`."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"--output must end in {', '.join(FORMATS)}, not {path.suffix!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+    figure.savefig(path, metadata=dates.get(path.suffix.lower()))
+    plt.close(figure)
+
+
+def _shade(base: str, place: int, count: int) -> str:
+    """The place-th of `count` shades of a colour, from light to the colour itself and a little darker."""
+    share = (place + 1) / count
+    mix = np.array(to_rgb(base)) * share**0.8 + np.ones(3) * (1 - share**0.8) * 0.85
+    return to_hex(np.clip(mix * (1 - 0.15 * max(0.0, share - 0.75) / 0.25), 0, 1))
