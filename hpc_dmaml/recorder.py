@@ -23,6 +23,8 @@ from hpc_dmaml.config import to_yaml
 from hpc_dmaml.exchange import RankReport, Reports
 from hpc_dmaml.setup import Job
 
+STILL = 3
+"""After so many restarts by SLURM without a run between them a job is given up."""
 WRITING_SHARE = 0.02
 """Writing takes at most this part of the time: the interval between two writes is stretched for it."""
 PACKAGES = ("hpc_dmaml", "torch", "numpy", "h5py", "mpi4py")
@@ -76,6 +78,16 @@ class Recorder:
         }
         self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
         self._last_write, self._last_run, self._write_s = time.monotonic(), self.first_run, 0.0
+        if self.active and previous is not None:
+            self._write(job.output, "running")  # a restart counts, even if it is killed before it makes a run
+
+    def stands_still(self) -> bool:
+        """Has SLURM restarted this job `STILL` times without a run between? Then it would go on like that for ever. The
+        same on every rank."""
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        moves = self.job.previous is not None and self._restarts[-STILL:] != [self.first_run] * STILL
+        still = restarts >= STILL and not moves and self.first_run < self.job.config.runs
+        return bool(self.job.comm.broadcast_object(still))
 
     def record(
         self,

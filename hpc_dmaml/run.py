@@ -35,6 +35,9 @@ def run_job(config: RunConfig, comm: Communicator, stop: Stop | None = None) -> 
         with comm.agreeing():
             recorder = Recorder(job, places)
         progress = stack.enter_context(Progress(job, recorder.first_run))
+        if recorder.stands_still():
+            progress.fail("SLURM restarts this job again and again, and it makes no run", recorder.finish("failed"))
+            return FAILED
         try:
             stopped = train(job, recorder, progress, stop)
         except FloatingPointError as error:  # on every rank: all of them saw the same reports

@@ -1,6 +1,15 @@
 # shellcheck shell=bash
-# What is special about your cluster. Copy this file to slurm/cluster.sh and edit the copy: the job scripts source it.
-# Partition, account and GPUs stand in the #SBATCH lines of the scripts, or behind sbatch.
+# What is special about your cluster. Copy this file to slurm/cluster.sh and edit the copy. The job scripts source it;
+# slurm/submit.py and slurm/sbatch give its #SBATCH lines to sbatch. An option has no spaces.
+
+# Without the second # where your cluster asks for it, or to have other resources than the job scripts':
+##SBATCH --partition=NAME
+##SBATCH --account=NAME
+##SBATCH --qos=NAME
+##SBATCH --time=04:00:00
+##SBATCH --cpus-per-task=4      # threads of a rank
+##SBATCH --gpus-per-task=1
+##SBATCH --ntasks-per-node=48
 
 # The environment, one of:
 # module load python openmpi && source .venv/bin/activate

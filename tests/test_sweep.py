@@ -232,16 +232,3 @@ def test_a_file_of_other_settings_is_not_taken_for_the_point(tmp_path):
     first, second = states.states(read)[:2]
     assert (first.word, first.note) == ("interrupted", "has another runs")  # more runs than before: it goes on
     assert (second.word, second.note) == ("failed", "has another seed")
-
-
-def test_a_job_that_starts_again_and_again_without_a_run_more_is_given_up(tmp_path, monkeypatch):
-    output = tmp_path / "x.h5"
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
-    assert [states.stands_still(tmp_path, output) for _ in range(3)] == [False] * 3
-    assert states.stands_still(tmp_path, output)
-    fake(output, "interrupted", runs=1)
-    assert not states.stands_still(tmp_path, output)  # it moves again
-    monkeypatch.setenv("SLURM_JOB_ID", "6")
-    assert not states.stands_still(tmp_path, output)  # a new submission is a new chance
-    monkeypatch.delenv("SLURM_JOB_ID")
-    assert not any(states.stands_still(tmp_path, output) for _ in range(9))

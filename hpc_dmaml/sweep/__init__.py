@@ -159,7 +159,7 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
     _require(whole, path, "seeds", seeds, "a list of whole numbers, at least one")
     common = _fields(path, "set", content.get("set", {}))
     axes = {str(axis): _axis(path, str(axis), values) for axis, values in _mapping(path, "grid", content).items()}
-    points = []
+    points: list[Point] = []
     for chosen in itertools.product(*(axis.items() for axis in axes.values())):
         settings = {axis: value for axis, ((_, value), _) in zip(axes, chosen, strict=True)}
         fields = dict(common)

@@ -17,7 +17,7 @@ from hpc_dmaml.config import RunConfig
 from hpc_dmaml.launch import BAD_INPUT, COMPLETE, FAILED, INTERRUPTED, launch
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.sweep import Point, Sweep
-from hpc_dmaml.sweep.states import STILL, missing, stands_still, states
+from hpc_dmaml.sweep.states import missing, states
 
 STOPPED = (INTERRUPTED, 128 + signal.SIGINT)
 
@@ -51,23 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
 def run(path: Path, results: Path, key: int | str) -> int:
     """Be one process of a point's job. Returns the exit code."""
 
-    def parse() -> tuple[Sweep, Point, RunConfig]:
+    def parse() -> tuple[Sweep, RunConfig]:
         sweep = sweeps.load(path, results)
-        point = sweep.point(key)
-        return sweep, point, sweep.parse(point)
+        return sweep, sweep.parse(sweep.point(key))
 
-    def job(settings: tuple[Sweep, Point, RunConfig], comm: Communicator) -> int:
-        sweep, point, config = settings
-        still = False
+    def job(settings: tuple[Sweep, RunConfig], comm: Communicator) -> int:
+        sweep, config = settings
         with comm.agreeing():
             if comm.rank == 0:
                 sweep.copy()
-                still = stands_still(sweep.folder, point.output)
-        if comm.broadcast_object(still):
-            if comm.rank == 0:
-                message = f"{point.name} was started {STILL} times without a run more in {point.output}"
-                print(f"hpc_dmaml: {message}. It is given up", file=sys.stderr, flush=True)
-            return FAILED
         from hpc_dmaml.run import run_job  # imports torch
 
         return run_job(config, comm, stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
 )  # fmt: skip
 """WAITING in SLURM's queue; FAILED also where a job ended without a word; MISSING was never started."""
 TAKEN = (COMPLETE, RUNNING, WAITING)
-STILL = 3
-"""So many starts of one SLURM job without a run more between them are enough."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +116,3 @@ def _queue() -> dict[str, str]:
     if done.returncode:
         raise ValueError(f"squeue does not say which jobs there are: {done.stderr.strip()}")
     return dict(line.split() for line in done.stdout.splitlines())
-
-
-def stands_still(folder: Path, output: Path) -> bool:
-    """Note a start of this point by the SLURM job that this process belongs to. Were there `STILL` of them already
-    since its file last grew? Then another would only be another."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
-    runs = len(results.read(output, "runs")["runs/run"]) if output.exists() else 0
-    notes = folder / "jobs" / f"starts_{job}.txt"
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    before = notes.read_text(encoding="utf-8").split() if notes.exists() else []
-    with notes.open("a", encoding="utf-8") as file:
-        file.write(f"{runs}\n")
-    return before[-STILL:] == [str(runs)] * STILL

@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# What the job scripts share: the environment of your cluster, and `launch COMMAND`, which runs it on all ranks and ends
+# the job. From the root of the repository: source slurm/launch.sh [FILE], with slurm/cluster.sh if no other is named.
+
+cluster=${1:-slurm/cluster.sh}
+# shellcheck source=slurm/cluster.example.sh
+if [ -f "$cluster" ]; then source "$cluster"; fi
+
+launch() {
+  local launcher code cancelled=
+  export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+  : "${LAUNCHER:=mpirun}"
+  if [[ $LAUNCHER == srun* ]]; then
+    export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS    # not for mpirun, which starts all ranks of a node as one task
+    # Where a rank dies, end the others; but not at once, which would catch ranks on their way to exit code 75.
+    export SLURM_KILL_BAD_EXIT=0 SLURM_WAIT=30
+    # MPICH names its shared memory after job and step, and a killed job leaves it behind: a restart takes other steps.
+    for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do srun --nodes=1 --ntasks=1 true; done
+  fi
+
+  # SLURM signals this shell alone. The launcher hands USR1 on to the ranks; they write the file and exit with 75.
+  trap 'kill -USR1 "$launcher"' USR1
+  # TERM comes with scancel, and where SLURM takes the nodes for another job; it then requeues this one by itself.
+  trap 'cancelled=yes; kill -USR1 "$launcher"' TERM
+  # shellcheck disable=SC2086  # the launcher is a command with its options
+  $LAUNCHER -n "$SLURM_NTASKS" "$@" &
+  launcher=$!
+  wait "$launcher"                                                  # ends early when a signal comes
+  while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done
+  wait "$launcher"
+  code=$?
+  echo "$(date '+%F %T') exit code $code"
+  if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60                    # SLURM ends this shell, and starts it again later
+  fi
+  exit "$code"                                                      # the job's
+}

@@ -1,0 +1,252 @@
+"""Hand a sweep to SLURM: its points as job arrays, and the analysis when all of them are done.
+
+    python slurm/submit.py slurm/sweeps/demo.yaml                  submit it
+    python slurm/submit.py slurm/sweeps/demo.yaml --dry-run        show the scripts that would be submitted
+    python slurm/submit.py slurm/sweeps/demo.yaml --only-missing   submit what nobody has completed or is at
+    python slurm/submit.py slurm/sweeps/demo.yaml --status         how far is it?
+
+From the root of the repository. One array for each number of ranks; scripts and logs go to results/NAME/jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.sweep import Point, Sweep
+from hpc_dmaml.sweep.states import FAILED, STATES, TAKEN, State, log_file, note_submission, states
+
+HERE = Path(__file__).parent
+Options = dict[str, str]
+"""Options of sbatch by name; a flag's value is empty."""
+FOR_ANALYSIS = {
+    "account", "clusters", "constraint", "mail-type", "mail-user", "partition", "qos", "reservation", "time",
+}  # fmt: skip
+"""What the analysis, one process on one core, has from the cluster's options."""
+
+
+def options_in(script: str) -> Options:
+    """The options in the #SBATCH lines of a script. Raises ValueError for a short one, such as -p."""
+    options = {}
+    for line in re.findall(r"^#SBATCH[ \t]+(.*?)[ \t]*(?:[ \t]#.*)?$", script, re.MULTILINE):
+        found = re.fullmatch(r"--([a-z][\w-]*)(?:[= ](.*))?", line)
+        if found is None:
+            raise ValueError(f"#SBATCH {line}: write it as --option=value")
+        options[found[1]] = found[2] or ""
+    return options
+
+
+def array_script(
+    sweep: Sweep,
+    points: Sequence[Point],
+    options: Options,
+    cluster: Path | None = None,
+    max_running: int | None = None,
+    after: str | None = None,
+) -> str:
+    """The script of a job array whose tasks are these points, which want the same number of ranks.
+
+    `options`: those of array.sbatch and of the cluster. `after`: the job that must have ended before.
+    """
+    limit = f"%{max_running}" if max_running else ""
+    own = {
+        "job-name": sweep.name,
+        "array": ranges([point.index for point in points]) + limit,
+        "output": f"{log_file(sweep.folder, '%A_%a')}",
+        "ntasks": str(points[0].ranks),
+        **({"dependency": f"afterany:{after}"} if after else {}),
+    }
+    names = "\n".join(f"  [{point.index}]={shlex.quote(point.name)}" for point in points)
+    number = f"{len(points)} point{'s' * (len(points) != 1)}"
+    return f"""#!/usr/bin/env bash
+# {sweep.description}: {number} on {points[0].ranks} rank{"s" * (points[0].ranks != 1)}. Written by slurm/submit.py.
+{header(options | own)}
+
+points=(
+{names}
+)
+cd "$SLURM_SUBMIT_DIR" || exit
+{source(cluster)}
+launch python -m hpc_dmaml.sweep {shlex.quote(str(sweep.folder))} --point "${{points[$SLURM_ARRAY_TASK_ID]}}"
+"""
+
+
+def analysis_script(sweep: Sweep, options: Options, cluster: Path | None, after: Sequence[str]) -> str:
+    """The script of the job that draws the figures when the jobs `after` have ended, however they did."""
+    kept = {name: value for name, value in options.items() if name in FOR_ANALYSIS}
+    own = {
+        "job-name": f"{sweep.name}_analysis",
+        "output": f"{log_file(sweep.folder, '%j')}",
+        "ntasks": "1",
+        "mem": "4G",
+        "dependency": f"afterany:{':'.join(after)}",
+    }
+    folder = shlex.quote(str(sweep.folder))
+    commands = [f"python analysis/report.py {folder} --output {folder}/report.html"]
+    commands += [f"python analysis/figures.py {shlex.quote(figure)} {folder}" for figure in sweep.figures]
+    tried = "\n".join(f"try {command}" for command in commands)
+    return f"""#!/usr/bin/env bash
+# {sweep.description}: the analysis. Written by slurm/submit.py.
+{header(kept | own)}
+
+cd "$SLURM_SUBMIT_DIR" || exit
+{source(cluster)}
+failed=0
+try() {{ echo "+ $*"; "$@" || {{ failed=1; echo "this failed: $*" >&2; }}; }} # and the next is tried all the same
+{tried}
+exit "$failed"
+"""
+
+
+def header(options: Options) -> str:
+    return "\n".join(f"#SBATCH --{name}" + (f"={value}" if value else "") for name, value in options.items())
+
+
+def source(cluster: Path | None) -> str:
+    return "source slurm/launch.sh" + (f" {shlex.quote(str(cluster))}" if cluster else "")
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """0-3,7 for 0, 1, 2, 3, 7."""
+    runs = [list(run) for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
+    return ",".join(str(run[0][1]) + (f"-{run[-1][1]}" if len(run) > 1 else "") for run in runs)
+
+
+def submit(
+    sweep: Sweep, points: Sequence[Point], options: Options, cluster: Path | None, max_running: int | None, dry: bool
+) -> None:
+    """Submit arrays and analysis, or show their scripts.
+
+    `max_running` holds for the whole sweep: then the arrays, of which each has its own limit, wait for one another.
+    """
+    by_ranks = sorted(points, key=lambda point: (-point.ranks, point.index))
+    arrays = [list(group) for _, group in groupby(by_ranks, lambda point: point.ranks)]
+    jobs: list[str] = []
+    if not dry:
+        sweep.copy()
+        (sweep.folder / "jobs").mkdir(exist_ok=True)
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    for array in arrays:
+        after = jobs[-1] if max_running and jobs else None
+        text = array_script(sweep, array, options, cluster, max_running, after)
+        jobs.append(_hand_in(sweep, f"{stamp}_{array[0].ranks}_ranks", text, dry))
+        if not dry:
+            note_submission(sweep.folder, jobs[-1], array)
+            print(f"job {jobs[-1]}: {len(array)} points on {array[0].ranks} ranks")
+    job = _hand_in(sweep, f"{stamp}_analysis", analysis_script(sweep, options, cluster, jobs), dry)
+    if not dry:
+        print(f"job {job}: the analysis, when they have ended: {sweep.folder / 'report.html'}")
+
+
+def _hand_in(sweep: Sweep, name: str, text: str, dry: bool) -> str:
+    """Write a script beside the results and submit it. Returns the job's number, which is a word in a dry run."""
+    path = sweep.folder / "jobs" / f"{name}.sbatch"
+    if dry:
+        print(f"# ---- {path}\n{text}")
+        return "JOB"
+    path.write_text(text, encoding="utf-8")
+    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"sbatch refuses {path}: {done.stderr.strip()}")
+    return done.stdout.strip().split(";")[0]  # a cluster's name may follow
+
+
+def show_status(sweep: Sweep) -> None:
+    """How many points are how far, and the log's end of each that failed."""
+    found = states(sweep)
+    counts = Counter(state.word for state in found)
+    words = ", ".join(f"{counts[word]} {word}" for word in STATES if counts[word])
+    print(f"{sweep.name}: {len(found)} points: {words}; {sum(state.restarts for state in found)} restarts")
+    for state in found:
+        if state.word == FAILED:
+            print(f"\n{_failure(sweep, state)}")
+
+
+def _failure(sweep: Sweep, state: State) -> str:
+    lines = [f"failed: {state.point.name}, after {state.runs} runs" + (f": {state.note}" if state.note else "")]
+    if state.job is not None:
+        log = log_file(sweep.folder, state.job)
+        lines += [f"  job {state.job} {_ending(state.job)}".rstrip(), f"  log {log}"]
+        if log.exists():
+            lines += [f"  | {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]]
+    return "\n".join(lines)
+
+
+def _ending(job: str) -> str:
+    """How a job ended, from SLURM's memory of the last minutes, else from its accounting, where there is one."""
+    for command, pattern in (
+        (["scontrol", "--oneliner", "show", "job", job], r"JobState=(\S+).*?ExitCode=(\S+)"),
+        (["sacct", "-nXP", "-o", "State,ExitCode", "-j", job], r"([^|\n]+)\|(\S+)"),
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            continue
+        found = re.search(pattern, done.stdout)
+        if done.returncode == 0 and found:
+            return f"({found[1]}, exit code {found[2]})"
+    return ""
+
+
+def chosen_points(sweep: Sweep, only_missing: bool) -> list[Point]:
+    """The points to submit. Raises ValueError where that would run some twice, or none."""
+    found = states(sweep)
+    left = [state.point for state in found if state.word not in TAKEN]
+    if not only_missing and len(left) < len(found):
+        taken = f"{len(found) - len(left)} of {len(found)} points are complete, running or waiting"
+        raise ValueError(f"{sweep.folder}: {taken}; --only-missing submits the rest")
+    if not left:
+        raise ValueError(f"{sweep.folder}: nothing is missing")
+    return left
+
+
+def read_options(cluster: Path | None) -> Options:
+    """The options of the job scripts, with the cluster's in their place. Raises ValueError."""
+    options: Mapping[str, str] = options_in((HERE / "array.sbatch").read_text(encoding="utf-8"))
+    if cluster is None:
+        return dict(options)
+    try:
+        return {**options, **options_in(cluster.read_text(encoding="utf-8"))}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--cluster: {cluster}: {error}") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Hand a sweep to SLURM, or ask how far it is.")
+    parser.add_argument("sweep", type=Path, help="YAML file of a sweep, or the folder of its results")
+    parser.add_argument("--cluster", type=Path, help="what is special about your cluster; default: slurm/cluster.sh")
+    parser.add_argument("--max-running", type=int, help="so many points at once, at most")
+    parser.add_argument("--only-missing", action="store_true", help="submit what nobody has completed or is at")
+    parser.add_argument("--dry-run", action="store_true", help="show the scripts, submit nothing")
+    parser.add_argument("--status", action="store_true", help="how many points are done, running, waiting, failed")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the folder of results")
+    given = parser.parse_args(arguments)
+    default = HERE / "cluster.sh"
+    try:
+        sweep = sweeps.load(given.sweep, given.results)
+        if given.status:
+            show_status(sweep)
+            return 0
+        if given.max_running is not None and given.max_running < 1:
+            raise ValueError(f"--max-running must be 1 or more, not {given.max_running}")
+        sweep.check()
+        options = read_options(given.cluster or (default if default.exists() else None))
+        points = chosen_points(sweep, given.only_missing)
+        submit(sweep, points, options, given.cluster, given.max_running, given.dry_run)
+    except (ValueError, OSError) as error:
+        print(f"submit: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
