@@ -78,16 +78,15 @@ class Recorder:
         }
         self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
         self._last_write, self._last_run, self._write_s = time.monotonic(), self.first_run, 0.0
-        if self.active and previous is not None:
+        self._slurm_restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        if self.active and (previous is not None or self._slurm_restarts):
             self._write(job.output, "running")  # a restart counts, even if it is killed before it makes a run
 
     def stands_still(self) -> bool:
         """Has SLURM restarted this job `STILL` times without a run between? Then it would go on like that for ever. The
         same on every rank."""
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-        moves = self.job.previous is not None and self._restarts[-STILL:] != [self.first_run] * STILL
-        still = restarts >= STILL and not moves and self.first_run < self.job.config.runs
-        return bool(self.job.comm.broadcast_object(still))
+        still = self._slurm_restarts >= STILL and self._restarts[-STILL:] == [self.first_run] * STILL
+        return bool(self.job.comm.broadcast_object(still and self.first_run < self.job.config.runs))
 
     def record(
         self,

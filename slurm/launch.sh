@@ -29,6 +29,7 @@ launch() {
   while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done
   wait "$launcher"
   code=$?
+  trap - USR1 TERM
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
     scontrol requeue "$SLURM_JOB_ID" && sleep 60                    # SLURM ends this shell, and starts it again later

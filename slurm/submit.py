@@ -65,7 +65,7 @@ def array_script(
         "ntasks": str(points[0].ranks),
         **({"dependency": f"afterany:{after}"} if after else {}),
     }
-    names = "\n".join(f"  [{point.index}]={shlex.quote(point.name)}" for point in points)
+    names = "\n".join(f"  [{point.index}]='{point.name}'" for point in points)
     number = f"{len(points)} point{'s' * (len(points) != 1)}"
     return f"""#!/usr/bin/env bash
 # {sweep.description}: {number} on {points[0].ranks} rank{"s" * (points[0].ranks != 1)}. Written by slurm/submit.py.

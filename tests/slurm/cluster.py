@@ -21,6 +21,8 @@ ROOT = HERE.parents[1]
 BIN = Path(sys.executable).parent
 """Where the interpreter is, and MPICH, if the extra brought it."""
 NODES = 2
+SRUN, MPIRUN = "srun --mpi=pmi2", "mpirun"
+"""The launchers that fit MPICH."""
 UNAVAILABLE = 77
 """Exit code of cluster_up.sh where SLURM cannot be had."""
 
@@ -35,20 +37,28 @@ class Cluster:
     """Where jobs are submitted from: it has the job scripts, as the root of the repository does."""
     environment: dict[str, str]
 
-    def submit(self, launcher: str, options: str, script: str, arguments: str) -> str:
-        """Hand in a job of two ranks, one a node. Returns its number."""
-        resources = "--nodes=2 --ntasks=2 --mem-per-cpu=500M --time=5"
-        line = f"sbatch --parsable {resources} {options} slurm/{script} {arguments}"
+    @property
+    def by_hand(self) -> dict[str, str]:
+        """The environment of a job without SLURM."""
+        return self.environment | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+    def submit(self, launcher: str, arguments: str, options: str = "--nodes=2 --ntasks=2") -> str:
+        """Hand in one job, by default of two ranks, one a node. Returns its number."""
+        line = f"slurm/sbatch --parsable {options} slurm/run.sbatch {arguments}"
         return self.command(line, LAUNCHER=launcher).strip()
+
+    def submit_sweep(self, sweep: Path, launcher: str, arguments: str = "") -> list[str]:
+        """Hand in a sweep. Returns the numbers of its arrays and of its analysis."""
+        said = self.command(f"{sys.executable} slurm/submit.py {sweep} {arguments}", LAUNCHER=launcher)
+        return re.findall(r"^job (\d+)", said, re.MULTILINE)
 
     def end(self, job: str) -> tuple[str, int]:
         """Wait for a job, or a task JOB_TASK of an array. Returns its state and exit code, and shows its log."""
         fields: dict[str, str] = {}
 
         def ended() -> bool:
-            shown = self.command(f"scontrol --oneliner show job {job}")
-            fields.update(re.findall(r"\b(JobState|ExitCode|StdOut)=(\S+)", shown))
-            return fields["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+            fields.update(self.facts(job))
+            return fields["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
 
         try:
             wait_for(ended, f"the end of job {job}")
@@ -56,6 +66,10 @@ class Cluster:
             log = Path(fields["StdOut"])
             print(log.read_text() if log.exists() else f"job {job} has no log")
         return fields["JobState"], int(fields["ExitCode"].split(":")[0])
+
+    def facts(self, job: str) -> dict[str, str]:
+        """What SLURM knows about a job."""
+        return dict(re.findall(r"(\w+)=(\S+)", self.command(f"scontrol --oneliner show job {job}")))
 
     def command(self, line: str, **variables: str) -> str:
         """Run a command where jobs are submitted. Returns what it prints."""
@@ -71,7 +85,11 @@ class Cluster:
 def booted(state: Path, folder: Path) -> Iterator[Cluster]:
     """A cluster that keeps its state in `state` and takes jobs from `folder`. Raises Unavailable."""
     shutil.copytree(ROOT / "slurm", folder / "slurm", ignore=shutil.ignore_patterns("cluster.sh"))
-    (folder / "slurm" / "cluster.sh").write_text(f"export PATH={shlex.quote(str(BIN))}:$PATH\n")
+    shutil.copytree(ROOT / "analysis", folder / "analysis")
+    (folder / "slurm" / "cluster.sh").write_text(
+        "#SBATCH --mem-per-cpu=300M    # so that many fit on this host\n#SBATCH --time=5\n"
+        f"export PATH={shlex.quote(str(BIN))}:$PATH PYTHONPATH={shlex.quote(str(ROOT))}\n"
+    )
     # A job must not take the launcher of these tests, or the cluster that they may run on, for its own.
     foreign = ("SLURM", "SBATCH", "SRUN", "PMI", "OMPI")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

@@ -5,6 +5,7 @@
 #   SLURM_TEST_DIR    folder for configuration, state and logs   (default ${TMPDIR:-/tmp}/slurm-test)
 #   SLURM_TEST_NODES  number of virtual nodes                    (default 2)
 #   SLURM_TEST_CPUS   CPUs that each node claims to have         (default 16)
+#   SLURM_TEST_PROCTRACK  how a job's processes are known    (default linuxproc; cgroup needs cgroup v1)
 #   SLURM_TEST_PORT   port of slurmctld; the nodes take the next (default 16817)
 # The last line printed is the command that points sbatch, srun, … to this cluster.
 set -euo pipefail
@@ -12,6 +13,7 @@ dir=${SLURM_TEST_DIR:-${TMPDIR:-/tmp}/slurm-test}
 nodes=${SLURM_TEST_NODES:-2}
 cpus=${SLURM_TEST_CPUS:-16}
 port=${SLURM_TEST_PORT:-16817}
+proctrack=${SLURM_TEST_PROCTRACK:-linuxproc}
 export SLURM_CONF=$dir/slurm.conf
 
 # ---- packages
@@ -58,16 +60,23 @@ CredType=cred/munge
 AuthInfo=socket=$dir/munge/munge.sock,cred_expire=5
 NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 \
   Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=$memory_mib
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10
+# Jobs in main take the nodes from those in scavenge, which are warned (--signal) and requeued.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 PriorityTier=10 PreemptMode=OFF
+PartitionName=scavenge Nodes=ALL MaxTime=INFINITE DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 # Virtual nodes claim more than the host has.
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=64
 TaskPlugin=task/none
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/$proctrack
 SwitchType=switch/none
 MpiDefault=none
+JobRequeue=1
+KillOnBadExit=1
 AccountingStorageType=accounting_storage/none
 FirstJobId=$(cat "$dir/first_job")
 # Jobs start at once, end soon when killed, and can be asked about for an hour.

@@ -1,0 +1,157 @@
+"""A sweep on a real SLURM: its points as job arrays, interrupted, killed, failing, and the analysis after them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hpc_dmaml import results, sweep
+from hpc_dmaml.sweep import states
+from tests.helpers import differing
+from tests.processes import ROOT
+from tests.slurm.cluster import MPIRUN, SRUN, wait_for
+from tests.test_submit import submit
+
+COMMON = """
+set:
+  workers: 2
+  task: {class_path: tests.helpers.Slow}
+  model: {class_path: MLP, init_args: {hidden: [5]}}
+  tasks: 2
+  threads: 1
+  exchange: gather
+  validation: {every: 5, tasks: 2}
+"""
+SIX = f"""{COMMON}
+  runs: 10
+grid:
+  maml.inner_lr: [0.01, 0.001]
+  data:
+    here: {{}}
+    not here: {{task: {{class_path: ImageFolder, init_args: {{root: nowhere}}}}}}
+    here too: {{tasks: 4}}
+figures: [curves]
+"""
+DISTURBED = f"""{COMMON}
+  runs: 60
+  checkpoint.every: 1
+  task.run_s: 0.1
+grid:
+  what:
+    interrupted: {{}}
+    stands still: {{tasks: 3, time_limit_s: 0.001}}
+"""
+KILLED = DISTURBED[: DISTURBED.index("    interrupted")] + "    killed: {}\n"
+
+
+def written(cluster, name: str, text: str) -> sweep.Sweep:
+    path = cluster.folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return sweep.load(path, cluster.folder / "results")
+
+
+def runs_in(point: sweep.Point) -> int:
+    return len(results.read(point.output, "runs")["runs/run"]) if point.output.exists() else 0
+
+
+def undisturbed(cluster, one: sweep.Sweep, point: sweep.Point) -> results.Results:
+    """The file of the same point, run here, without SLURM."""
+    command = [sys.executable, "-m", "hpc_dmaml.sweep", str(one.path), "--point", point.name, "--results", "by_hand"]
+    subprocess.run(["mpirun", "-n", "2", *command], cwd=cluster.folder, check=True, env=cluster.by_hand)
+    return results.read(cluster.folder / "by_hand" / one.name / point.output.name, verify=True)
+
+
+def word(cluster, one: sweep.Sweep, point: sweep.Point) -> str:
+    """The state of a point, as a user would ask."""
+    listed = cluster.command(f"{sys.executable} -m hpc_dmaml.sweep {one.path}")
+    return next(line.split()[-2] for line in listed.splitlines() if line.endswith(f"{point.name}.h5"))
+
+
+def test_an_array_of_points_two_at_a_time_one_failing_and_the_analysis_after_them(cluster):
+    six = written(cluster, "six", SIX)
+    array, analysis = cluster.submit_sweep(six.path, SRUN, "--max-running 2")
+    most = 0
+
+    def ended() -> bool:
+        nonlocal most
+        running = cluster.command(f"squeue --noheader --array --states=RUNNING --jobs={array},{analysis} --format=%i")
+        most = max(most, len(running.split()))
+        return cluster.facts(analysis)["JobState"] in ("COMPLETED", "FAILED")
+
+    wait_for(ended, "the analysis")
+    assert most == 2
+    ends = [cluster.facts(f"{array}_{point.index}")["EndTime"] for point in six.points]
+    assert cluster.facts(analysis)["StartTime"] >= max(ends)
+    bad = [point for point in six.points if point.settings["data"] == "not here"]
+    assert [state.word for state in states.states(six)].count("complete") == 4
+    listed = cluster.command(f"{sys.executable} -m hpc_dmaml.sweep {six.path} --missing").splitlines()[1:]
+    assert [int(line.split()[0]) for line in listed] == [point.index for point in bad]
+    told = cluster.command(f"{sys.executable} slurm/submit.py {six.path} --status")
+    assert "six: 6 points: 4 complete, 2 failed" in told
+    assert f"job {array}_{bad[0].index} (FAILED, exit code 2:0)" in told
+    assert "nowhere" in told
+    for point in (six.points[0], six.points[-1]):
+        assert differing(results.read(point.output, verify=True), undisturbed(cluster, six, point)) == set()
+    assert (six.folder / "report.html").exists()
+
+
+def test_interrupted_killed_and_standing_still_points_end_as_they_should(cluster):
+    disturbed, killed = written(cluster, "disturbed", DISTURBED), written(cluster, "killed", KILLED)
+    first = cluster.submit_sweep(disturbed.path, MPIRUN)[0]
+    second = cluster.submit_sweep(killed.path, SRUN)[0]
+    (interrupted, still), (torn,) = disturbed.points, killed.points
+
+    for kill in range(3):
+        before = runs_in(torn)
+        wait_for(lambda before=before: runs_in(torn) > before + 3, f"runs before kill {kill + 1}")
+        if kill == 0:
+            wait_for(lambda: runs_in(interrupted) > 3, "runs before the interruption")
+            cluster.command(f"scancel --signal=USR1 --batch {first}_{interrupted.index}")
+        kill_ranks(torn.name)
+        cluster.command(f"scontrol requeue {second}_{torn.index}")
+
+    assert cluster.end(f"{first}_{interrupted.index}") == ("COMPLETED", 0)
+    assert cluster.end(f"{second}_{torn.index}") == ("COMPLETED", 0)
+    for one, point, restarts in ((disturbed, interrupted, 1), (killed, torn, 3)):
+        source = results.read(point.output, verify=True)
+        assert source.status == "complete"
+        assert source.attributes["restarts"] == restarts
+        assert differing(source, undisturbed(cluster, one, point)) == {"checkpoint/restarts"}
+    log = states.log_file(disturbed.folder, f"{first}_{interrupted.index}").read_text()
+    assert re.search(r"Stopped as asked(?s:.*)exit code 75(?s:.*)resumed at run(?s:.*)exit code 0", log)
+
+    assert cluster.end(f"{first}_{still.index}") == ("FAILED", 1)
+    log = states.log_file(disturbed.folder, f"{first}_{still.index}").read_text()
+    assert log.count("exit code 75") == 3
+    assert "SLURM restarts this job again and again, and it makes no run" in log
+    assert runs_in(still) == 0
+    assert word(cluster, disturbed, still) == "failed"
+
+
+def kill_ranks(point: str) -> None:
+    """Kill the processes that compute a point, at once, as a node that falls over does."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"python" in words[0] and b"hpc_dmaml.sweep" in words and point.encode() in words:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_slurm_accepts_the_scripts_of_every_shipped_sweep(cluster, path):
+    one = sweep.load(path, cluster.folder / "results")
+    options = submit.read_options(cluster.folder / "slurm" / "cluster.sh")
+    texts = [submit.analysis_script(one, options, None, ["1"])]
+    for ranks in {point.ranks for point in one.points}:
+        points = [point for point in one.points if point.ranks == ranks]
+        texts.append(submit.array_script(one, points, options, max_running=8))
+    for text in texts:
+        (cluster.folder / "tried.sbatch").write_text(text)
+        cluster.command("sbatch --test-only tried.sbatch")
