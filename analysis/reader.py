@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import yaml
 
 from hpc_dmaml import results
 from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.sweep.states import differing
 
 GROUPS = ("runs", "workers", "ranks", "validation")
 REPEATS = {
@@ -32,17 +34,27 @@ REPEATS = {
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """What a file says of itself, without its arrays."""
 
     path: Path
     attributes: Mapping[str, Any]
     """Root attributes: status, start, end, versions, git_commit, outputs, restarts, best_run, best_score, …"""
-    fields: Mapping[str, Any]
-    """The configuration, flat: "optimizer" is the class, "optimizer.lr" its rate; lists are tuples."""
+    config: Mapping[str, Any]
+    """The configuration as it is stored."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """In a sweep: its axes with this point's values or labels."""
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The configuration, flat: "optimizer" is the class, "optimizer.lr" its rate; lists are tuples."""
+        return _flat(self.config)
+
+    @cached_property
+    def ranks(self) -> int:
+        """Ranks that it ran on; the most, if a resume changed them."""
+        return len(self.read("ranks")["ranks/host"])
 
     @property
     def status(self) -> str:
@@ -64,7 +76,10 @@ class Job:
         return 1 / int(self.attributes["outputs"])
 
     def value(self, name: str) -> Any:
-        """Its setting on a sweep's axis, else its configuration's field; None if its classes have no such field."""
+        """Its setting on a sweep's axis, else its configuration's field, or "ranks"; None if its classes have no such
+        field."""
+        if name == "ranks":
+            return self.ranks
         return self.settings[name] if name in self.settings else self.fields.get(name)
 
     def read(self, *groups: str) -> results.Results:
@@ -104,8 +119,10 @@ def read(sources: Iterable[str | Path]) -> Collection:
             continue
         point = points.get(path.resolve())
         if point is not None:
-            job = Job(job.path, job.attributes, job.fields, dict(point.settings))
-            notes += _contradictions(job, point)
+            job = replace(job, settings=dict(point.settings))
+            wrong = differing(point.fields, job.config)
+            if wrong:  # the file's own configuration is the truth about it
+                notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {_some(wrong)}")
         jobs.append(job)
     if not jobs:
         raise ValueError("; ".join(unreadable))
@@ -145,7 +162,7 @@ def table(
     columns: dict[str, Any] = {"job": _repeat([str(job.path) for job in jobs], lengths)}
     for name in (*by, *(["seed"] if "seed" not in by else [])):
         columns[name] = _repeat([job.seed if name == "seed" else job.value(name) for job in jobs], lengths)
-    for name in parts[0]:
+    for name in list(parts[0]):
         columns[name] = np.concatenate([part.pop(name) for part in parts])
     return pd.DataFrame(columns, copy=False)
 
@@ -172,7 +189,7 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
     their mean would mean nothing.
     """
     for name in by:
-        known = dict.fromkeys(n for job in jobs for n in (*job.settings, *job.fields))
+        known = dict.fromkeys(n for job in jobs for n in ("ranks", *job.settings, *job.fields))
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = (
@@ -201,6 +218,8 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
     found: dict[Path, sweeps.Sweep] = {}
     notes = []
     given = [Path(source) for source in sources]
+    if not given:
+        raise ValueError("give result files, folders of them, or a sweep")
     for source in given:
         if source.suffix in (".yaml", ".yml"):
             source = sweeps.load(source).folder
@@ -224,7 +243,7 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
 def _open(path: Path) -> Job:
     source = results.read(path, "nothing")  # the name of no group: attributes alone
     config = yaml.load(source.attribute("config"), Loader=LOADER)
-    return Job(path, source.attributes, _flat(config))
+    return Job(path, source.attributes, config)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -238,17 +257,6 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = tuple(value) if isinstance(value, list) else value
     return flat
-
-
-def _contradictions(job: Job, point: sweeps.Point) -> list[str]:
-    """The file's own configuration is the truth about it."""
-    wrong = [
-        f"{name} {job.fields[name]}, not {value}"
-        for name, value in point.fields.items()
-        if name in job.fields and name not in REPEATS - {"seed"} and not isinstance(value, dict)
-        and job.fields[name] != (tuple(value) if isinstance(value, list) else value)
-    ]  # fmt: skip
-    return [f"{job.path.name} was run with other settings than its sweep.yaml has: {'; '.join(wrong)}"] if wrong else []
 
 
 def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> dict[str, np.ndarray]:

@@ -66,7 +66,6 @@ SETTINGS = {
     "legend.handlelength": 2.2, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 300,
     "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "hpc_dmaml",
 }  # fmt: skip
-_SCALED = re.compile(r"(\w+) (\d+(?:\.\d+)?)x")
 
 
 @contextmanager
@@ -84,10 +83,10 @@ def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, **options: An
 
 def colour(value: Any, values: Sequence[Any]) -> str:
     """The colour of one of an axis's `values`, in hexadecimal. All values of the axis, also those that are not drawn."""
-    scaled = _SCALED.fullmatch(str(value))
-    if scaled and scaled[1] in FIXED:
-        same = sorted({float(m[2]) for v in values if (m := _SCALED.fullmatch(str(v))) and m[1] == scaled[1]})
-        return _shade(FIXED[scaled[1]], same.index(float(scaled[2])), len(same))
+    ratio = scaled(value)
+    if ratio and ratio[0] in FIXED:
+        same = _ratios(ratio[0], values)
+        return _shade(FIXED[ratio[0]], same.index(ratio[1]), len(same))
     if str(value) in FIXED:
         return FIXED[str(value)]
     place = list(values).index(value)
@@ -98,13 +97,15 @@ def colour(value: Any, values: Sequence[Any]) -> str:
 
 def line(value: Any, values: Sequence[Any]) -> dict[str, Any]:
     """Colour and line style of one of an axis's values, as options of `Axes.plot`."""
-    scaled = _SCALED.fullmatch(str(value))
-    if scaled:
-        ratios = sorted({float(m[2]) for v in values if (m := _SCALED.fullmatch(str(v))) and m[1] == scaled[1]})
-        place = 1 + ratios.index(float(scaled[2]))
-    else:
-        place = list(values).index(value)
+    ratio = scaled(value)
+    place = 1 + _ratios(ratio[0], values).index(ratio[1]) if ratio else list(values).index(value)
     return {"color": colour(value, values), "linestyle": DASHES[place % len(DASHES)]}
+
+
+def scaled(label: Any) -> tuple[str, float] | None:
+    """What a label such as "workers 2x" scales, and how many times; None for another label."""
+    found = re.fullmatch(r"(\w+) (\d+(?:\.\d+)?)x", str(label))
+    return (found[1], float(found[2])) if found else None
 
 
 def steps(count: int) -> list[str]:
@@ -120,8 +121,8 @@ def is_ordered(values: Sequence[Any]) -> bool:
 def words(name: str, value: Any) -> str:
     """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
     if isinstance(value, str):
-        if scaled := _SCALED.fullmatch(value):
-            return f"{scaled[1]} {scaled[2]}×"
+        if ratio := scaled(value):
+            return f"{ratio[0]} {ratio[1]:g}×"
         return VALUES.get(value, value.rpartition(".")[2] if "." in value else value)
     if isinstance(value, bool) or value is None:
         return f"{FIELDS.get(name, name)}: {'none' if value is None else 'yes' if value else 'no'}"
@@ -152,6 +153,10 @@ def save(figure: Figure, path: Path) -> None:
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     figure.savefig(path, metadata=dates.get(path.suffix.lower()))
     plt.close(figure)
+
+
+def _ratios(family: str, values: Sequence[Any]) -> list[float]:
+    return sorted({ratio[1] for value in values if (ratio := scaled(value)) and ratio[0] == family})
 
 
 def _shade(base: str, place: int, count: int) -> str:

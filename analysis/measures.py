@@ -1,0 +1,299 @@
+"""The numbers behind the pictures: from the jobs of some settings to tidy tables, one row for each thing that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import reader
+import stats
+import style
+
+PARTS = ("work", "exchange", "wait", "validation")
+"""What a rank's time goes to, as the columns of the table ranks name it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How numbers are made of files."""
+
+    interval: stats.Kind = "t"
+    level: float = stats.LEVEL
+    degree: int | None = stats.DEGREE
+    """Of the polynomial fit; None for no fit."""
+    step: int | None = None
+    """Adaptation step of the validation; None for the last."""
+    last: float = 0.1
+    """Final values are means over this last part of the validations, at least one."""
+
+    def __post_init__(self) -> None:
+        for good, name, value, rule in (
+            (0 < self.level < 1, "level", self.level, "between 0 and 1"),
+            (self.degree is None or self.degree >= 1, "degree", self.degree, "1 or more"),
+            (self.step is None or self.step >= 0, "step", self.step, "0 (before adaptation) or more"),
+            (0 < self.last <= 1, "last", self.last, "above 0, up to 1"),
+        ):
+            if not good:
+                raise ValueError(f"{name} must be {rule}, not {value}")
+
+    @property
+    def words(self) -> str:
+        return f"{self.level:.0%} confidence interval ({stats.NAMES[self.interval]})"
+
+    def summarise(self, values: np.ndarray) -> stats.Summary:
+        return stats.summarise(values, self.interval, self.level)
+
+
+class Settings:
+    """Jobs by what tells them apart, and how each setting is called and drawn."""
+
+    def __init__(self, jobs: Sequence[reader.Job], by: Sequence[str], every: Iterable[tuple[Any, ...]] = ()) -> None:
+        """`by`: axes or fields. `every`: all settings of the sweep, so that colours stay where some are left out.
+
+        Raises ValueError where a setting's jobs are no repetitions of one another.
+        """
+        self.by, self.notes = tuple(by), list[str]()
+        self.jobs = {key: self._once(key, members) for key, members in reader.grouped(jobs, by).items()}
+        self._every = list(dict.fromkeys([*every, *self.jobs]))
+
+    def _once(self, key: tuple[Any, ...], jobs: list[reader.Job]) -> list[reader.Job]:
+        """Of files of the same seed, the first: they are no independent repetitions."""
+        once = {job.seed: job for job in reversed(jobs)}
+        twice = [job.path.name for job in jobs if job not in once.values()]
+        if twice:
+            self.notes.append(f"{self.label(key)}: left out, as their seeds are there already: {', '.join(twice)}")
+        return sorted(once.values(), key=lambda job: job.seed)
+
+    def label(self, key: tuple[Any, ...]) -> str:
+        return ", ".join(style.words(n, v) for n, v in zip(self.by, key, strict=True)) or "all"
+
+    def line(self, key: tuple[Any, ...]) -> dict[str, Any]:
+        """Colour and line style, as options of `Axes.plot`."""
+        if len(self.by) == 1:
+            return style.line(key[0], [each[0] for each in self._every])
+        return style.line(key, self._every)
+
+    def columns(self, key: tuple[Any, ...]) -> dict[str, Any]:
+        """What a row of a table says of the setting."""
+        return dict(zip(self.by, key, strict=True))
+
+    def some(self, keys: Iterable[tuple[Any, ...]]) -> Settings:
+        """Only these settings, looking as before."""
+        part = object.__new__(Settings)
+        part.by, part.notes, part._every = self.by, self.notes, self._every
+        part.jobs = {key: self.jobs[key] for key in keys if key in self.jobs}
+        return part
+
+    @property
+    def all_jobs(self) -> list[reader.Job]:
+        return [job for jobs in self.jobs.values() for job in jobs]
+
+    @property
+    def seeds(self) -> str:
+        """How many repetitions there are, in words."""
+        counts = sorted({len(jobs) for jobs in self.jobs.values()})
+        if counts == [1]:
+            return "one seed, so no interval"
+        return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
+    """Validation over runs: a row for each setting and validation.
+
+    Columns: the setting, variable, step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), and fit, fit_low,
+    fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
+    """
+    parts = []
+    for key, jobs in settings.jobs.items():
+        table = reader.table(jobs, "validation", [variable])
+        if table.empty:
+            continue
+        wanted = options.step if step is None else step
+        last = int(table["step"].max())
+        if wanted is not None and wanted > last:
+            raise ValueError(f"step: {wanted} is more than the {last} adaptation steps of the validation")
+        table = table[table["step"] == (last if wanted is None else wanted)]
+        wide = table.pivot(index="run", columns="job", values=[variable, "seen_tasks", "wall_s"])
+        summary = options.summarise(wide[variable].to_numpy().T)
+        rows = {
+            **settings.columns(key), "variable": variable, "step": last if wanted is None else wanted,
+            "runs": wide.index.to_numpy() + 1, "seen_tasks": wide["seen_tasks"].mean(axis=1).to_numpy(),
+            "wall_s": wide["wall_s"].mean(axis=1).to_numpy(),
+            "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
+        }  # fmt: skip
+        if options.degree is not None:
+            for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
+                polynomial = stats.fit(rows["runs"], rows[column], options.degree)
+                known = np.isfinite(rows[column])
+                rows[name] = np.where(known, np.nan if polynomial is None else polynomial(rows["runs"]), np.nan)
+        parts.append(pd.DataFrame(rows))
+    if not parts:
+        raise ValueError("the files hold no validation yet")
+    return pd.concat(parts, ignore_index=True)
+
+
+def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
+    """Where validation ends: a row for each setting and adaptation step; mean over the last part of the validations.
+
+    Columns: the setting, variable, step, runs (done, on average), mean, low, high, n, and values (one a seed).
+    """
+    rows = []
+    for key, jobs in settings.jobs.items():
+        ends, runs = [], []
+        for job in jobs:
+            values = job.read("validation")[f"validation/{variable}"].mean(axis=2)  # (V, S + 1)
+            if len(values):
+                ends.append(values[-max(1, round(options.last * len(values))) :].mean(axis=0))
+                runs.append(len(job.read("runs")["runs/run"]))
+        if not ends:
+            continue
+        summary = options.summarise(np.array(ends))
+        for step in range(len(ends[0])):
+            row = {
+                **settings.columns(key), "variable": variable, "step": step, "runs": float(np.mean(runs)),
+                "mean": summary.mean[step], "low": summary.low[step], "high": summary.high[step],
+                "n": int(summary.n[step]), "values": tuple(float(end[step]) for end in ends),
+            }  # fmt: skip
+            rows.append(row)
+    if not rows:
+        raise ValueError("the files hold no validation yet")
+    return pd.DataFrame(rows)
+
+
+def differences(settings: Settings, reference: tuple[Any, ...], variable: str, options: Options) -> pd.DataFrame:
+    """Final values of each other setting less those of the `reference`: mean, low, high (Welch), n, n_reference."""
+    table = final(settings, variable, options)
+    table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
+    samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
+    if reference not in samples:
+        raise ValueError(f"there is no setting {settings.label(reference)}")
+    rows = []
+    for key, values in samples.items():
+        if key == reference:
+            continue
+        found = stats.difference(values, samples[reference], options.interval, options.level)
+        row = {
+            **settings.columns(key), "variable": variable, "reference": settings.label(reference),
+            "mean": found.mean, "low": found.low, "high": found.high, "n": len(values),
+            "n_reference": len(samples[reference]),
+        }  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def run_seconds(job: reader.Job) -> float:
+    """Duration of a run without its validation, in seconds: the median over all runs but the first, which warms up."""
+    source = job.read("runs", "ranks")
+    wall = source["runs/wall_s"]
+    if len(wall) < 2:
+        return float("nan")
+    validation = np.nan_to_num(source["ranks/validation_s"]).max(axis=1)
+    return float(np.median(np.diff(wall) - validation[1:]))
+
+
+def durations(settings: Settings, baseline: tuple[Any, ...], options: Options) -> pd.DataFrame:
+    """Duration of a run, a row for each setting: run_s, low_s, high_s, n; relative (to the baseline of the same seed,
+    or to its mean where that seed is missing), low, high."""
+    seconds = {k: {job.seed: run_seconds(job) for job in jobs} for k, jobs in settings.jobs.items()}
+    if baseline not in seconds:
+        raise ValueError(f"there is no {settings.label(baseline)} to compare with")
+    base = seconds[baseline]
+    rows = []
+    for key, own in seconds.items():
+        absolute = options.summarise(np.array(list(own.values())))
+        mean = np.nanmean(list(base.values()))
+        ratios = [value / base.get(seed, mean) for seed, value in own.items()]
+        relative = options.summarise(np.array(ratios))
+        row = {
+            **settings.columns(key), "run_s": absolute.mean, "low_s": absolute.low, "high_s": absolute.high,
+            "n": absolute.n, "relative": relative.mean, "low": relative.low, "high": relative.high,
+        }  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
+    """Wall time over runs, and on to so many `runs` at each job's mean pace. Means over the seeds.
+
+    Columns: the setting, runs (done), wall_s, n, extrapolated (the last row of a setting that has not come so far).
+    """
+    parts = []
+    for key, jobs in settings.jobs.items():
+        table = reader.table(jobs, "runs", ["wall_s"])
+        if table.empty:
+            continue
+        wide = table.pivot(index="run", columns="job", values="wall_s")
+        done = wide.index.to_numpy() + 1
+        # Seeds that ended early leave gaps, which would make the mean jump: they go on at their own pace.
+        filled = np.array([_at_pace(done, wall) for wall in wide.to_numpy(float).T])
+        measured = {"runs": done, "wall_s": filled.mean(axis=0), "extrapolated": False}
+        part = pd.DataFrame({**settings.columns(key), **measured})[done <= runs]
+        if done[-1] < runs:
+            on = np.array([_at_pace(np.append(done, runs), np.append(wall, np.nan))[-1] for wall in filled])
+            row = {**settings.columns(key), "runs": runs, "wall_s": on.mean(), "extrapolated": True}
+            part = pd.concat([part, pd.DataFrame([row])], ignore_index=True)
+        parts.append(part.assign(n=len(jobs)))
+    if not parts:
+        raise ValueError("the files hold no run yet")
+    return pd.concat(parts, ignore_index=True)
+
+
+def shares(settings: Settings) -> pd.DataFrame:
+    """What a run's time goes to, a row for each setting and part: seconds a run and share, means over runs, ranks, seeds.
+
+    The parts are `PARTS` and rest: drawing tasks of the validation, weights, writing. The first run, which warms up, is
+    left out.
+    """
+    rows = []
+    for key, jobs in settings.jobs.items():
+        seconds = []
+        for job in jobs:
+            source = job.read("runs", "ranks")
+            wall = np.diff(source["runs/wall_s"])
+            if len(wall):
+                parts = [float(np.nan_to_num(np.nanmean(source[f"ranks/{p}_s"][1:], axis=1)).mean()) for p in PARTS]
+                seconds.append([*parts, max(0.0, float(wall.mean()) - sum(parts))])
+        if seconds:
+            mean = np.mean(seconds, axis=0)
+            for part, value in zip((*PARTS, "rest"), mean, strict=True):
+                rows.append({**settings.columns(key), "part": part, "seconds": value, "share": value / mean.sum()})
+    if not rows:
+        raise ValueError("the files hold fewer than two runs: there is nothing to time")
+    return pd.DataFrame(rows)
+
+
+def speed(settings: Settings, options: Options) -> pd.DataFrame:
+    """Training tasks a second over the ranks, for settings whose last name is ranks; speed-up and efficiency.
+
+    Columns: the setting with ranks, tasks_per_s, low, high, n, speed_up (to the fewest ranks of the same curve, and as
+    many times faster as there are ranks there), ideal, efficiency (speed_up / ideal).
+    """
+    rows = []
+    for key, jobs in settings.jobs.items():
+        rates = []
+        for job in jobs:
+            tasks = job.fields["workers"] * job.fields["epochs"] * job.fields["tasks"]
+            rates.append(tasks / run_seconds(job))
+        summary = options.summarise(np.array(rates))
+        rows.append(
+            {**settings.columns(key), "tasks_per_s": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n}
+        )
+    table = pd.DataFrame(rows)
+    curve = list(settings.by[:-1])
+    first = table.sort_values("ranks").groupby(curve, sort=False).head(1) if curve else table.nsmallest(1, "ranks")
+    base = table.merge(first, on=curve, suffixes=("", "_first")) if curve else table.merge(first, how="cross", suffixes=("", "_first"))
+    table = base[list(table.columns)].assign(
+        speed_up=base["tasks_per_s"] / base["tasks_per_s_first"] * base["ranks_first"], ideal=base["ranks"].astype(float)
+    )
+    return table.assign(efficiency=table["speed_up"] / table["ideal"])
+
+
+def _at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
+    """Wall times with the missing ones at the end filled in at the mean pace of those before; the first run warms up."""
+    known = np.flatnonzero(np.isfinite(wall_s))
+    last = known[-1]
+    pace = (wall_s[last] - wall_s[0]) / (runs[last] - runs[0]) if last else wall_s[0] / runs[0]
+    return np.where(np.arange(len(runs)) <= last, wall_s, wall_s[last] + pace * (runs - runs[last]))

@@ -1,0 +1,365 @@
+"""What the pictures show: each function takes settings and gives a figure and the numbers in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import measures
+import numpy as np
+import pandas as pd
+import reader
+import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from measures import Options, Settings
+
+X = {"runs": "runs", "seen_tasks": "training tasks seen", "wall_s": "wall time"}
+FAMILIES = ("workers", "epochs", "tasks")
+"""The ways to scale, in the thesis's order."""
+FEW_WORKERS = 6
+"""Up to so many are drawn as lines, more as rows of an image."""
+PIXELS = 240
+"""Runs side by side in an image of workers; more are averaged."""
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    figure: Figure
+    numbers: pd.DataFrame
+    """What is drawn, and its intervals."""
+
+
+def chosen_variable(settings: Settings, variable: str | None) -> str:
+    """The given one, else accuracy where there is one, else loss."""
+    classified = all(job.has_accuracy for job in settings.all_jobs)
+    if variable == "accuracy" and not classified:
+        raise ValueError("variable: a regression has no accuracy; give loss")
+    return variable or ("accuracy" if classified else "loss")
+
+
+def over_runs(
+    settings: Settings, options: Options, title: str, x: str = "runs", variable: str | None = None, panels: bool = False
+) -> Picture:
+    """Validation over runs, seen tasks or wall time: one curve a setting. `panels`: one for each way to scale."""
+    variable = chosen_variable(settings, variable)
+    table = measures.curves(settings, variable, options)
+    groups = families(settings) if panels else {"": settings}
+    figure, axes = style.subplots(1, len(groups), sharey=True)
+    scale, unit = _time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
+    for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
+        for key in part.jobs:
+            _draw_curve(axis, _of(table, part, key), x, scale, part.label(key), part.line(key))
+        _name_axes(axis, settings, variable, X[x] + unit)
+        if x == "seen_tasks":
+            _in_thousands(axis)
+        axis.set_title(name and f"more {name}")
+        axis.set_xlim(left=0)
+        _legend(axis, len(part.jobs))
+    if len(groups) > 1:
+        # One end for all panels: what comes further to the left is cheaper.
+        for axis in axes[0]:
+            axis.set_xlim(0, table[x].max() / scale * 1.02 if x == "wall_s" else None)
+            axis.label_outer()
+    figure.suptitle(title)
+    step = int(table["step"].iloc[0])
+    _caption(figure, settings, options, f"Held-out tasks {_after(step)}.", fitted=True)
+    return Picture(figure, table)
+
+
+def over_runs_by_step(settings: Settings, options: Options, title: str) -> Picture:
+    """Validation over runs: one curve an adaptation step. For a single setting."""
+    variable = chosen_variable(settings, None)
+    last = int(measures.curves(settings, variable, options)["step"].iloc[0])
+    tables = [measures.curves(settings, variable, options, step) for step in range(last + 1)]
+    figure, axes = style.subplots()
+    for step, (table, colour) in enumerate(zip(tables, style.steps(last + 1), strict=True)):
+        line = {"color": colour, "linestyle": style.DASHES[step % len(style.DASHES)]}
+        _draw_curve(axes[0, 0], table, "runs", 1.0, _after(step), line)
+    _name_axes(axes[0, 0], settings, variable, X["runs"])
+    axes[0, 0].set_xlim(left=0)
+    _legend(axes[0, 0], last + 1)
+    figure.suptitle(title)
+    _caption(figure, settings, options, "", fitted=True)
+    return Picture(figure, pd.concat(tables, ignore_index=True))
+
+
+def run_time(
+    settings: Settings, options: Options, title: str, published: dict[str, dict[int, float]] | None = None
+) -> Picture:
+    """Duration of a run over the ratio, in percent of the baseline; hollow: `published` numbers of the thesis."""
+    table = measures.durations(settings, ("baseline",), options)
+    figure, axes = style.subplots()
+    axis = axes[0, 0]
+    for family, part in families(settings).items():
+        rows = pd.concat([_of(table, part, key) for key in part.jobs])
+        ratios = np.array([1.0 if k == ("baseline",) else style.scaled(k[0])[1] for k in part.jobs])
+        colour = style.FIXED[family]
+        errors = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["relative"].to_numpy()))
+        axis.errorbar(ratios, rows["relative"], errors, color=colour, marker="o", capsize=2, label=family)
+        for ratio, percent in (published or {}).get(family, {}).items():
+            if ratio in ratios:
+                axis.plot(ratio, percent / 100, "D", mfc="none", mec=colour, ms=5, mew=0.8)
+    if published:
+        axis.plot([], [], "D", mfc="none", mec=style.GREY, ms=5, mew=0.8, label="thesis")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    ticks = sorted({style.scaled(k[0])[1] for k in settings.jobs if k != ("baseline",)} | {1.0})
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    style.percent(axis)
+    axis.minorticks_off()
+    axis.set_xlabel("ratio to the baseline")
+    axis.set_ylabel("duration of a run (baseline: 100 %)")
+    axis.legend()
+    figure.suptitle(title)
+    base = float(_of(table, settings, ("baseline",))["run_s"].iloc[0])
+    text = f"Median run without validation; 100 % is {base:.3g} s."
+    _caption(figure, settings, options, text)
+    return Picture(figure, table)
+
+
+def extrapolation(settings: Settings, options: Options, title: str, runs: int = 1000) -> Picture:
+    """Wall time over runs, extrapolated (dotted) to `runs`; one panel for each way to scale."""
+    table = measures.wall_times(settings, runs)
+    figure, axes = style.subplots(1, len(families(settings)), sharey=True)
+    scale, unit = _time_unit(table["wall_s"].max())
+    for axis, (family, part) in zip(axes[0], families(settings).items(), strict=True):
+        for key in part.jobs:
+            rows = _of(table, part, key)
+            measured, line = rows[~rows["extrapolated"]], part.line(key)
+            axis.plot(measured["runs"], measured["wall_s"] / scale, label=part.label(key), **line)
+            on = rows.iloc[-2:]
+            if on["extrapolated"].any():
+                axis.plot(on["runs"], on["wall_s"] / scale, color=line["color"], linestyle=":", linewidth=0.9)
+            axis.plot(on["runs"].iloc[-1], on["wall_s"].iloc[-1] / scale, "o", color=line["color"], ms=3)
+        axis.set_title(f"more {family}")
+        axis.set_xlabel("runs")
+        axis.set_ylabel("wall time" + unit)
+        axis.set_xlim(0, runs * 1.03)
+        axis.set_ylim(bottom=0)
+        axis.label_outer()
+        axis.legend(loc="upper left")
+    figure.suptitle(title)
+    _caption(figure, settings, None, f"Lines: measured, validation included; dotted: at each job's mean pace to {runs:,} runs.")
+    return Picture(figure, table)
+
+
+def time_shares(settings: Settings, options: Options, title: str) -> Picture:
+    """What a run's time goes to: a bar a setting, from work to the rest."""
+    table = measures.shares(settings)
+    figure, axes = style.subplots(height=0.9 + 0.24 * len(settings.jobs))
+    axis = axes[0, 0]
+    for place, key in enumerate(settings.jobs):
+        rows, left = _of(table, settings, key), 0.0
+        for part, share in zip(rows["part"], rows["share"], strict=True):
+            axis.barh(place, share, left=left, height=0.7, color=style.FIXED[part], label=part if not place else None)
+            left += share
+        total = rows["seconds"].sum()
+        axis.text(1.01, place, f"{total * 1e3:.3g} ms" if total < 1 else f"{total:.3g} s", va="center", fontsize=7)
+    axis.set_yticks(range(len(settings.jobs)), [settings.label(key) for key in settings.jobs])
+    axis.invert_yaxis()
+    axis.grid(visible=False)
+    axis.set_xlim(0, 1.16)
+    axis.set_xticks(np.linspace(0, 1, 5))
+    style.percent(axis, "x")
+    axis.set_xlabel("share of a run's time; at the end its duration")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=5, handlelength=1, columnspacing=1)
+    axis.set_title(title)
+    _caption(figure, settings, None, "Means over runs (but the first), ranks and seeds. Wait: for slower ranks.")
+    return Picture(figure, table)
+
+
+def per_worker(settings: Settings, options: Options, title: str, variable: str) -> Picture:
+    """Weight or loss of each worker over runs, of each setting's first seed: lines, or an image of many workers."""
+    groups = list(settings.jobs.items())
+    figure, axes = style.subplots((len(groups) + 1) // 2, min(2, len(groups)), height=2.0)
+    parts = []
+    for axis, (key, jobs) in zip(axes.flat, groups, strict=False):
+        table = reader.table(jobs[:1], "workers", [variable])
+        wide = table.pivot(index="worker", columns="run", values=variable).to_numpy()  # (W, n)
+        edges = np.unique(np.linspace(0, wide.shape[1], PIXELS + 1).astype(int))
+        binned = np.array([wide[:, a:b].mean(axis=1) for a, b in pairwise(edges)]).T
+        _draw_workers(figure, axis, edges, binned, variable)
+        axis.set_title(settings.label(key) if settings.by else "")
+        axis.set_xlabel("runs")
+        parts.append(table.assign(**settings.columns(key)))
+    for axis in axes.flat[len(groups) :]:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    first = ", ".join(dict.fromkeys(str(jobs[0].seed) for _, jobs in groups))
+    _caption(figure, settings, None, f"Seed {first}.", repetitions=False)
+    return Picture(figure, pd.concat(parts, ignore_index=True))
+
+
+def speed_up(settings: Settings, options: Options, title: str) -> Picture:
+    """Speed-up and efficiency over the ranks, in training tasks a second, beside the ideal."""
+    table = measures.speed(settings, options)
+    curve = list(settings.by[:-1])
+    figure, axes = style.subplots(1, 2)
+    keys = list(dict.fromkeys(key[:-1] for key in settings.jobs))
+    ranks = np.array(sorted(table["ranks"].unique()), float)
+    for place, key in enumerate(keys):
+        rows = table[_is(table, curve, key)].sort_values("ranks")
+        label = ", ".join(style.words(n, v) for n, v in zip(curve, key, strict=True)) or "measured"
+        line = style.line(key[0], [k[0] for k in keys]) if len(key) == 1 else {"color": style.COLOURS[place % 7]}
+        half = ((rows["high"] - rows["low"]) / 2 / rows["tasks_per_s"]).to_numpy(float)
+        for axis, column in zip(axes[0], ("speed_up", "efficiency"), strict=True):
+            axis.errorbar(rows["ranks"], rows[column], np.nan_to_num(half * rows[column]), marker="o", capsize=2, label=label, **line)
+    axes[0, 0].plot(ranks, ranks, ":", color=style.GREY, label="ideal")
+    axes[0, 1].axhline(1, linestyle=":", color=style.GREY)
+    axes[0, 0].set_yscale("log", base=2)
+    axes[0, 0].set_yticks(ranks, [f"{r:g}" for r in ranks])
+    axes[0, 0].set_ylabel("speed-up")
+    axes[0, 1].set_ylabel("efficiency")
+    axes[0, 1].set_ylim(0, max(1.1, table["efficiency"].max() * 1.1))
+    style.percent(axes[0, 1])
+    for axis in axes[0]:
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ranks, [f"{r:g}" for r in ranks])
+        axis.minorticks_off()
+        axis.set_xlabel("ranks")
+    _legend(axes[0, 0], len(keys) + 1)
+    figure.suptitle(title)
+    _caption(figure, settings, options, "Training tasks a second, validation apart, against the fewest ranks of each curve.")
+    return Picture(figure, table)
+
+
+def comparison(settings: Settings, options: Options, title: str, reference: Key, variable: str | None = None) -> Picture:
+    """Final validation of every other setting less that of the `reference`, with the difference's interval."""
+    variable = chosen_variable(settings, variable)
+    table = measures.differences(settings, reference, variable, options)
+    if table.empty:
+        raise ValueError("a comparison needs two settings or more")
+    others = settings.some(key for key in settings.jobs if key != reference)
+    figure, axes = style.subplots(height=1.0 + 0.24 * len(table))
+    axis = axes[0, 0]
+    for place, key in enumerate(others.jobs):
+        row = _of(table, others, key).iloc[0]
+        error = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
+        axis.errorbar(row["mean"], place, xerr=error, marker="o", capsize=3, color=others.line(key)["color"])
+    axis.axvline(0, color=style.GREY, linewidth=0.8)
+    axis.set_yticks(range(len(table)), [others.label(key) for key in others.jobs])
+    axis.set_ylim(len(table) - 0.5, -0.5)
+    axis.set_xlabel(f"difference of the final {variable} to {settings.label(reference)}")
+    if variable == "accuracy":
+        axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}")
+        axis.set_xlabel(f"{axis.get_xlabel()} (percentage points)")
+    figure.suptitle(title)
+    text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
+    _caption(figure, settings, options, text)
+    return Picture(figure, table)
+
+
+def families(settings: Settings) -> dict[str, Settings]:
+    """The settings of a scaling sweep, the baseline and the scaled ones, for each way to scale that there is."""
+    found = {}
+    for family in FAMILIES:
+        keys = [key for key in settings.jobs if (s := style.scaled(key[0])) and s[0] == family]
+        if keys:
+            keys.sort(key=lambda key: style.scaled(key[0])[1])
+            found[family] = settings.some([("baseline",), *keys])
+    return found
+
+
+# ---- parts of pictures
+
+
+def _is(table: pd.DataFrame, names: Any, key: Key) -> np.ndarray:
+    same = np.ones(len(table), bool)
+    for name, value in zip(names, key, strict=True):
+        same &= np.array([each == value for each in table[name]], bool)
+    return same
+
+
+def _of(table: pd.DataFrame, settings: Settings, key: Key) -> pd.DataFrame:
+    return table[_is(table, settings.by, key)]
+
+
+def _draw_curve(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any]) -> None:
+    """Points of the means, the fit through them (or they themselves) as a line, and the limits as a band."""
+    if rows.empty:
+        return
+    places = rows[x] / scale
+    fitted = "fit" in rows and rows["fit"].notna().any()
+    low, mean, high = ("fit_low", "fit", "fit_high") if fitted else ("low", "mean", "high")
+    if fitted or len(rows) == 1:
+        axis.plot(places, rows["mean"], ".", color=line["color"], alpha=0.3 if fitted else 1, markeredgewidth=0, zorder=1.5)
+    axis.plot(places, rows[mean], label=label, **line)
+    if rows[low].notna().any():
+        axis.fill_between(places, rows[low], rows[high], color=line["color"], alpha=0.13, linewidth=0)
+
+
+def _name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:
+    axis.set_xlabel(x_label)
+    if variable == "accuracy":
+        axis.set_ylabel("validation accuracy")
+        chances = {job.chance for job in settings.all_jobs}
+        if len(chances) == 1:
+            axis.axhline(chances.pop(), color=style.GREY, linestyle=":", linewidth=0.8)
+        style.percent(axis)
+        axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
+    else:
+        kinds = {str(job.attributes.get("loss", "")).replace("_", " ") for job in settings.all_jobs}
+        axis.set_ylabel(f"validation loss ({', '.join(sorted(kinds))})")
+
+
+def _draw_workers(figure: Figure, axis: Axes, edges: np.ndarray, binned: np.ndarray, variable: str) -> None:
+    """`binned`: (W, B) between `edges` (B + 1,) in runs."""
+    workers = len(binned)
+    words = "weight λ" if variable == "weight" else f"training {variable}"
+    if workers <= FEW_WORKERS:
+        for worker, values in enumerate(binned):
+            line = {"color": style.COLOURS[worker], "linestyle": style.DASHES[worker % len(style.DASHES)]}
+            axis.plot((edges[1:] + edges[:-1] + 1) / 2, values, linewidth=0.9, label=f"worker {worker}", **line)
+        axis.set_ylabel(words)
+        if variable == "weight":
+            axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)
+            axis.set_ylim(bottom=0)
+        _legend(axis, workers)
+        return
+    rows = np.arange(workers + 1) - 0.5
+    image = axis.pcolormesh(edges, rows, binned, cmap="viridis", rasterized=True)
+    bar = figure.colorbar(image, ax=axis, label=words)
+    bar.outline.set_linewidth(0.5)
+    axis.set_ylabel("worker")
+    axis.grid(visible=False)
+
+
+def _after(step: int) -> str:
+    return "before adaptation" if step == 0 else f"after {step} adaptation step{'s' * (step > 1)}"
+
+
+def _time_unit(seconds: float) -> tuple[float, str]:
+    """Seconds of a unit that suits so many seconds, and how to write it on an axis."""
+    for size, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return size, f" ({name})"
+    return 1.0, " (s)"
+
+
+def _in_thousands(axis: Axes) -> None:
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}")
+
+
+def _legend(axis: Axes, entries: int) -> None:
+    if entries > 1:
+        axis.legend(ncols=2 if entries > 7 else 1, labelspacing=0.3)
+
+
+def _caption(
+    figure: Figure, settings: Settings, options: Options | None, text: str, fitted: bool = False, repetitions: bool = True
+) -> None:
+    """How the picture was made, and what is not complete."""
+    words = [text] if text else []
+    if repetitions:
+        interval = f", {options.words}" if options is not None and "no interval" not in settings.seeds else ""
+        words.append(f"Mean of {settings.seeds}{interval}." if "one" not in settings.seeds else f"{settings.seeds.capitalize()}.")
+    if fitted and options is not None and options.degree is not None:
+        words.append(f"Lines: polynomial fits of degree {options.degree}, or half the number of points; points: means.")
+    unfinished = [job for job in settings.all_jobs if job.status != "complete"]
+    if unfinished:
+        words.append(f"{len(unfinished)} of {len(settings.all_jobs)} jobs are not complete.")
+    style.caption(figure, " ".join(words))

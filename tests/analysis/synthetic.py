@@ -1,0 +1,74 @@
+"""Result files of jobs that never ran: plausible curves and times from formulas, in the real format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hpc_dmaml import results
+from hpc_dmaml.config import RunConfig, to_yaml
+from hpc_dmaml.sweep import Sweep
+from hpc_dmaml.tasks import Sinusoid
+
+
+def write_job(path: Path, config: RunConfig, ranks: int = 1, status: str = "complete", runs: int | None = None) -> None:
+    """A job of `config` (with workers), or the first `runs` of it.
+
+    A run takes 10 ms a task of a rank, and a validation 5 ms; accuracy rises from chance with the logarithm of the
+    updates' quality; losses fall; weights are equal.
+    """
+    rng = np.random.default_rng(config.seed)
+    workers, tasks = config.workers or ranks, config.tasks * config.epochs
+    classified = not isinstance(config.task, Sinusoid)
+    validation = config.validation
+    log = results.Log({"worker": workers, "rank": ranks, "step": validation.steps + 1, "task": validation.tasks})
+    speed = (workers * config.tasks) ** 0.5 * config.epochs**0.6 / 300
+    wall = 0.5
+    for run in range(config.runs if runs is None else runs):
+        level = 1 - np.exp(-speed * (run + 1))
+        due = bool(validation.every) and ((run + 1) % validation.every == 0 or run + 1 == config.runs)
+        work_s = 0.01 * tasks * workers / ranks * rng.uniform(0.95, 1.05, ranks)
+        wall += work_s.max() + 0.002 + 0.005 * due
+        log.append(
+            {
+                "runs/run": run,
+                "runs/seen_tasks": (run + 1) * workers * tasks,
+                "runs/wall_s": wall,
+                "workers/loss": (2 - level) * rng.uniform(0.9, 1.1, workers),
+                "workers/accuracy": np.full(workers, 0.2 + 0.7 * level if classified else np.nan),
+                "workers/weight": np.full(workers, 1 / workers),
+                "workers/work_s": np.full(workers, 0.01 * tasks),
+                "ranks/work_s": work_s,
+                "ranks/exchange_s": np.full(ranks, 0.002),
+                "ranks/wait_s": work_s.max() - work_s,
+                "ranks/validation_s": np.full(ranks, 0.005 * due),
+            }
+        )
+        if due:
+            shape = (validation.steps + 1, validation.tasks)
+            step = np.arange(shape[0])[:, None] / max(1, validation.steps)
+            accuracy = np.clip(0.2 + 0.75 * level * step**0.3 + rng.normal(0, 0.1, shape), 0, 1)
+            log.append(
+                {
+                    "validation/run": run,
+                    "validation/loss": 1.6 - 1.2 * level * step**0.3 + rng.uniform(0, 0.2, shape),
+                    "validation/accuracy": accuracy if classified else np.full(shape, np.nan),
+                }
+            )
+    attributes = {
+        "config": to_yaml(replace(config, workers=workers)), "seed": config.seed, "versions": "", "git_commit": "",
+        "start": "2026-01-01T00:00:00+00:00", "end": "", "written": "", "sample_shape": [1], "status": status,
+        "outputs": 5, "loss": "cross_entropy" if classified else "squared_error", "restarts": 0, "best_run": 0, "best_score": 0.0,
+    }  # fmt: skip
+    more = {"ranks/host": ["node1"] * ranks, "ranks/device": ["cpu"] * ranks, "meta_model/parameters": np.zeros(3)}
+    results.write(path, {**log.arrays(), **more}, attributes)
+
+
+def write_sweep(sweep: Sweep, without: tuple[str, ...] = ()) -> None:
+    """All points of a sweep, but those named, and the copy of its file."""
+    sweep.copy()
+    for point in sweep.points:
+        if point.name not in without:
+            write_job(point.output, sweep.parse(point), point.ranks)
