@@ -111,7 +111,9 @@ def thesis(number: str, found: reader.Collection, options: Options) -> tuple[Pic
     if spec.family is not None:
         parts = plots.families(settings)
         if spec.family not in parts:
-            raise ValueError(f"figure {number} shows {spec.family} scaled; there are only {', '.join(parts) or 'others'}")
+            raise ValueError(
+                f"figure {number} shows {spec.family} scaled; there are only {', '.join(parts) or 'others'}"
+            )
         settings = parts[spec.family]
     notes = list(settings.notes)
     for name, value in spec.fields.items():
@@ -146,10 +148,14 @@ def check_scaling(settings: Settings) -> None:
     if ("baseline",) not in settings.jobs:
         raise ValueError("the files of the point baseline are missing: nothing says what is scaled")
     if not plots.families(settings):
-        raise ValueError('a sweep of scaling has points named as "workers 2x", "epochs 4x" or "tasks 8x"; there are none')
+        raise ValueError(
+            'a sweep of scaling has points named as "workers 2x", "epochs 4x" or "tasks 8x"; there are none'
+        )
 
 
-def general(name: str, found: reader.Collection, options: Options, given: argparse.Namespace) -> tuple[Picture, list[str]]:
+def general(
+    name: str, found: reader.Collection, options: Options, given: argparse.Namespace
+) -> tuple[Picture, list[str]]:
     """A general figure, and notes."""
     by = given.by if given.by is not None else default_by(found, {"workers", "tasks"} if name == "scaling" else set())
     by = [*by, "ranks"] if name == "scaling" and "ranks" not in by else by
@@ -163,7 +169,9 @@ def general(name: str, found: reader.Collection, options: Options, given: argpar
         "losses": lambda: plots.per_worker(settings, options, title, "loss"),
         "shares": lambda: plots.time_shares(settings, options, title),
         "scaling": lambda: plots.speed_up(settings, options, title),
-        "compare": lambda: plots.comparison(settings, options, title, reference(settings, given.against), given.variable),
+        "compare": lambda: plots.comparison(
+            settings, options, title, reference(settings, given.against), given.variable
+        ),
     }
     return draw[name](), settings.notes
 
@@ -212,7 +220,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--title", help="title of a general figure")
     given = parser.parse_args(arguments)
     if given.list:
-        print("\n".join([f"{n:11}{s.title}" for n, s in THESIS.items()] + [f"{n:11}{text}" for n, text in GENERAL.items()]))
+        print(
+            "\n".join(
+                [f"{n:11}{s.title}" for n, s in THESIS.items()] + [f"{n:11}{text}" for n, text in GENERAL.items()]
+            )
+        )
         return 0
     try:
         if given.figure not in THESIS and given.figure not in GENERAL:

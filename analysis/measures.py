@@ -58,6 +58,7 @@ class Settings:
         self.by, self.notes = tuple(by), list[str]()
         self.jobs = {key: self._once(key, members) for key, members in reader.grouped(jobs, by).items()}
         self._every = list(dict.fromkeys([*every, *self.jobs]))
+        self.jobs = {key: self.jobs[key] for key in self._every if key in self.jobs}  # in the sweep's order
 
     def _once(self, key: tuple[Any, ...], jobs: list[reader.Job]) -> list[reader.Job]:
         """Of files of the same seed, the first: they are no independent repetitions."""
@@ -95,9 +96,12 @@ class Settings:
     def seeds(self) -> str:
         """How many repetitions there are, in words."""
         counts = sorted({len(jobs) for jobs in self.jobs.values()})
-        if counts == [1]:
-            return "one seed, so no interval"
         return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+    @property
+    def repeated(self) -> bool:
+        """Is there a setting with more than one seed?"""
+        return any(len(jobs) > 1 for jobs in self.jobs.values())
 
 
 def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
@@ -279,14 +283,25 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
             rates.append(tasks / run_seconds(job))
         summary = options.summarise(np.array(rates))
         rows.append(
-            {**settings.columns(key), "tasks_per_s": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n}
+            {
+                **settings.columns(key),
+                "tasks_per_s": summary.mean,
+                "low": summary.low,
+                "high": summary.high,
+                "n": summary.n,
+            }
         )
     table = pd.DataFrame(rows)
     curve = list(settings.by[:-1])
     first = table.sort_values("ranks").groupby(curve, sort=False).head(1) if curve else table.nsmallest(1, "ranks")
-    base = table.merge(first, on=curve, suffixes=("", "_first")) if curve else table.merge(first, how="cross", suffixes=("", "_first"))
+    base = (
+        table.merge(first, on=curve, suffixes=("", "_first"))
+        if curve
+        else table.merge(first, how="cross", suffixes=("", "_first"))
+    )
     table = base[list(table.columns)].assign(
-        speed_up=base["tasks_per_s"] / base["tasks_per_s_first"] * base["ranks_first"], ideal=base["ranks"].astype(float)
+        speed_up=base["tasks_per_s"] / base["tasks_per_s_first"] * base["ranks_first"],
+        ideal=base["ranks"].astype(float),
     )
     return table.assign(efficiency=table["speed_up"] / table["ideal"])
 

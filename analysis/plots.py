@@ -10,17 +10,24 @@ import measures
 import numpy as np
 import pandas as pd
 import reader
+import stats
 import style
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from measures import Options, Settings
 
 X = {"runs": "runs", "seen_tasks": "training tasks seen", "wall_s": "wall time"}
 FAMILIES = ("workers", "epochs", "tasks")
 """The ways to scale, in the thesis's order."""
+MANY = 5
+"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
+LONG = 22
+"""Characters of a name beside the axes, from which on the picture gets the width of a page."""
 FEW_WORKERS = 6
 """Up to so many are drawn as lines, more as rows of an image."""
-PIXELS = 240
+PIXELS = 120
 """Runs side by side in an image of workers; more are averaged."""
 Key = tuple[Any, ...]
 
@@ -47,25 +54,30 @@ def over_runs(
     variable = chosen_variable(settings, variable)
     table = measures.curves(settings, variable, options)
     groups = families(settings) if panels else {"": settings}
-    figure, axes = style.subplots(1, len(groups), sharey=True)
+    figure, axes = style.subplots(1, len(groups), sharey=True, wide=len(settings.jobs) > MANY)
     scale, unit = _time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
     for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
         for key in part.jobs:
-            _draw_curve(axis, _of(table, part, key), x, scale, part.label(key), part.line(key))
+            label, line = part.label(key), part.line(key)
+            _draw_curve(axis, _of(table, part, key), x, scale, label, line, 0.13 if len(part.jobs) <= MANY else 0.06)
         _name_axes(axis, settings, variable, X[x] + unit)
-        if x == "seen_tasks":
-            _in_thousands(axis)
         axis.set_title(name and f"more {name}")
         axis.set_xlim(left=0)
         _legend(axis, len(part.jobs))
     if len(groups) > 1:
-        # One end for all panels: what comes further to the left is cheaper.
+        # The same places in all panels: what comes further to the left is cheaper.
+        ends = table.groupby(list(settings.by), observed=True)[x].max() / scale
+        wide = ends.max() / ends.min() > 8
         for axis in axes[0]:
-            axis.set_xlim(0, table[x].max() / scale * 1.02 if x == "wall_s" else None)
+            if wide:
+                axis.set_xscale("log")
+            axis.set_xlim(ends.min() / 30 if wide else 0, ends.max() * 1.05)
             axis.label_outer()
-    figure.suptitle(title)
+    for axis in axes[0]:
+        axis.xaxis.set_major_formatter(_number)
+    style.title(figure, title)
     step = int(table["step"].iloc[0])
-    _caption(figure, settings, options, f"Held-out tasks {_after(step)}.", fitted=True)
+    _caption(figure, settings, options, f"Held-out tasks {_after(step)}.", table)
     return Picture(figure, table)
 
 
@@ -73,16 +85,20 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
     """Validation over runs: one curve an adaptation step. For a single setting."""
     variable = chosen_variable(settings, None)
     last = int(measures.curves(settings, variable, options)["step"].iloc[0])
-    tables = [measures.curves(settings, variable, options, step) for step in range(last + 1)]
+    # Of many steps a few: the first ones change most.
+    few = np.linspace(0, last, last + 1) if last < MANY else np.geomspace(1, last + 1, MANY) - 1
+    steps = sorted({round(step) for step in few})
+    tables = [measures.curves(settings, variable, options, step) for step in steps]
     figure, axes = style.subplots()
-    for step, (table, colour) in enumerate(zip(tables, style.steps(last + 1), strict=True)):
-        line = {"color": colour, "linestyle": style.DASHES[step % len(style.DASHES)]}
+    for step, table, colour, dashes in zip(steps, tables, style.steps(len(tables)), style.DASHES, strict=False):
+        line = {"color": colour, "linestyle": dashes}
         _draw_curve(axes[0, 0], table, "runs", 1.0, _after(step), line)
     _name_axes(axes[0, 0], settings, variable, X["runs"])
     axes[0, 0].set_xlim(left=0)
-    _legend(axes[0, 0], last + 1)
-    figure.suptitle(title)
-    _caption(figure, settings, options, "", fitted=True)
+    axes[0, 0].xaxis.set_major_formatter(_number)
+    _legend(axes[0, 0], len(tables))
+    style.title(figure, title)
+    _caption(figure, settings, options, "Held-out tasks.", tables[0])
     return Picture(figure, pd.concat(tables, ignore_index=True))
 
 
@@ -93,27 +109,29 @@ def run_time(
     table = measures.durations(settings, ("baseline",), options)
     figure, axes = style.subplots()
     axis = axes[0, 0]
-    for family, part in families(settings).items():
+    for (family, part), shape in zip(families(settings).items(), ("o-", "s--", "^-."), strict=False):
         rows = pd.concat([_of(table, part, key) for key in part.jobs])
-        ratios = np.array([1.0 if k == ("baseline",) else style.scaled(k[0])[1] for k in part.jobs])
+        ratios = [_ratio(key) for key in part.jobs]
         colour = style.FIXED[family]
         errors = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["relative"].to_numpy()))
-        axis.errorbar(ratios, rows["relative"], errors, color=colour, marker="o", capsize=2, label=family)
-        for ratio, percent in (published or {}).get(family, {}).items():
-            if ratio in ratios:
-                axis.plot(ratio, percent / 100, "D", mfc="none", mec=colour, ms=5, mew=0.8)
+        axis.errorbar(ratios, rows["relative"], errors, fmt=shape, color=colour, capsize=2, label=family)
+        told = published[family] if published else {}
+        known = [ratio for ratio in ratios if ratio in told]
+        axis.plot(known, [told[ratio] / 100 for ratio in known], "D", mfc="none", mec=colour, ms=6, mew=0.8)
+        for key, ratio in zip(part.jobs, ratios, strict=True):
+            table.loc[matching(table, part.by, key), "thesis"] = told.get(ratio, np.nan) / 100
     if published:
         axis.plot([], [], "D", mfc="none", mec=style.GREY, ms=5, mew=0.8, label="thesis")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
-    ticks = sorted({style.scaled(k[0])[1] for k in settings.jobs if k != ("baseline",)} | {1.0})
+    ticks = sorted({_ratio(key) for key in settings.jobs})
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     style.percent(axis)
     axis.minorticks_off()
     axis.set_xlabel("ratio to the baseline")
-    axis.set_ylabel("duration of a run (baseline: 100 %)")
+    axis.set_ylabel("duration of a run")
     axis.legend()
-    figure.suptitle(title)
+    style.title(figure, title)
     base = float(_of(table, settings, ("baseline",))["run_s"].iloc[0])
     text = f"Median run without validation; 100 % is {base:.3g} s."
     _caption(figure, settings, options, text)
@@ -123,14 +141,15 @@ def run_time(
 def extrapolation(settings: Settings, options: Options, title: str, runs: int = 1000) -> Picture:
     """Wall time over runs, extrapolated (dotted) to `runs`; one panel for each way to scale."""
     table = measures.wall_times(settings, runs)
-    figure, axes = style.subplots(1, len(families(settings)), sharey=True)
+    figure, axes = style.subplots(1, len(families(settings)), height=3.0, sharey=True)
     scale, unit = _time_unit(table["wall_s"].max())
     for axis, (family, part) in zip(axes[0], families(settings).items(), strict=True):
         for key in part.jobs:
             rows = _of(table, part, key)
             measured, line = rows[~rows["extrapolated"]], part.line(key)
-            axis.plot(measured["runs"], measured["wall_s"] / scale, label=part.label(key), **line)
             on = rows.iloc[-2:]
+            total = f"{on['wall_s'].iloc[-1] / scale:.3g} {unit.strip(' ()')}"
+            axis.plot(measured["runs"], measured["wall_s"] / scale, label=f"{part.label(key)}: {total}", **line)
             if on["extrapolated"].any():
                 axis.plot(on["runs"], on["wall_s"] / scale, color=line["color"], linestyle=":", linewidth=0.9)
             axis.plot(on["runs"].iloc[-1], on["wall_s"].iloc[-1] / scale, "o", color=line["color"], ms=3)
@@ -138,18 +157,24 @@ def extrapolation(settings: Settings, options: Options, title: str, runs: int = 
         axis.set_xlabel("runs")
         axis.set_ylabel("wall time" + unit)
         axis.set_xlim(0, runs * 1.03)
-        axis.set_ylim(bottom=0)
         axis.label_outer()
-        axis.legend(loc="upper left")
-    figure.suptitle(title)
-    _caption(figure, settings, None, f"Lines: measured, validation included; dotted: at each job's mean pace to {runs:,} runs.")
+        axis.legend(loc="upper left", bbox_to_anchor=(-0.03, -0.24))
+    axes[0, 0].set_ylim(0, table["wall_s"].max() / scale * 1.05)
+    style.title(figure, title)
+    _caption(
+        figure,
+        settings,
+        None,
+        f"Lines: measured, validation included; dotted: at each job's mean pace to {runs:,} runs.",
+    )
     return Picture(figure, table)
 
 
 def time_shares(settings: Settings, options: Options, title: str) -> Picture:
     """What a run's time goes to: a bar a setting, from work to the rest."""
     table = measures.shares(settings)
-    figure, axes = style.subplots(height=0.9 + 0.24 * len(settings.jobs))
+    names = [settings.label(key) for key in settings.jobs]
+    figure, axes = style.subplots(height=0.9 + 0.24 * len(names), wide=max(map(len, names)) > LONG)
     axis = axes[0, 0]
     for place, key in enumerate(settings.jobs):
         rows, left = _of(table, settings, key), 0.0
@@ -158,15 +183,15 @@ def time_shares(settings: Settings, options: Options, title: str) -> Picture:
             left += share
         total = rows["seconds"].sum()
         axis.text(1.01, place, f"{total * 1e3:.3g} ms" if total < 1 else f"{total:.3g} s", va="center", fontsize=7)
-    axis.set_yticks(range(len(settings.jobs)), [settings.label(key) for key in settings.jobs])
+    axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.grid(visible=False)
     axis.set_xlim(0, 1.16)
     axis.set_xticks(np.linspace(0, 1, 5))
     style.percent(axis, "x")
     axis.set_xlabel("share of a run's time; at the end its duration")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=5, handlelength=1, columnspacing=1)
-    axis.set_title(title)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.43, 1.0), ncols=5, handlelength=0.8, columnspacing=0.9)
+    style.title(figure, title)
     _caption(figure, settings, None, "Means over runs (but the first), ranks and seeds. Wait: for slower ranks.")
     return Picture(figure, table)
 
@@ -174,20 +199,26 @@ def time_shares(settings: Settings, options: Options, title: str) -> Picture:
 def per_worker(settings: Settings, options: Options, title: str, variable: str) -> Picture:
     """Weight or loss of each worker over runs, of each setting's first seed: lines, or an image of many workers."""
     groups = list(settings.jobs.items())
-    figure, axes = style.subplots((len(groups) + 1) // 2, min(2, len(groups)), height=2.0)
-    parts = []
-    for axis, (key, jobs) in zip(axes.flat, groups, strict=False):
-        table = reader.table(jobs[:1], "workers", [variable])
-        wide = table.pivot(index="worker", columns="run", values=variable).to_numpy()  # (W, n)
-        edges = np.unique(np.linspace(0, wide.shape[1], PIXELS + 1).astype(int))
-        binned = np.array([wide[:, a:b].mean(axis=1) for a, b in pairwise(edges)]).T
-        _draw_workers(figure, axis, edges, binned, variable)
+    if variable == "weight":
+        groups = [(key, jobs) for key, jobs in groups if jobs[0].fields["workers"] > 1]
+        if not groups:
+            raise ValueError("all jobs have one worker: its weight is 1")
+    tables = [reader.table(jobs[:1], "workers", [variable]) for _, jobs in groups]
+    images = [_binned(table.pivot(index="worker", columns="run", values=variable).to_numpy()) for table in tables]
+    # One scale for all panels, so that they compare.
+    values = np.concatenate([image.ravel() for _, image in images])
+    top, bottom = np.nanmax(values), 0.0 if variable == "weight" else np.nanmin(values)
+    norm = LogNorm(bottom, top) if bottom > 0 and top > 4 * bottom else Normalize(bottom, top)
+    columns = min(2, len(groups))
+    figure, axes = style.subplots(-(-len(groups) // columns), columns, height=1.7)
+    for axis, (key, _), (edges, image) in zip(axes.flat, groups, images, strict=False):
+        _draw_workers(figure, axis, edges, image, variable, norm)
         axis.set_title(settings.label(key) if settings.by else "")
         axis.set_xlabel("runs")
-        parts.append(table.assign(**settings.columns(key)))
     for axis in axes.flat[len(groups) :]:
         axis.set_axis_off()
-    figure.suptitle(title)
+    style.title(figure, title)
+    parts = [table.assign(**settings.columns(key)) for table, (key, _) in zip(tables, groups, strict=True)]
     first = ", ".join(dict.fromkeys(str(jobs[0].seed) for _, jobs in groups))
     _caption(figure, settings, None, f"Seed {first}.", repetitions=False)
     return Picture(figure, pd.concat(parts, ignore_index=True))
@@ -201,12 +232,20 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
     keys = list(dict.fromkeys(key[:-1] for key in settings.jobs))
     ranks = np.array(sorted(table["ranks"].unique()), float)
     for place, key in enumerate(keys):
-        rows = table[_is(table, curve, key)].sort_values("ranks")
+        rows = table[matching(table, curve, key)].sort_values("ranks")
         label = ", ".join(style.words(n, v) for n, v in zip(curve, key, strict=True)) or "measured"
         line = style.line(key[0], [k[0] for k in keys]) if len(key) == 1 else {"color": style.COLOURS[place % 7]}
         half = ((rows["high"] - rows["low"]) / 2 / rows["tasks_per_s"]).to_numpy(float)
         for axis, column in zip(axes[0], ("speed_up", "efficiency"), strict=True):
-            axis.errorbar(rows["ranks"], rows[column], np.nan_to_num(half * rows[column]), marker="o", capsize=2, label=label, **line)
+            axis.errorbar(
+                rows["ranks"],
+                rows[column],
+                np.nan_to_num(half * rows[column]),
+                marker="o",
+                capsize=2,
+                label=label,
+                **line,
+            )
     axes[0, 0].plot(ranks, ranks, ":", color=style.GREY, label="ideal")
     axes[0, 1].axhline(1, linestyle=":", color=style.GREY)
     axes[0, 0].set_yscale("log", base=2)
@@ -221,32 +260,38 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
         axis.minorticks_off()
         axis.set_xlabel("ranks")
     _legend(axes[0, 0], len(keys) + 1)
-    figure.suptitle(title)
-    _caption(figure, settings, options, "Training tasks a second, validation apart, against the fewest ranks of each curve.")
+    style.title(figure, title)
+    _caption(
+        figure, settings, options, "Training tasks a second, validation apart, against the fewest ranks of each curve."
+    )
     return Picture(figure, table)
 
 
-def comparison(settings: Settings, options: Options, title: str, reference: Key, variable: str | None = None) -> Picture:
+def comparison(
+    settings: Settings, options: Options, title: str, reference: Key, variable: str | None = None
+) -> Picture:
     """Final validation of every other setting less that of the `reference`, with the difference's interval."""
     variable = chosen_variable(settings, variable)
     table = measures.differences(settings, reference, variable, options)
     if table.empty:
         raise ValueError("a comparison needs two settings or more")
     others = settings.some(key for key in settings.jobs if key != reference)
-    figure, axes = style.subplots(height=1.0 + 0.24 * len(table))
+    names = [others.label(key) for key in others.jobs]
+    figure, axes = style.subplots(height=1.0 + 0.24 * len(names), wide=max(map(len, names)) > LONG)
     axis = axes[0, 0]
     for place, key in enumerate(others.jobs):
         row = _of(table, others, key).iloc[0]
         error = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
         axis.errorbar(row["mean"], place, xerr=error, marker="o", capsize=3, color=others.line(key)["color"])
     axis.axvline(0, color=style.GREY, linewidth=0.8)
-    axis.set_yticks(range(len(table)), [others.label(key) for key in others.jobs])
+    axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(table) - 0.5, -0.5)
-    axis.set_xlabel(f"difference of the final {variable} to {settings.label(reference)}")
+    unit = ""
     if variable == "accuracy":
-        axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}")
-        axis.set_xlabel(f"{axis.get_xlabel()} (percentage points)")
-    figure.suptitle(title)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
+        unit = " (percentage points)"
+    axis.set_xlabel(f"final {variable} less that of\n{settings.label(reference)}{unit}")
+    style.title(figure, title)
     text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
     _caption(figure, settings, options, text)
     return Picture(figure, table)
@@ -258,37 +303,48 @@ def families(settings: Settings) -> dict[str, Settings]:
     for family in FAMILIES:
         keys = [key for key in settings.jobs if (s := style.scaled(key[0])) and s[0] == family]
         if keys:
-            keys.sort(key=lambda key: style.scaled(key[0])[1])
+            keys.sort(key=_ratio)
             found[family] = settings.some([("baseline",), *keys])
     return found
 
 
-# ---- parts of pictures
-
-
-def _is(table: pd.DataFrame, names: Any, key: Key) -> np.ndarray:
+def matching(table: pd.DataFrame, names: Any, key: Key) -> np.ndarray:
+    """Which rows of a table are of a setting, (rows,) bool."""
     same = np.ones(len(table), bool)
     for name, value in zip(names, key, strict=True):
         same &= np.array([each == value for each in table[name]], bool)
     return same
 
 
+# ---- parts of pictures
+
+
+def _ratio(key: Key) -> float:
+    """How many times the baseline a setting of a scaling sweep is."""
+    scaled = style.scaled(key[0])
+    return scaled[1] if scaled else 1.0
+
+
 def _of(table: pd.DataFrame, settings: Settings, key: Key) -> pd.DataFrame:
-    return table[_is(table, settings.by, key)]
+    return table[matching(table, settings.by, key)]
 
 
-def _draw_curve(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any]) -> None:
-    """Points of the means, the fit through them (or they themselves) as a line, and the limits as a band."""
+def _draw_curve(
+    axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float = 0.13
+) -> None:
+    """Points of the means, the fit through them (or they themselves) as a line, and the limits as a band of so much
+    colour."""
     if rows.empty:
         return
-    places = rows[x] / scale
+    places, colour = rows[x] / scale, line["color"]
     fitted = "fit" in rows and rows["fit"].notna().any()
     low, mean, high = ("fit_low", "fit", "fit_high") if fitted else ("low", "mean", "high")
     if fitted or len(rows) == 1:
-        axis.plot(places, rows["mean"], ".", color=line["color"], alpha=0.3 if fitted else 1, markeredgewidth=0, zorder=1.5)
+        size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
+        axis.plot(places, rows["mean"], ".", color=colour, ms=size, alpha=alpha if fitted else 1, mew=0, zorder=1.5)
     axis.plot(places, rows[mean], label=label, **line)
     if rows[low].notna().any():
-        axis.fill_between(places, rows[low], rows[high], color=line["color"], alpha=0.13, linewidth=0)
+        axis.fill_between(places, rows[low], rows[high], color=colour, alpha=band, linewidth=0)
 
 
 def _name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:
@@ -306,26 +362,39 @@ def _name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> N
         axis.set_ylabel(f"validation loss ({', '.join(sorted(kinds))})")
 
 
-def _draw_workers(figure: Figure, axis: Axes, edges: np.ndarray, binned: np.ndarray, variable: str) -> None:
-    """`binned`: (W, B) between `edges` (B + 1,) in runs."""
-    workers = len(binned)
+def _binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (B + 1,) in runs, and the means (W, B) of `values` (W, n) between them."""
+    edges = np.unique(np.linspace(0, values.shape[1], PIXELS + 1).astype(int))
+    return edges, np.array([values[:, a:b].mean(axis=1) for a, b in pairwise(edges)]).T
+
+
+def _draw_workers(
+    figure: Figure, axis: Axes, edges: np.ndarray, image: np.ndarray, variable: str, norm: Normalize
+) -> None:
+    """`image`: (W, B) between `edges` (B + 1,) in runs. Lines of few workers, rows of colours of many."""
+    workers = len(image)
     words = "weight λ" if variable == "weight" else f"training {variable}"
-    if workers <= FEW_WORKERS:
-        for worker, values in enumerate(binned):
-            line = {"color": style.COLOURS[worker], "linestyle": style.DASHES[worker % len(style.DASHES)]}
-            axis.plot((edges[1:] + edges[:-1] + 1) / 2, values, linewidth=0.9, label=f"worker {worker}", **line)
-        axis.set_ylabel(words)
-        if variable == "weight":
-            axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)
-            axis.set_ylim(bottom=0)
-        _legend(axis, workers)
+    if workers > FEW_WORKERS:
+        colours = axis.pcolormesh(
+            edges, np.arange(workers + 1) - 0.5, image, cmap="viridis", norm=norm, rasterized=True
+        )
+        figure.colorbar(colours, ax=axis, label=words).outline.set_linewidth(0.5)
+        axis.set_ylabel("worker")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(visible=False)
         return
-    rows = np.arange(workers + 1) - 0.5
-    image = axis.pcolormesh(edges, rows, binned, cmap="viridis", rasterized=True)
-    bar = figure.colorbar(image, ax=axis, label=words)
-    bar.outline.set_linewidth(0.5)
-    axis.set_ylabel("worker")
-    axis.grid(visible=False)
+    for worker, values in enumerate(image):
+        places = (edges[1:] + edges[:-1] + 1) / 2
+        axis.plot(places, values, linewidth=0.8, color=style.COLOURS[worker], label=f"worker {worker}")
+    axis.set_ylabel(words)
+    axis.set_xlim(0, edges[-1])
+    if isinstance(norm, LogNorm):
+        axis.set_yscale("log")
+    axis.set_ylim(norm.vmin, norm.vmax * 1.05)
+    if variable == "weight":
+        axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)
+    if workers > 1:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), labelspacing=0.3, handlelength=1.0)
 
 
 def _after(step: int) -> str:
@@ -340,25 +409,40 @@ def _time_unit(seconds: float) -> tuple[float, str]:
     return 1.0, " (s)"
 
 
-def _in_thousands(axis: Axes) -> None:
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}")
+def _number(value: float, _: int) -> str:
+    """On an axis: 500, 20k, 3M."""
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (size if letter == 'M' else 1e3):g}{letter}"
+    return f"{value:g}"
 
 
 def _legend(axis: Axes, entries: int) -> None:
-    if entries > 1:
-        axis.legend(ncols=2 if entries > 7 else 1, labelspacing=0.3)
+    """Inside, where there is room; of many entries beside the axes."""
+    if entries > MANY:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3)
+    elif entries > 1:
+        axis.legend(labelspacing=0.3)
 
 
 def _caption(
-    figure: Figure, settings: Settings, options: Options | None, text: str, fitted: bool = False, repetitions: bool = True
+    figure: Figure,
+    settings: Settings,
+    options: Options | None,
+    text: str,
+    fitted: pd.DataFrame | None = None,
+    repetitions: bool = True,
 ) -> None:
-    """How the picture was made, and what is not complete."""
-    words = [text] if text else []
-    if repetitions:
-        interval = f", {options.words}" if options is not None and "no interval" not in settings.seeds else ""
-        words.append(f"Mean of {settings.seeds}{interval}." if "one" not in settings.seeds else f"{settings.seeds.capitalize()}.")
-    if fitted and options is not None and options.degree is not None:
-        words.append(f"Lines: polynomial fits of degree {options.degree}, or half the number of points; points: means.")
+    """How the picture was made, and what is not complete. `fitted`: the table of curves with their fits."""
+    words = [text]
+    if repetitions and settings.repeated:
+        words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
+    elif repetitions:
+        words.append("One seed: no confidence interval.")
+    if fitted is not None and options is not None and "fit" in fitted:
+        points = fitted.groupby(list(settings.by), observed=True).size() if settings.by else [len(fitted)]
+        degrees = sorted({stats.degree_for(n, options.degree or 0) for n in points})
+        words.append(f"Lines: polynomial fits of degree {' and '.join(map(str, degrees))}.")
     unfinished = [job for job in settings.all_jobs if job.status != "complete"]
     if unfinished:
         words.append(f"{len(unfinished)} of {len(settings.all_jobs)} jobs are not complete.")

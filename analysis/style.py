@@ -75,9 +75,12 @@ def used() -> Iterator[None]:
         yield
 
 
-def subplots(rows: int = 1, columns: int = 1, height: float = 2.4, **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure as wide as a column or, with several panels, a page; axes (rows, columns). `height` of a row in inches."""
-    width = COLUMN_IN if columns == 1 else PAGE_IN
+def subplots(
+    rows: int = 1, columns: int = 1, height: float = 2.4, wide: bool = False, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as a column or, with several panels or `wide`, a page; axes (rows, columns). `height` of a row in
+    inches."""
+    width = PAGE_IN if wide or columns > 1 else COLUMN_IN
     return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
 
 
@@ -133,10 +136,15 @@ def words(name: str, value: Any) -> str:
     return f"{FIELDS.get(name, name)} {shown}"
 
 
-def caption(figure: Figure, text: str, characters: int | None = None) -> None:
+def title(figure: Figure, text: str) -> None:
+    """Above the figure, in as many lines as it takes."""
+    figure.suptitle("\n".join(textwrap.wrap(text, int(figure.get_figwidth() * 14))))
+
+
+def caption(figure: Figure, text: str) -> None:
     """A small line or two below the figure: how it was made, and what to mind."""
-    width = characters or int(figure.get_figwidth() * 24)
-    figure.supxlabel("\n".join(textwrap.wrap(text, width)), fontsize=5.5, color=GREY, x=0.01, ha="left")
+    lines = textwrap.wrap(text, int(figure.get_figwidth() * 25))
+    figure.supxlabel("\n".join(lines), fontsize=5.5, color=GREY, x=0.01, ha="left")
 
 
 def percent(axis: Axes, which: str = "y") -> None:

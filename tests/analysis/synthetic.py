@@ -16,15 +16,15 @@ from hpc_dmaml.tasks import Sinusoid
 def write_job(path: Path, config: RunConfig, ranks: int = 1, status: str = "complete", runs: int | None = None) -> None:
     """A job of `config` (with workers), or the first `runs` of it.
 
-    A run takes 10 ms a task of a rank, and a validation 5 ms; accuracy rises from chance with the logarithm of the
-    updates' quality; losses fall; weights are equal.
+    A run takes 10 ms a task of a rank and 2 ms more, a validation 5 ms; accuracy rises from chance, faster with more
+    workers, tasks and epochs; losses fall; weights are about equal.
     """
     rng = np.random.default_rng(config.seed)
     workers, tasks = config.workers or ranks, config.tasks * config.epochs
     classified = not isinstance(config.task, Sinusoid)
     validation = config.validation
     log = results.Log({"worker": workers, "rank": ranks, "step": validation.steps + 1, "task": validation.tasks})
-    speed = (workers * config.tasks) ** 0.5 * config.epochs**0.6 / 300
+    speed = (workers * config.tasks) ** 0.5 * config.epochs**0.6 / 1000
     wall = 0.5
     for run in range(config.runs if runs is None else runs):
         level = 1 - np.exp(-speed * (run + 1))
@@ -38,7 +38,7 @@ def write_job(path: Path, config: RunConfig, ranks: int = 1, status: str = "comp
                 "runs/wall_s": wall,
                 "workers/loss": (2 - level) * rng.uniform(0.9, 1.1, workers),
                 "workers/accuracy": np.full(workers, 0.2 + 0.7 * level if classified else np.nan),
-                "workers/weight": np.full(workers, 1 / workers),
+                "workers/weight": rng.dirichlet(np.full(workers, 50.0)),
                 "workers/work_s": np.full(workers, 0.01 * tasks),
                 "ranks/work_s": work_s,
                 "ranks/exchange_s": np.full(ranks, 0.002),
