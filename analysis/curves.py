@@ -11,18 +11,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+import style
+from matplotlib.figure import Figure
 
 from hpc_dmaml import results
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
-FORMATS = {".png", ".svg", ".pdf"}
-
-
-def plot(source: results.Results, smooth: int = 1) -> matplotlib.figure.Figure:
+def plot(source: results.Results, smooth: int = 1) -> Figure:
     """The figure of one file: a panel for the loss, and one for the accuracy where there is one."""
     run, loss, accuracy = (source[f"validation/{name}"] for name in ("run", "loss", "accuracy"))
     if not len(run):
@@ -30,9 +26,8 @@ def plot(source: results.Results, smooth: int = 1) -> matplotlib.figure.Figure:
     panels = [("query loss", loss)]
     if not np.isnan(accuracy).all():
         panels.append(("query accuracy", accuracy))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.6), layout="constrained", squeeze=False)
-    steps = loss.shape[1]
-    colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, steps))
+    figure, axes = style.subplots(1, len(panels))
+    colours = style.steps(loss.shape[1])
     for axis, (label, values) in zip(axes[0], panels, strict=True):
         for step, colour in enumerate(colours):
             mean = moving_average(values[:, step].mean(axis=1), smooth)
@@ -40,14 +35,14 @@ def plot(source: results.Results, smooth: int = 1) -> matplotlib.figure.Figure:
             axis.plot(run + 1, mean, color=colour, label=name, marker="." if len(run) < 3 else None)
         axis.set_xlabel("run")
         axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
     if len(panels) == 2:
         chance = 1 / int(source.attributes["outputs"])
-        axes[0][1].axhline(chance, color="grey", linestyle=":", linewidth=1, label="chance")
+        axes[0][1].axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8, label="chance")
         axes[0][1].set_ylim(0, 1.02)
+        style.percent(axes[0][1])
     elif (loss > 0).all():
         axes[0][0].set_yscale("log")
-    axes[0][-1].legend(frameon=False)
+    axes[0][-1].legend()
     workers = source["workers/loss"].shape[1]
     task = str(source.config["task"]["class_path"]).rpartition(".")[2]
     unfinished = "" if source.status == "complete" else f", {source.status}"
@@ -55,7 +50,7 @@ def plot(source: results.Results, smooth: int = 1) -> matplotlib.figure.Figure:
     title = (
         f"{task}, {workers} worker{'s' * (workers != 1)}{unfinished}: mean of {loss.shape[2]} held-out tasks{smoothed}"
     )
-    figure.suptitle(title, fontsize="medium")
+    style.title(figure, title)
     return figure
 
 
@@ -75,12 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     output = given.output or given.file.with_suffix(".png")
     try:
-        if output.suffix.lower() not in FORMATS:
-            raise ValueError(f"--output must end in {', '.join(sorted(FORMATS))}, not {output.suffix!r}")
         if given.smooth < 1:
             raise ValueError(f"--smooth must be 1 or more, not {given.smooth}")
-        figure = plot(results.read(given.file, "validation", "workers"), given.smooth)
-        figure.savefig(output, dpi=150)
+        source = results.read(given.file, "validation", "workers")
+        with style.used():
+            style.save(plot(source, given.smooth), output)
     except (ValueError, OSError) as error:
         print(f"curves: {error}", file=sys.stderr)
         return 2

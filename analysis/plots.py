@@ -411,10 +411,8 @@ def _time_unit(seconds: float) -> tuple[float, str]:
 
 def _number(value: float, _: int) -> str:
     """On an axis: 500, 20k, 3M."""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (size if letter == 'M' else 1e3):g}{letter}"
-    return f"{value:g}"
+    size, letter = (1e6, "M") if value >= 1e6 else (1e3, "k") if value >= 1e3 else (1.0, "")
+    return f"{value / size:g}{letter}"
 
 
 def _legend(axis: Axes, entries: int) -> None:

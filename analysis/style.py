@@ -62,7 +62,7 @@ SETTINGS = {
     "xtick.labelsize": 7, "ytick.labelsize": 7, "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans",
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.grid": True,
     "axes.axisbelow": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 3.5, "legend.frameon": False,
+    "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 3.5, "legend.framealpha": 0.8, "legend.edgecolor": "none",
     "legend.handlelength": 2.2, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 300,
     "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "hpc_dmaml",
 }  # fmt: skip

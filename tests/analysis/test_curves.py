@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from curves import plot
 
 from tests.helpers import run, small_config
 
-SCRIPT = Path(__file__).parents[1] / "analysis" / "curves.py"
+SCRIPT = Path(__file__).parents[2] / "analysis" / "curves.py"
 
 
 def curves(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -31,11 +32,6 @@ def test_the_suffix_says_the_format(job, tmp_path, suffix, start):
 
 
 def test_there_is_a_line_for_every_step_with_the_means_over_the_tasks(job):
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        from curves import plot
-    finally:
-        sys.path.pop(0)
     figure = plot(job)
     (axis,) = figure.axes  # regression: no accuracy
     assert axis.get_xlabel() == "run"
