@@ -18,7 +18,7 @@ from hpc_dmaml.engine.layers.layer import Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear, Pair, side_by_side
 
 COLUMNS_BYTES = 1 << 20
-"""Unfolded images of one task, beyond which PyTorch's convolution of stride 1 is faster on a CPU; it is not with more."""
+"""Unfolded images of one task, beyond which PyTorch's convolution is faster on a CPU."""
 
 
 class Convolution(Linear):
@@ -84,9 +84,9 @@ class Convolution(Linear):
 
     def _large(self, images: Tensor) -> bool:
         """Is PyTorch's convolution faster for images (B, n, ·, ·, ·), before or behind the layer?"""
-        (height, width), _, stride = self.window
+        height, width = self.window[0]
         numbers = images.shape[1] * self.out_shape[0] * self.out_shape[1] * height * width * self.in_shape[2]
-        return images.device.type == "cpu" and stride == (1, 1) and 4 * numbers > COLUMNS_BYTES
+        return images.device.type == "cpu" and 4 * numbers > COLUMNS_BYTES
 
     def _backward(self, x: Tensor | None, w: Tensor | None, y_bar: Tensor) -> Tensor:
         """PyTorch's gradient of one task's convolution by what is None: its images, or its kernel."""
