@@ -32,7 +32,10 @@ launch() {
   trap - USR1 TERM
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60                    # SLURM ends this shell, and starts it again later
+    # One task of an array has the whole array's job id, and must not requeue all of it.
+    scontrol requeue "${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+    # SLURM ends this shell, and starts it again later.
+    sleep 60
   fi
   exit "$code"                                                      # the job's
 }

@@ -37,11 +37,6 @@ class Cluster:
     """Where jobs are submitted from: it has the job scripts, as the root of the repository does."""
     environment: dict[str, str]
 
-    @property
-    def by_hand(self) -> dict[str, str]:
-        """The environment of a job without SLURM."""
-        return self.environment | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-
     def submit(self, launcher: str, arguments: str, options: str = "--nodes=2 --ntasks=2") -> str:
         """Hand in one job, by default of two ranks, one a node. Returns its number."""
         line = f"slurm/sbatch --parsable {options} slurm/run.sbatch {arguments}"
@@ -94,6 +89,8 @@ def booted(state: Path, folder: Path) -> Iterator[Cluster]:
     foreign = ("SLURM", "SBATCH", "SRUN", "PMI", "OMPI")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment |= {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "SLURM_CONF": str(state / "slurm.conf"),
         "SLURM_TEST_DIR": str(state),
         "SLURM_TEST_NODES": str(NODES),

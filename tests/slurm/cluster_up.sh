@@ -115,7 +115,7 @@ done
 # ---- wait until every node is up
 up=0
 for _ in $(seq 300); do
-  up=$(sinfo -h -N -o '%T' 2>/dev/null | grep -cE '^(idle|mixed|allocated|completing)$' || true)
+  up=$(sinfo -h -p main -N -o '%T' 2>/dev/null | grep -cE '^(idle|mixed|allocated|completing)$' || true)
   if [ "$up" = "$nodes" ]; then
     sinfo -o '%P %D %t %c %m %N'
     echo "export SLURM_CONF=$SLURM_CONF"
