@@ -36,6 +36,7 @@ TABLE = {
     "convolution_of_any_window": Row(lambda: nn.Conv2d(1, 2, (3, 2), (2, 1), (0, 1)), (1, 6, 5)),
     "convolution_of_single_pixels": Row(lambda: nn.Conv2d(3, 4, 1), (3, 2, 2)),
     "large_convolution": Row(lambda: nn.Conv2d(2, 3, 3, padding=1), (2, 5, 4), large=True),
+    "large_convolution_of_stride_2": Row(lambda: nn.Conv2d(2, 3, 3, 2, padding=1), (2, 5, 4), large=True),
     "large_convolution_of_one_channel": Row(lambda: nn.Conv2d(1, 2, (2, 3), bias=False), (1, 5, 4), large=True),
     "batch_norm_of_vectors": Row(lambda: nn.BatchNorm1d(4), (4,)),
     "batch_norm_of_images": Row(lambda: nn.BatchNorm2d(2, eps=1e-3), (2, 3, 4)),
