@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_dmaml import results
-from tests.slurm.cluster import MPIRUN, SRUN
+from tests.slurm.cluster import MPIRUN, SRUN, wait_for
 
 TASK = "--task Sinusoid --model MLP --tasks 2 --maml.inner_lr 0.01 --exchange gather --runs 5"
 
@@ -36,3 +36,23 @@ def test_ranks_that_do_not_find_each_other_are_refused_and_fewer_than_the_alloca
     assert "launcher and library do not match" in log(cluster, apart)
     assert cluster.end(few) == ("COMPLETED", 0)
     assert results.read(cluster.folder / "results" / "few.h5")["workers/loss"].shape == (5, 2)
+
+
+def test_an_interrupted_job_comes_back_and_goes_on_and_a_cancelled_one_does_not(cluster):
+    job = cluster.submit(SRUN, f"{TASK} --runs 1000000000 --checkpoint.every 50")
+    file = cluster.folder / "results" / f"dmaml_{job}.h5"
+
+    def runs(restarts):
+        source = results.read(file, "runs") if file.exists() else None
+        return len(source["runs/run"]) if source and source.attributes["restarts"] == restarts else 0
+
+    wait_for(lambda: runs(restarts=0), "a checkpoint")
+    cluster.command(f"scancel --signal=USR1 --batch {job}")
+    wait_for(lambda: runs(restarts=1), "a restart")
+    first = int(results.read(file)["checkpoint/restarts"][0])
+    wait_for(lambda: runs(restarts=1) > first, "a run more")
+    cluster.command(f"scancel {job}")
+    assert cluster.end(job)[0] == "CANCELLED"
+    source = outcome(cluster, job)
+    assert source.attributes["restarts"] == 1
+    assert source["runs/run"].tolist() == list(range(len(source["runs/run"])))
