@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"figures: {error}", file=sys.stderr)
         return 2
-    for note in (*found.notes, *notes):
+    for note in (*found.notes, *notes, *picture.notes):
         print(f"note: {note}", file=sys.stderr)
     print(output, output.with_suffix(".csv"), sep="\n")
     return 0

@@ -37,6 +37,8 @@ class Picture:
     figure: Figure
     numbers: pd.DataFrame
     """What is drawn, and its intervals."""
+    notes: tuple[str, ...] = ()
+    """Sentences: where it is not what one would expect."""
 
 
 def chosen_variable(settings: Settings, variable: str | None) -> str:
@@ -78,7 +80,7 @@ def over_runs(
     style.title(figure, title)
     step = int(table["step"].iloc[0])
     _caption(figure, settings, options, f"Held-out tasks {_after(step)}.", table)
-    return Picture(figure, table)
+    return Picture(figure, table, gaps(settings, table, options))
 
 
 def over_runs_by_step(settings: Settings, options: Options, title: str) -> Picture:
@@ -99,7 +101,7 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
     _legend(axes[0, 0], len(tables))
     style.title(figure, title)
     _caption(figure, settings, options, "Held-out tasks.", tables[0])
-    return Picture(figure, pd.concat(tables, ignore_index=True))
+    return Picture(figure, pd.concat(tables, ignore_index=True), gaps(settings, tables[0], options))
 
 
 def run_time(
@@ -295,6 +297,24 @@ def comparison(
     text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
     _caption(figure, settings, options, text)
     return Picture(figure, table)
+
+
+def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[str, ...]:
+    """What to say of curves that rest on less than they should."""
+    notes = []
+    for key, jobs in settings.jobs.items():
+        rows, label = _of(curves, settings, key), settings.label(key)
+        if rows.empty:
+            notes.append(f"{label}: no validation yet")
+            continue
+        if len(jobs) == 1:
+            notes.append(f"{label}: one seed, so there is no interval")
+        elif rows["n"].min() < len(jobs):
+            notes.append(f"{label}: some points are of {rows['n'].min()} of {len(jobs)} seeds only")
+        if options.degree and stats.degree_for(len(rows), options.degree) < options.degree:
+            degree = stats.degree_for(len(rows), options.degree)
+            notes.append(f"{label}: {len(rows)} points bear a polynomial of degree {degree}, not {options.degree}")
+    return tuple(notes)
 
 
 def families(settings: Settings) -> dict[str, Settings]:

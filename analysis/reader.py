@@ -125,7 +125,7 @@ def read(sources: Iterable[str | Path]) -> Collection:
                 notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {_some(wrong)}")
         jobs.append(job)
     if not jobs:
-        raise ValueError("; ".join(unreadable))
+        raise ValueError(_some(unreadable, 3))
     notes += [f"left out: {message}" for message in unreadable]
     for status in ("running", "interrupted", "failed"):
         names = [job.path.name for job in jobs if job.status == status]
@@ -177,9 +177,10 @@ def overview(jobs: Sequence[Job]) -> pd.DataFrame:
 
 
 def varying(jobs: Sequence[Job]) -> list[str]:
-    """The fields of the configuration that tell jobs apart, those of mere repetitions left out."""
+    """The fields of the configuration that tell jobs apart. Left out are those of mere repetitions, and those that only
+    come and go with their class."""
     names = dict.fromkeys(name for job in jobs for name in job.fields if name not in REPEATS)
-    return [name for name in names if len({job.fields.get(name) for job in jobs}) > 1]
+    return [name for name in names if len({job.fields[name] for job in jobs if name in job.fields}) > 1]
 
 
 def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], list[Job]]:
@@ -255,8 +256,12 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+            flat[prefix + name] = _hashable(value)
     return flat
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> dict[str, np.ndarray]:

@@ -1,0 +1,164 @@
+"""The reader: files, folders and sweeps to tidy tables, and one clear message for everything else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.analysis.conftest import ANALYSIS
+from tests.analysis.synthetic import write_job
+from tests.helpers import run, small_config
+
+pytest.importorskip("pandas")
+import reader
+
+from hpc_dmaml import results
+from hpc_dmaml.optimizers import SGD
+from hpc_dmaml.weight_generators import ArithmeticMean, LossMovingAverage
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A real job."""
+    return run(small_config(runs=6, workers=3), tmp_path_factory.mktemp("job"))
+
+
+@pytest.mark.parametrize(
+    ("group", "index"),
+    [("runs", ["run"]), ("workers", ["run", "worker"]), ("ranks", ["run", "rank"]), ("validation", ["run", "step"])],
+)
+def test_every_number_of_a_job_stands_in_its_row(job, group, index):
+    (one,) = reader.read([job.path]).jobs
+    table = reader.table([one], group).set_index(index)
+    for name in ("runs/wall_s", "workers/loss", "ranks/work_s", "validation/loss"):
+        if name.startswith(group):
+            values = job[name].mean(axis=2) if group == "validation" else job[name]
+            assert len(table) == values.size
+            rows = job["validation/run"] if group == "validation" else job["runs/run"]
+            for place, expected in np.ndenumerate(values):
+                row = (int(rows[place[0]]), *place[1:])
+                assert table.loc[row if len(row) > 1 else row[0], name.partition("/")[2]] == expected
+
+
+def test_validations_stand_beside_the_tasks_seen_and_the_time_at_their_runs(job):
+    table = reader.table(reader.read([job.path]).jobs, "validation", ["loss"])
+    assert list(table.columns) == ["job", "seed", "run", "seen_tasks", "wall_s", "step", "loss"]
+    np.testing.assert_array_equal(table["seen_tasks"], (table["run"] + 1) * 15)  # 3 workers of 5 tasks
+    np.testing.assert_array_equal(table["wall_s"], job["runs/wall_s"][table["run"]])
+
+
+def test_each_held_out_task_is_to_be_had(job):
+    table = reader.table(reader.read([job.path]).jobs, "validation", ["loss"], each_task=True)
+    np.testing.assert_array_equal(table["loss"], job["validation/loss"].ravel())
+    np.testing.assert_array_equal(table["task"].unique(), range(5))
+
+
+def test_axes_and_fields_become_columns_and_nothing_is_there_that_was_not_asked_for(scaling):
+    found = reader.read([scaling])
+    table = reader.table(found.jobs, "workers", ["loss"], by=["scaling", "optimizer.lr"])
+    assert list(table.columns) == ["job", "scaling", "optimizer.lr", "seed", "run", "worker", "loss"]
+    assert set(table["scaling"]) == {"baseline", "workers 2x", "workers 4x", "tasks 2x", "tasks 4x"}
+    assert len(table) == 40 * 3 * (1 + 2 + 4 + 1 + 1)
+
+
+def test_the_overview_has_a_row_for_each_file_with_its_whole_configuration(scaling):
+    table = reader.overview(reader.read([scaling]).jobs)
+    assert len(table) == 15
+    assert table.loc[table["scaling"] == "tasks 4x", "tasks"].tolist() == [32, 32, 32]
+    assert {"status", "restarts", "task", "task.ways", "maml.inner_lr"} <= set(table.columns)
+
+
+def test_missing_points_are_named_and_the_rest_is_read(partial):
+    (partial / "scaling=tasks-2x,seed=1.h5").unlink()
+    found = reader.read([partial])
+    assert len(found.jobs) == 14
+    assert found.notes == ("sweep scaling: 1 of 15 points are missing: scaling=tasks-2x,seed=1",)
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_jobs_that_did_not_end_take_part_and_are_named(tmp_path, status):
+    write_job(tmp_path / "a.h5", small_config(runs=10), status=status, runs=4)
+    write_job(tmp_path / "b.h5", small_config(runs=10))
+    found = reader.read([tmp_path])
+    assert reader.table(found.jobs, "runs").groupby("job", observed=True).size().tolist() == [4, 10]
+    assert found.notes == (f"{status}, shown as far as it got: a.h5",)
+
+
+def test_a_job_before_its_first_run_is_no_obstacle(tmp_path):
+    write_job(tmp_path / "a.h5", small_config(), status="running", runs=0)
+    for group in reader.GROUPS:
+        assert reader.table(reader.read([tmp_path]).jobs, group).empty
+
+
+def test_unreadable_files_are_left_out_and_named(partial):
+    (partial / "broken.h5").write_bytes(b"nothing of use")
+    found = reader.read([partial])
+    assert len(found.jobs) == 15
+    assert found.notes[0].startswith(f"left out: {partial / 'broken.h5'} is not a readable result file")
+
+
+def test_where_no_file_can_be_read_there_is_one_message(tmp_path):
+    with pytest.raises(ValueError, match="no result file"):
+        reader.read([tmp_path])
+    with pytest.raises(ValueError, match="there is no file or folder"):
+        reader.read([tmp_path / "none"])
+    (tmp_path / "broken.h5").write_bytes(b"nothing of use")
+    with pytest.raises(ValueError, match=r"broken\.h5 is not a readable result file"):
+        reader.read([tmp_path])
+
+
+def test_files_of_another_schema_are_refused(job, tmp_path):
+    results.write(tmp_path / "x.h5", job.arrays, {**job.attributes, "schema": 99})
+    with pytest.raises(ValueError, match="not a result of this version"):
+        reader.read([tmp_path / "x.h5"])
+
+
+def test_a_file_that_its_sweep_describes_otherwise_is_named(partial):
+    text = (partial / "sweep.yaml").read_text()
+    (partial / "sweep.yaml").write_text(text.replace("tasks: 32", "tasks: 64"))
+    notes = reader.read([partial]).notes
+    assert len(notes) == 3
+    assert notes[0] == "scaling=tasks-4x,seed=0.h5 was run with other settings than its sweep.yaml has: tasks"
+
+
+def test_settings_come_in_the_order_of_the_sweep_or_of_their_values(tmp_path):
+    for rate in (0.1, 0.001, 0.01):
+        write_job(tmp_path / f"{rate}.h5", small_config(optimizer=SGD(lr=rate)))
+    groups = reader.grouped(reader.read([tmp_path]).jobs, ["optimizer.lr"])
+    assert list(groups) == [(0.001,), (0.01,), (0.1,)]
+
+
+def test_what_tells_files_apart_is_neither_seed_nor_what_comes_with_a_class(tmp_path):
+    for seed, generator in enumerate((ArithmeticMean(), LossMovingAverage(window=7))):
+        write_job(tmp_path / f"{seed}.h5", small_config(seed=seed, weight_generator=generator))
+    assert reader.varying(reader.read([tmp_path]).jobs) == ["weight_generator"]
+
+
+def test_mixed_experiments_are_refused_with_what_tells_them_apart(tmp_path):
+    write_job(tmp_path / "a.h5", small_config())
+    write_job(tmp_path / "b.h5", small_config(tasks=7))
+    jobs = reader.read([tmp_path]).jobs
+    with pytest.raises(ValueError, match="mixed: all files together: 2 files differ in tasks; .* --by tasks"):
+        reader.grouped(jobs, [])
+    assert len(reader.grouped(jobs, ["tasks"])) == 2
+
+
+def test_a_misspelt_field_is_answered_with_the_nearest(job):
+    with pytest.raises(ValueError, match=r"no file has a field 'optimiser.lr'; did you mean optimizer.lr"):
+        reader.grouped(reader.read([job.path]).jobs, ["optimiser.lr"])
+
+
+def test_a_table_or_column_that_is_not_there_is_refused(job):
+    jobs = reader.read([job.path]).jobs
+    with pytest.raises(ValueError, match="there is no table 'walls'; there are runs, workers"):
+        reader.table(jobs, "walls")
+    with pytest.raises(ValueError, match="the table runs has no column loss; it has seen_tasks, wall_s"):
+        reader.table(jobs, "runs", ["loss"])
+
+
+def test_reading_needs_neither_torch_nor_mpi():
+    code = f"import sys; sys.path.append({str(ANALYSIS)!r}); import figures, tables, merge; print({{'torch', 'mpi4py'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
