@@ -92,6 +92,7 @@ class Collection:
     """Jobs, and what is to be said of them."""
 
     jobs: tuple[Job, ...]
+    """Those of a sweep in its order, then others by their paths."""
     notes: tuple[str, ...]
     """Sentences: what could not be read, what is not complete, what is missing or contradicts itself."""
     sweeps: tuple[sweeps.Sweep, ...] = ()
@@ -126,6 +127,8 @@ def read(sources: Iterable[str | Path]) -> Collection:
         jobs.append(job)
     if not jobs:
         raise ValueError(_some(unreadable, 3))
+    order = {path: place for place, path in enumerate(points)}
+    jobs.sort(key=lambda job: order.get(job.path.resolve(), len(order)))
     notes += [f"left out: {message}" for message in unreadable]
     for status in ("running", "interrupted", "failed"):
         names = [job.path.name for job in jobs if job.status == status]

@@ -21,9 +21,6 @@ from typing import Any
 import matplotlib
 import matplotlib.ticker
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -81,7 +78,8 @@ def subplots(
     """A figure as wide as a column or, with several panels or `wide`, a page; axes (rows, columns). `height` of a row in
     inches."""
     width = PAGE_IN if wide or columns > 1 else COLUMN_IN
-    return plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
+    figure = Figure(figsize=(width, height * rows))  # without pyplot: nothing global, and no display
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def colour(value: Any, values: Sequence[Any]) -> str:
@@ -160,7 +158,6 @@ def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     figure.savefig(path, metadata=dates.get(path.suffix.lower()))
-    plt.close(figure)
 
 
 def _ratios(family: str, values: Sequence[Any]) -> list[float]:

@@ -1,0 +1,328 @@
+"""Pictures for what is in them: axes, lines, labels, numbers; and what is said where something is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+import figures
+import measures
+import pandas as pd
+import plots
+import reader
+import style
+from matplotlib.colors import to_hex
+from measures import Options, Settings
+
+from hpc_dmaml.optimizers import SGD
+from hpc_dmaml.results import read
+from tests.analysis.synthetic import write_job
+from tests.helpers import small_config
+
+
+def thesis(number, folder, options=None):
+    """The figure's axes and its numbers."""
+    with style.used():
+        picture, _ = figures.thesis(number, reader.read([folder]), options or Options())
+    return picture.figure.axes, picture.numbers
+
+
+def labels(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def lines(axis):
+    """The labelled lines, without points and limits."""
+    return {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+
+
+def test_accuracy_over_runs_has_a_curve_for_the_baseline_and_each_ratio(scaling):
+    (axis,), numbers = thesis("6.17", scaling)
+    assert labels(axis) == ["baseline", "workers 2×", "workers 4×"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("runs", "validation accuracy")
+    assert len(axis.collections) == 3  # a band each
+    assert numbers.groupby("scaling", observed=True).size().tolist() == [20, 20, 20]
+
+
+def test_means_are_over_tasks_then_seeds_and_limits_are_of_students_t(scaling):
+    _, numbers = thesis("6.19", scaling)
+    files = [read(scaling / f"scaling=tasks-4x,seed={seed}.h5") for seed in range(3)]
+    values = np.array([file["validation/accuracy"][:, 2].mean(axis=1) for file in files])  # after the last step
+    rows = numbers[numbers["scaling"] == "tasks 4x"]
+    np.testing.assert_allclose(rows["mean"], values.mean(axis=0))
+    half = 4.302652729911275 * values.std(axis=0, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(rows["high"] - rows["mean"], half)
+    np.testing.assert_array_equal(rows["runs"], files[0]["validation/run"] + 1)
+
+
+def test_the_lines_are_polynomials_through_the_means_and_fitted_apart_through_the_limits(scaling):
+    (axis,), numbers = thesis("6.17", scaling, Options(degree=3))
+    rows = numbers[numbers["scaling"] == "workers 4x"]
+    for column, fitted in (("mean", "fit"), ("low", "fit_low"), ("high", "fit_high")):
+        expected = np.polyval(np.polyfit(rows["runs"], rows[column], 3), rows["runs"])
+        np.testing.assert_allclose(rows[fitted], expected, rtol=1e-9)
+    np.testing.assert_array_equal(lines(axis)["workers 4×"].get_ydata(), rows["fit"])
+
+
+def test_without_a_fit_the_lines_are_the_means(scaling):
+    (axis,), numbers = thesis("6.17", scaling, Options(degree=None))
+    rows = numbers[numbers["scaling"] == "baseline"]
+    assert "fit" not in numbers
+    np.testing.assert_array_equal(lines(axis)["baseline"].get_ydata(), rows["mean"])
+
+
+def test_the_normal_interval_is_the_narrower_one(scaling):
+    widths = [
+        (t["high"] - t["low"]).mean()
+        for t in (thesis("6.17", scaling, Options(interval=kind))[1] for kind in ("t", "normal"))
+    ]
+    assert widths[0] / widths[1] == pytest.approx(4.302652729911275 / 1.959963984540054)
+
+
+@pytest.mark.parametrize(("number", "column", "x_label"), [
+    ("6.23", "seen_tasks", "training tasks seen"), ("6.24", "wall_s", "wall time (s)"),
+])  # fmt: skip
+def test_what_learning_costs_is_shown_in_a_panel_for_each_way_to_scale(scaling, number, column, x_label):
+    axes, numbers = thesis(number, scaling)
+    assert [axis.get_title() for axis in axes] == ["more workers", "more tasks"]  # this sweep has no epochs
+    assert [labels(axis)[0] for axis in axes] == ["baseline", "baseline"]
+    assert axes[0].get_xlabel() == x_label
+    rows = numbers[numbers["scaling"] == "tasks 4x"]
+    np.testing.assert_array_equal(lines(axes[1])["tasks 4×"].get_xdata(), rows[column])
+    assert axes[0].get_xlim() == axes[1].get_xlim()
+
+
+def test_durations_of_a_run_stand_in_percent_beside_those_of_the_thesis(scaling):
+    (axis,), numbers = thesis("6.25", scaling)
+    assert labels(axis) == ["thesis", "workers", "tasks"]
+    told = dict(zip(numbers["scaling"], numbers["thesis"], strict=True))
+    assert told == pytest.approx(
+        {"baseline": 1, "workers 2x": 0.9767, "workers 4x": 1.2496, "tasks 2x": 1.958, "tasks 4x": 3.7696}
+    )
+    own = dict(zip(numbers["scaling"], numbers["relative"], strict=True))
+    assert own["baseline"] == pytest.approx(1)
+    assert own["tasks 4x"] == pytest.approx(3.93, abs=0.1)  # 322 ms to 82 ms
+
+
+def test_validation_is_no_part_of_a_runs_duration(tmp_path):
+    write_job(tmp_path / "a.h5", small_config(runs=40, workers=1))
+    (job,) = reader.read([tmp_path]).jobs
+    assert measures.run_seconds(job) == pytest.approx(
+        0.052, rel=0.06
+    )  # 5 tasks of 10 ms and 2 ms; a validation is 5 ms
+
+
+def test_wall_time_goes_on_to_a_thousand_runs_at_the_measured_pace(scaling):
+    axes, numbers = thesis("6.26", scaling)
+    ends = numbers[numbers["extrapolated"]].set_index("scaling")
+    assert (ends["runs"] == 1000).all()
+    walls = [read(scaling / f"scaling=baseline,seed={seed}.h5")["runs/wall_s"] for seed in range(3)]
+    expected = np.mean([wall[-1] + 960 * (wall[-1] - wall[0]) / 39 for wall in walls])
+    assert ends.loc["baseline", "wall_s"] == pytest.approx(expected)
+    assert [line.get_linestyle() for line in axes[0].lines].count(":") == 3
+
+
+def test_one_setting_has_one_colour_in_all_figures(scaling):
+    colours = [
+        {label: to_hex(line.get_color()) for axis in thesis(number, scaling)[0] for label, line in lines(axis).items()}
+        for number in ("6.17", "6.23", "6.24")
+    ]
+    for label in ("baseline", "workers 2×", "workers 4×"):
+        assert len({each[label] for each in colours}) == 1
+    assert len(set(colours[1].values())) == 5
+
+
+def test_colours_stay_where_points_are_missing(scaling, partial):
+    for seed in range(3):
+        (partial / f"scaling=workers-2x,seed={seed}.h5").unlink()
+    whole, part = (lines(thesis("6.17", folder)[0][0]) for folder in (scaling, partial))
+    assert set(part) == {"baseline", "workers 4×"}
+    assert part["workers 4×"].get_color() == whole["workers 4×"].get_color()
+
+
+def test_an_implementation_test_has_a_curve_for_each_adaptation_step(tmp_path):
+    write_job(tmp_path / "a.h5", small_config(runs=40, workers=1))
+    (axis,), numbers = thesis("6.3", tmp_path)
+    assert labels(axis) == ["before adaptation", "after 1 adaptation step", "after 2 adaptation steps"]
+    assert axis.get_ylabel() == "validation loss (squared error)"
+    assert set(numbers["step"]) == {0, 1, 2}
+
+
+def test_another_experiment_than_the_thesiss_is_drawn_and_noted(tmp_path):
+    write_job(tmp_path / "a.h5", small_config(workers=1))
+    with style.used():
+        _, notes = figures.thesis("6.1", reader.read([tmp_path]), Options())
+    assert notes == ["the thesis's figure 6.1 has task Omniglot; these files have Sinusoid"]
+
+
+@pytest.mark.parametrize(("runs", "seeds", "words"), [
+    ([6], [0], "one seed, so there is no interval"),
+    ([6, 30, 30], [0, 1, 2], "some points are of 2 of 3 seeds only"),
+    ([6, 6], [0, 1], "3 points bear a polynomial of degree 1, not 10"),
+    ([1, 1], [0, 1], "no validation yet"),
+])  # fmt: skip
+def test_curves_that_rest_on_little_are_drawn_and_noted(tmp_path, runs, seeds, words):
+    write_job(tmp_path / "good.h5", small_config(runs=30, workers=1, tasks=9))
+    for seed, done in zip(seeds, runs, strict=True):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed), runs=done)
+    settings = Settings(reader.read([tmp_path]).jobs, ["tasks"])
+    with style.used():
+        picture = plots.over_runs(settings, Options(), "x")
+    assert any(words in note for note in picture.notes)
+    assert np.isfinite(picture.figure.axes[0].get_ylim()).all()
+
+
+def test_losses_that_are_no_numbers_leave_gaps(tmp_path):
+    for seed in range(2):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed))
+        from hpc_dmaml import results
+
+        source = read(tmp_path / f"{seed}.h5")
+        source["validation/loss"][3:5] = np.nan
+        results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)
+    table = measures.curves(Settings(reader.read([tmp_path]).jobs, []), "loss", Options(degree=3))
+    assert np.flatnonzero(table["mean"].isna()).tolist() == [3, 4]
+    assert table["fit"].notna().sum() == len(table) - 2
+
+
+def test_files_of_one_seed_count_once(tmp_path):
+    for name in "ab":
+        write_job(tmp_path / f"{name}.h5", small_config(workers=1))
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    assert len(settings.all_jobs) == 1
+    assert settings.notes == ["all: left out, as their seeds are there already: b.h5"]
+
+
+def test_shares_of_a_runs_time_add_up_to_its_duration(scaling):
+    settings = Settings(reader.read([scaling]).jobs, ["scaling"])
+    table = measures.shares(settings)
+    assert table.groupby("scaling", observed=True)["share"].sum().tolist() == pytest.approx([1] * 5)
+    base = table[table["scaling"] == "baseline"].set_index("part")["seconds"]
+    assert base["exchange"] == pytest.approx(0.002)
+    assert base["validation"] == pytest.approx(0.0025, rel=0.05)  # every other run
+    with style.used():
+        (axis,) = plots.time_shares(settings, Options(), "x").figure.axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == [
+        "baseline",
+        "workers 2×",
+        "workers 4×",
+        "tasks 2×",
+        "tasks 4×",
+    ]
+
+
+def test_speed_up_counts_training_tasks_and_is_ideal_where_nothing_is_lost(tmp_path):
+    for ranks in (1, 2, 4):
+        for seed in range(2):
+            config = small_config(runs=30, workers=4, tasks=20, seed=seed)
+            write_job(tmp_path / f"{ranks}_{seed}.h5", config, ranks)
+    table = measures.speed(Settings(reader.read([tmp_path]).jobs, ["ranks"]), Options())
+    assert table["ranks"].tolist() == [1, 2, 4]
+    assert table["speed_up"].tolist() == pytest.approx([1, 2, 4], rel=0.08)
+    np.testing.assert_allclose(table["efficiency"], table["speed_up"] / table["ranks"])
+
+
+def test_a_comparison_shows_every_other_settings_difference(scaling):
+    settings = Settings(reader.read([scaling]).jobs, ["scaling"])
+    with style.used():
+        picture = plots.comparison(settings, Options(), "x", ("baseline",))
+    (axis,) = picture.figure.axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["workers 2×", "workers 4×", "tasks 2×", "tasks 4×"]
+    assert axis.get_xlabel() == "final accuracy less that of\nbaseline (percentage points)"
+    final = measures.final(settings, "accuracy", Options())
+    means = final[final["step"] == 2].set_index("scaling")["mean"]
+    np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
+
+
+@pytest.mark.parametrize("variable", ["weight", "loss"])
+def test_few_workers_are_lines_and_many_an_image(tmp_path, variable):
+    write_job(tmp_path / "few.h5", small_config(runs=10, workers=3))
+    write_job(tmp_path / "many.h5", small_config(runs=10, workers=8))
+    settings = Settings(reader.read([tmp_path]).jobs, ["workers"])
+    with style.used():
+        few, many, *bar = plots.per_worker(settings, Options(), "x", variable).figure.axes
+    assert labels(few) == ["worker 0", "worker 1", "worker 2"]
+    assert (many.get_ylabel(), len(many.collections), len(bar)) == ("worker", 1, 1)
+    assert many.collections[0].get_array().shape == (8, 10)
+
+
+# ---- the command
+
+
+def command(capsys, *arguments):
+    """Exit code, lines of stdout, text of stderr."""
+    code = figures.main(list(map(str, arguments)))
+    shown = capsys.readouterr()
+    return code, shown.out.splitlines(), shown.err
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_numbers_stand_beside_the_picture(scaling, tmp_path, capsys, suffix, start):
+    picture = tmp_path / f"new/picture.{suffix}"
+    code, shown, err = command(capsys, "6.17", scaling, "--output", picture)
+    assert (code, shown, err) == (0, [str(picture), str(picture.with_suffix(".csv"))], "")
+    assert picture.read_bytes().startswith(start)
+    numbers = pd.read_csv(picture.with_suffix(".csv"))
+    assert {"scaling", "runs", "mean", "low", "high", "n", "fit", "fit_low", "fit_high"} <= set(numbers.columns)
+
+
+def test_the_same_files_give_the_same_picture(scaling, tmp_path, capsys):
+    for name in "ab":
+        assert command(capsys, "6.25", scaling, "--output", tmp_path / f"{name}.svg")[0] == 0
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["seen_tasks", "wall_time", "weights", "losses", "shares", "compare"])
+def test_every_general_figure_is_made_of_a_sweep_as_it_is(partial, capsys, name):
+    code, shown, err = command(capsys, name, partial)
+    assert (code, err) == (0, "")
+    assert shown == [str(partial / f"figure_{name}{suffix}") for suffix in (".png", ".csv")]
+
+
+def test_files_without_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
+    for rate in (0.1, 0.01):
+        write_job(tmp_path / f"{rate}.h5", small_config(runs=30, workers=1, optimizer=SGD(lr=rate)))
+    assert command(capsys, "curves", tmp_path)[0] == 0
+    assert pd.read_csv(tmp_path / "figure_curves.csv")["optimizer.lr"].unique().tolist() == [0.01, 0.1]
+
+
+def test_a_missing_point_is_named_and_the_rest_is_drawn(partial, capsys):
+    (partial / "scaling=workers-2x,seed=1.h5").unlink()
+    code, _, err = command(capsys, "6.17", partial)
+    assert code == 0
+    assert "note: sweep scaling: 1 of 15 points are missing: scaling=workers-2x,seed=1" in err
+
+
+def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
+    other = tmp_path / "other"
+    write_job(other / "sine.h5", small_config(workers=1))
+    for point in partial.glob("scaling=baseline*"):
+        point.unlink()
+    for arguments, message in (
+        (["6.99", scaling], "there is no figure '6.99'; --list"),
+        (["6.17"], "give result files"),
+        (["6.17", tmp_path / "none"], "there is no file or folder"),
+        (["6.17", other], "needs the files of a sweep with an axis 'scaling'"),
+        (["6.17", partial], "the files of the point baseline are missing"),
+        (["6.18", scaling], "figure 6.18 shows epochs scaled; there are only workers, tasks"),
+        (["curves", scaling, other], "different experiments are mixed, of Glyphs, Sinusoid"),
+        (["curves", scaling, "--by", "seed"], "different experiments are mixed"),
+        (["curves", other, "--variable", "accuracy"], "a regression has no accuracy"),
+        (["curves", scaling, "--step", "7"], "7 is more than the 2 adaptation steps"),
+        (["curves", scaling, "--fit", "high"], "--fit must be a degree or none"),
+        (["curves", scaling, "--level", "95"], "level must be between 0 and 1"),
+        (["curves", scaling, "--output", tmp_path / "x.doc"], "--output must end in .pdf, .png, .svg"),
+        (["compare", scaling, "--against", "all"], "there is no 'all'; there are baseline, workers 2×"),
+        (["weights", other], "all jobs have one worker"),
+    ):
+        code, shown, err = command(capsys, *arguments)
+        assert (code, shown) == (2, [])
+        assert err.startswith("figures: ")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_the_list_names_every_figure(capsys):
+    _, shown, _ = command(capsys, "--list")
+    assert [line.split()[0] for line in shown] == [*figures.THESIS, *figures.GENERAL]
