@@ -1,0 +1,113 @@
+"""Merging loses nothing: every number and attribute comes out as it went in."""
+
+from __future__ import annotations
+
+import csv
+
+import h5py
+import merge
+import numpy as np
+import pytest
+
+from hpc_dmaml.results import read
+from tests.helpers import equal, run, small_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two real jobs, in two folders, one with its sweep's file."""
+    top = tmp_path_factory.mktemp("jobs")
+    for name, workers in (("a", 1), ("b", 3)):
+        (top / name).mkdir()
+        run(small_config(workers=workers), top / name)
+    (top / "a/sweep.yaml").write_text("grid: {λ: [1]}\n")
+    return top
+
+
+def command(capsys, *arguments):
+    """Exit code, stdout, stderr."""
+    code = merge.main(list(map(str, arguments)))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def assert_same(one, other):
+    assert one.arrays.keys() == other.arrays.keys()
+    for name, values in one.arrays.items():
+        assert values.dtype == other[name].dtype, name
+        assert equal(values, other[name]), name
+    assert one.attributes.keys() == other.attributes.keys()
+    for name, value in one.attributes.items():
+        np.testing.assert_array_equal(value, other.attributes[name])
+
+
+def test_what_is_split_again_is_as_it_was(folder, tmp_path, capsys):
+    archive, again = tmp_path / "all.h5", tmp_path / "again"
+    assert command(capsys, folder, "--output", archive)[:2] == (0, f"2 files in {archive}\n")
+    assert command(capsys, "--split", archive, "--output", again)[:2] == (0, f"2 files in {again}\n")
+    for name in ("a/job.h5", "b/job.h5"):
+        assert_same(read(folder / name), read(again / name, verify=True))
+    assert (again / "a/sweep.yaml").read_text() == (folder / "a/sweep.yaml").read_text()
+
+
+def test_the_archive_is_plain_hdf5_with_a_group_for_each_job(folder, tmp_path, capsys):
+    command(capsys, folder, "--output", tmp_path / "all.h5")
+    with h5py.File(tmp_path / "all.h5") as file:
+        job = file["b/job.h5"]
+        assert job.attrs["status"] == "complete"
+        np.testing.assert_array_equal(job["workers/loss"], read(folder / "b/job.h5")["workers/loss"])
+
+
+def test_the_csv_holds_every_number_to_the_last_bit(folder, tmp_path, capsys):
+    assert command(capsys, folder, "--output", tmp_path / "all.csv")[0] == 0
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("a/job.h5", "b/job.h5"):
+        source = read(folder / name)
+        own = [row for row in rows if row["job"] == name]
+        for array, values in source.arrays.items():
+            texts = [row["value"] for row in own if row["name"] == array]
+            back = np.array(texts if values.dtype == object else [float(t) for t in texts]).astype(values.dtype)
+            assert equal(back.reshape(values.shape), values), array
+        assert [row["value"] for row in own if row["name"] == "@config"] == [source.attributes["config"]]
+
+
+def test_some_groups_alone_are_smaller_and_cannot_be_split(folder, tmp_path, capsys):
+    archive = tmp_path / "some.h5"
+    assert command(capsys, folder, "--output", archive, "--groups", "runs", "validation")[0] == 0
+    with h5py.File(archive) as file:
+        assert set(file["a/job.h5"]) == {"runs", "validation"}
+    code, _, err = command(capsys, "--split", archive, "--output", tmp_path / "again")
+    assert code == 2
+    assert "holds only some groups of its jobs" in err
+
+
+def test_a_damaged_archive_is_refused(folder, tmp_path, capsys):
+    archive = tmp_path / "all.h5"
+    command(capsys, folder, "--output", archive)
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    code, _, err = command(capsys, "--split", archive, "--output", tmp_path / "again")
+    assert code == 2
+    assert "was damaged" in err
+
+
+def test_bad_input_is_one_message_and_nothing_is_overwritten(folder, tmp_path, capsys):
+    there = tmp_path / "there.h5"
+    there.write_text("mine")
+    for arguments, message in (
+        ([folder, "--output", there], "exists and is never overwritten"),
+        ([folder, "--output", tmp_path / "all.zip"], "--output must end in .h5 or .csv"),
+        ([tmp_path / "none", "--output", tmp_path / "all.h5"], "there is no file or folder"),
+        ([there, "--output", tmp_path / "all.h5"], "is not a readable result file"),
+        (["--split", folder / "a/job.h5", "--output", tmp_path / "x"], "it is a result file of one job"),
+        (["--split", tmp_path / "none.h5", "--output", tmp_path / "x"], "is not a readable archive"),
+    ):
+        code, shown, err = command(capsys, *arguments)
+        assert (code, shown) == (2, "")
+        assert err.startswith("merge: ")
+        assert message in err
+        assert err.count("\n") == 1
+    assert there.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.h5"]
