@@ -25,7 +25,7 @@ import style
 from measures import Options, Settings
 from plots import Picture
 
-RUN_PERCENT = {
+RUN_PERCENT: dict[str, dict[float, float]] = {
     "workers": {1: 100, 2: 97.67, 4: 124.96, 8: 131.01, 16: 143.03},
     "epochs": {1: 100, 2: 194.26, 4: 374.03, 8: 742.42, 16: 1498.17},
     "tasks": {1: 100, 2: 195.8, 4: 376.96, 8: 745.58, 16: 1520.85},

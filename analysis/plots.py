@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import measures
@@ -12,23 +12,16 @@ import pandas as pd
 import reader
 import stats
 import style
-from matplotlib.axes import Axes
+from drawing import MANY, after, binned, caption, draw_curve, draw_workers, legend, name_axes, number, time_unit
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from measures import Options, Settings
 
 X = {"runs": "runs", "seen_tasks": "training tasks seen", "wall_s": "wall time"}
 FAMILIES = ("workers", "epochs", "tasks")
 """The ways to scale, in the thesis's order."""
-MANY = 5
-"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
 LONG = 22
 """Characters of a name beside the axes, from which on the picture gets the width of a page."""
-FEW_WORKERS = 6
-"""Up to so many are drawn as lines, more as rows of an image."""
-PIXELS = 120
-"""Runs side by side in an image of workers; more are averaged."""
 Key = tuple[Any, ...]
 
 
@@ -57,15 +50,15 @@ def over_runs(
     table = measures.curves(settings, variable, options)
     groups = families(settings) if panels else {"": settings}
     figure, axes = style.subplots(1, len(groups), sharey=True, wide=len(settings.jobs) > MANY)
-    scale, unit = _time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
+    scale, unit = time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
     for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
         for key in part.jobs:
             label, line = part.label(key), part.line(key)
-            _draw_curve(axis, _of(table, part, key), x, scale, label, line, 0.13 if len(part.jobs) <= MANY else 0.06)
-        _name_axes(axis, settings, variable, X[x] + unit)
+            draw_curve(axis, _of(table, part, key), x, scale, label, line, 0.13 if len(part.jobs) <= MANY else 0.06)
+        name_axes(axis, settings, variable, X[x] + unit)
         axis.set_title(name and f"more {name}")
         axis.set_xlim(left=0)
-        _legend(axis, len(part.jobs))
+        legend(axis, len(part.jobs))
     if len(groups) > 1:
         # The same places in all panels: what comes further to the left is cheaper.
         ends = table.groupby(list(settings.by), observed=True)[x].max() / scale
@@ -76,10 +69,10 @@ def over_runs(
             axis.set_xlim(ends.min() / 30 if wide else 0, ends.max() * 1.05)
             axis.label_outer()
     for axis in axes[0]:
-        axis.xaxis.set_major_formatter(_number)
+        axis.xaxis.set_major_formatter(number)
     style.title(figure, title)
     step = int(table["step"].iloc[0])
-    _caption(figure, settings, options, f"Held-out tasks {_after(step)}.", table)
+    caption(figure, settings, options, f"Held-out tasks {after(step)}.", table)
     return Picture(figure, table, gaps(settings, table, options))
 
 
@@ -94,18 +87,18 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
     figure, axes = style.subplots()
     for step, table, colour, dashes in zip(steps, tables, style.steps(len(tables)), style.DASHES, strict=False):
         line = {"color": colour, "linestyle": dashes}
-        _draw_curve(axes[0, 0], table, "runs", 1.0, _after(step), line)
-    _name_axes(axes[0, 0], settings, variable, X["runs"])
+        draw_curve(axes[0, 0], table, "runs", 1.0, after(step), line)
+    name_axes(axes[0, 0], settings, variable, X["runs"])
     axes[0, 0].set_xlim(left=0)
-    axes[0, 0].xaxis.set_major_formatter(_number)
-    _legend(axes[0, 0], len(tables))
+    axes[0, 0].xaxis.set_major_formatter(number)
+    legend(axes[0, 0], len(tables))
     style.title(figure, title)
-    _caption(figure, settings, options, "Held-out tasks.", tables[0])
+    caption(figure, settings, options, "Held-out tasks.", tables[0])
     return Picture(figure, pd.concat(tables, ignore_index=True), gaps(settings, tables[0], options))
 
 
 def run_time(
-    settings: Settings, options: Options, title: str, published: dict[str, dict[int, float]] | None = None
+    settings: Settings, options: Options, title: str, published: Mapping[str, Mapping[float, float]] | None = None
 ) -> Picture:
     """Duration of a run over the ratio, in percent of the baseline; hollow: `published` numbers of the thesis."""
     table = measures.durations(settings, ("baseline",), options)
@@ -136,7 +129,7 @@ def run_time(
     style.title(figure, title)
     base = float(_of(table, settings, ("baseline",))["run_s"].iloc[0])
     text = f"Median run without validation; 100 % is {base:.3g} s."
-    _caption(figure, settings, options, text)
+    caption(figure, settings, options, text)
     return Picture(figure, table)
 
 
@@ -144,7 +137,7 @@ def extrapolation(settings: Settings, options: Options, title: str, runs: int = 
     """Wall time over runs, extrapolated (dotted) to `runs`; one panel for each way to scale."""
     table = measures.wall_times(settings, runs)
     figure, axes = style.subplots(1, len(families(settings)), height=3.0, sharey=True)
-    scale, unit = _time_unit(table["wall_s"].max())
+    scale, unit = time_unit(table["wall_s"].max())
     for axis, (family, part) in zip(axes[0], families(settings).items(), strict=True):
         for key in part.jobs:
             rows = _of(table, part, key)
@@ -163,7 +156,7 @@ def extrapolation(settings: Settings, options: Options, title: str, runs: int = 
         axis.legend(loc="upper left", bbox_to_anchor=(-0.03, -0.24))
     axes[0, 0].set_ylim(0, table["wall_s"].max() / scale * 1.05)
     style.title(figure, title)
-    _caption(
+    caption(
         figure,
         settings,
         None,
@@ -194,7 +187,7 @@ def time_shares(settings: Settings, options: Options, title: str) -> Picture:
     axis.set_xlabel("share of a run's time; at the end its duration")
     axis.legend(loc="lower center", bbox_to_anchor=(0.43, 1.0), ncols=5, handlelength=0.8, columnspacing=0.9)
     style.title(figure, title)
-    _caption(figure, settings, None, "Means over runs (but the first), ranks and seeds. Wait: for slower ranks.")
+    caption(figure, settings, None, "Means over runs (but the first), ranks and seeds. Wait: for slower ranks.")
     return Picture(figure, table)
 
 
@@ -206,7 +199,7 @@ def per_worker(settings: Settings, options: Options, title: str, variable: str) 
         if not groups:
             raise ValueError("all jobs have one worker: its weight is 1")
     tables = [reader.table(jobs[:1], "workers", [variable]) for _, jobs in groups]
-    images = [_binned(table.pivot(index="worker", columns="run", values=variable).to_numpy()) for table in tables]
+    images = [binned(table.pivot(index="worker", columns="run", values=variable).to_numpy()) for table in tables]
     # One scale for all panels, so that they compare.
     values = np.concatenate([image.ravel() for _, image in images])
     top, bottom = np.nanmax(values), 0.0 if variable == "weight" else np.nanmin(values)
@@ -214,7 +207,7 @@ def per_worker(settings: Settings, options: Options, title: str, variable: str) 
     columns = min(2, len(groups))
     figure, axes = style.subplots(-(-len(groups) // columns), columns, height=1.7)
     for axis, (key, _), (edges, image) in zip(axes.flat, groups, images, strict=False):
-        _draw_workers(figure, axis, edges, image, variable, norm)
+        draw_workers(figure, axis, edges, image, variable, norm)
         axis.set_title(settings.label(key) if settings.by else "")
         axis.set_xlabel("runs")
     for axis in axes.flat[len(groups) :]:
@@ -222,7 +215,7 @@ def per_worker(settings: Settings, options: Options, title: str, variable: str) 
     style.title(figure, title)
     parts = [table.assign(**settings.columns(key)) for table, (key, _) in zip(tables, groups, strict=True)]
     first = ", ".join(dict.fromkeys(str(jobs[0].seed) for _, jobs in groups))
-    _caption(figure, settings, None, f"Seed {first}.", repetitions=False)
+    caption(figure, settings, None, f"Seed {first}.", repetitions=False)
     return Picture(figure, pd.concat(parts, ignore_index=True))
 
 
@@ -261,9 +254,9 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
         axis.set_xticks(ranks, [f"{r:g}" for r in ranks])
         axis.minorticks_off()
         axis.set_xlabel("ranks")
-    _legend(axes[0, 0], len(keys) + 1)
+    legend(axes[0, 0], len(keys) + 1)
     style.title(figure, title)
-    _caption(
+    caption(
         figure, settings, options, "Training tasks a second, validation apart, against the fewest ranks of each curve."
     )
     return Picture(figure, table)
@@ -295,7 +288,7 @@ def comparison(
     axis.set_xlabel(f"final {variable} less that of\n{settings.label(reference)}{unit}")
     style.title(figure, title)
     text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
-    _caption(figure, settings, options, text)
+    caption(figure, settings, options, text)
     return Picture(figure, table)
 
 
@@ -332,11 +325,10 @@ def matching(table: pd.DataFrame, names: Any, key: Key) -> np.ndarray:
     """Which rows of a table are of a setting, (rows,) bool."""
     same = np.ones(len(table), bool)
     for name, value in zip(names, key, strict=True):
-        same &= np.array([each == value for each in table[name]], bool)
+        # What is None among numbers, pandas makes NaN.
+        equal = (each == value if value is not None else each is None or each != each for each in table[name])
+        same &= np.fromiter(equal, bool, len(table))
     return same
-
-
-# ---- parts of pictures
 
 
 def _ratio(key: Key) -> float:
@@ -347,121 +339,3 @@ def _ratio(key: Key) -> float:
 
 def _of(table: pd.DataFrame, settings: Settings, key: Key) -> pd.DataFrame:
     return table[matching(table, settings.by, key)]
-
-
-def _draw_curve(
-    axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float = 0.13
-) -> None:
-    """Points of the means, the fit through them (or they themselves) as a line, and the limits as a band of so much
-    colour."""
-    if rows.empty:
-        return
-    places, colour = rows[x] / scale, line["color"]
-    fitted = "fit" in rows and rows["fit"].notna().any()
-    low, mean, high = ("fit_low", "fit", "fit_high") if fitted else ("low", "mean", "high")
-    if fitted or len(rows) == 1:
-        size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
-        axis.plot(places, rows["mean"], ".", color=colour, ms=size, alpha=alpha if fitted else 1, mew=0, zorder=1.5)
-    axis.plot(places, rows[mean], label=label, **line)
-    if rows[low].notna().any():
-        axis.fill_between(places, rows[low], rows[high], color=colour, alpha=band, linewidth=0)
-
-
-def _name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:
-    axis.set_xlabel(x_label)
-    if variable == "accuracy":
-        axis.set_ylabel("validation accuracy")
-        chances = {job.chance for job in settings.all_jobs}
-        if len(chances) == 1:
-            axis.axhline(chances.pop(), color=style.GREY, linestyle=":", linewidth=0.8)
-        style.percent(axis)
-        axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
-        axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
-    else:
-        kinds = {str(job.attributes.get("loss", "")).replace("_", " ") for job in settings.all_jobs}
-        axis.set_ylabel(f"validation loss ({', '.join(sorted(kinds))})")
-
-
-def _binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (B + 1,) in runs, and the means (W, B) of `values` (W, n) between them."""
-    edges = np.unique(np.linspace(0, values.shape[1], PIXELS + 1).astype(int))
-    return edges, np.array([values[:, a:b].mean(axis=1) for a, b in pairwise(edges)]).T
-
-
-def _draw_workers(
-    figure: Figure, axis: Axes, edges: np.ndarray, image: np.ndarray, variable: str, norm: Normalize
-) -> None:
-    """`image`: (W, B) between `edges` (B + 1,) in runs. Lines of few workers, rows of colours of many."""
-    workers = len(image)
-    words = "weight λ" if variable == "weight" else f"training {variable}"
-    if workers > FEW_WORKERS:
-        colours = axis.pcolormesh(
-            edges, np.arange(workers + 1) - 0.5, image, cmap="viridis", norm=norm, rasterized=True
-        )
-        figure.colorbar(colours, ax=axis, label=words).outline.set_linewidth(0.5)
-        axis.set_ylabel("worker")
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(visible=False)
-        return
-    for worker, values in enumerate(image):
-        places = (edges[1:] + edges[:-1] + 1) / 2
-        axis.plot(places, values, linewidth=0.8, color=style.COLOURS[worker], label=f"worker {worker}")
-    axis.set_ylabel(words)
-    axis.set_xlim(0, edges[-1])
-    if isinstance(norm, LogNorm):
-        axis.set_yscale("log")
-    axis.set_ylim(norm.vmin, norm.vmax * 1.05)
-    if variable == "weight":
-        axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)
-    if workers > 1:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), labelspacing=0.3, handlelength=1.0)
-
-
-def _after(step: int) -> str:
-    return "before adaptation" if step == 0 else f"after {step} adaptation step{'s' * (step > 1)}"
-
-
-def _time_unit(seconds: float) -> tuple[float, str]:
-    """Seconds of a unit that suits so many seconds, and how to write it on an axis."""
-    for size, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return size, f" ({name})"
-    return 1.0, " (s)"
-
-
-def _number(value: float, _: int) -> str:
-    """On an axis: 500, 20k, 3M."""
-    size, letter = (1e6, "M") if value >= 1e6 else (1e3, "k") if value >= 1e3 else (1.0, "")
-    return f"{value / size:g}{letter}"
-
-
-def _legend(axis: Axes, entries: int) -> None:
-    """Inside, where there is room; of many entries beside the axes."""
-    if entries > MANY:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3)
-    elif entries > 1:
-        axis.legend(labelspacing=0.3)
-
-
-def _caption(
-    figure: Figure,
-    settings: Settings,
-    options: Options | None,
-    text: str,
-    fitted: pd.DataFrame | None = None,
-    repetitions: bool = True,
-) -> None:
-    """How the picture was made, and what is not complete. `fitted`: the table of curves with their fits."""
-    words = [text]
-    if repetitions and settings.repeated:
-        words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
-    elif repetitions:
-        words.append("One seed: no confidence interval.")
-    if fitted is not None and options is not None and "fit" in fitted:
-        points = fitted.groupby(list(settings.by), observed=True).size() if settings.by else [len(fitted)]
-        degrees = sorted({stats.degree_for(n, options.degree or 0) for n in points})
-        words.append(f"Lines: polynomial fits of degree {' and '.join(map(str, degrees))}.")
-    unfinished = [job for job in settings.all_jobs if job.status != "complete"]
-    if unfinished:
-        words.append(f"{len(unfinished)} of {len(settings.all_jobs)} jobs are not complete.")
-    style.caption(figure, " ".join(words))

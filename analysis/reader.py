@@ -299,15 +299,11 @@ def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> 
 
 
 def _repeat(values: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
-    """Each value so many times: a category, in order of appearance, costs a number a row."""
-    categories = list(dict.fromkeys(values))
-    numbers = {value: code for code, value in enumerate(categories)}
+    """Each value so many times: a category, in order of appearance, costs a number a row. None is missing."""
+    categories = [value for value in dict.fromkeys(values) if value is not None]
+    numbers = {None: -1, **{value: code for code, value in enumerate(categories)}}
     codes = np.repeat(np.array([numbers[value] for value in values], np.int32), lengths)
-    return pd.Categorical.from_codes(codes, pd.Index(categories, dtype=None if _alike(categories) else object))
-
-
-def _alike(values: Sequence[Any]) -> bool:
-    return len({type(value) for value in values}) == 1 and not isinstance(values[0], tuple)
+    return pd.Categorical.from_codes(codes, pd.Index(categories, tupleize_cols=False))
 
 
 def _order(value: Any) -> tuple[bool, float, str]:

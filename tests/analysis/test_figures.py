@@ -15,6 +15,7 @@ import style
 from matplotlib.colors import to_hex
 from measures import Options, Settings
 
+from hpc_dmaml.config import Maml
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
 from tests.analysis.synthetic import write_job
@@ -285,6 +286,22 @@ def test_files_without_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
         write_job(tmp_path / f"{rate}.h5", small_config(runs=30, workers=1, optimizer=SGD(lr=rate)))
     assert command(capsys, "curves", tmp_path)[0] == 0
     assert pd.read_csv(tmp_path / "figure_curves.csv")["optimizer.lr"].unique().tolist() == [0.01, 0.1]
+
+
+def test_a_field_that_is_not_set_everywhere_tells_files_apart(tmp_path, capsys):
+    for name, clip in (("a", None), ("b", 0.5), ("c", 2.0)):
+        write_job(tmp_path / f"{name}.h5", small_config(runs=30, workers=1, maml=Maml(inner_lr=0.05, clip=clip)))
+    assert command(capsys, "curves", tmp_path)[0] == 0
+    assert pd.read_csv(tmp_path / "figure_curves.csv").groupby("maml.clip", dropna=False).size().tolist() == [
+        15,
+        15,
+        15,
+    ]
+    settings = Settings(reader.read([tmp_path]).jobs, ["maml.clip"])
+    with style.used():
+        (axis,) = plots.over_runs(settings, Options(), "x").figure.axes
+    assert labels(axis) == ["maml.clip 0.5", "maml.clip 2", "maml.clip: none"]
+    assert [len(line.get_xdata()) for line in lines(axis).values()] == [15, 15, 15]
 
 
 def test_a_missing_point_is_named_and_the_rest_is_drawn(partial, capsys):

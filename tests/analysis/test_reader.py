@@ -64,6 +64,14 @@ def test_axes_and_fields_become_columns_and_nothing_is_there_that_was_not_asked_
     assert len(table) == 40 * 3 * (1 + 2 + 4 + 1 + 1)
 
 
+def test_what_a_jobs_classes_do_not_have_is_missing_in_its_rows(tmp_path):
+    write_job(tmp_path / "a.h5", small_config(weight_generator=LossMovingAverage(window=7)))
+    write_job(tmp_path / "b.h5", small_config())
+    table = reader.table(reader.read([tmp_path]).jobs, "runs", by=["weight_generator.window", "model.hidden"])
+    assert table["weight_generator.window"].isna().tolist() == [False] * 3 + [True] * 3
+    assert set(table["model.hidden"]) == {(6,)}
+
+
 def test_the_overview_has_a_row_for_each_file_with_its_whole_configuration(scaling):
     table = reader.overview(reader.read([scaling]).jobs)
     assert len(table) == 15

@@ -1,0 +1,141 @@
+"""What pictures are made of: curves with their limits, workers, axes, legends and captions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import stats
+import style
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from measures import Options, Settings
+
+MANY = 5
+"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
+FEW_WORKERS = 6
+"""Up to so many are drawn as lines, more as rows of an image."""
+PIXELS = 120
+"""Runs side by side in an image of workers; more are averaged."""
+
+
+def draw_curve(
+    axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float = 0.13
+) -> None:
+    """Points of the means, the fit through them (or they themselves) as a line, and the limits as a band of so much
+    colour."""
+    if rows.empty:
+        return
+    places, colour = rows[x] / scale, line["color"]
+    fitted = "fit" in rows and rows["fit"].notna().any()
+    low, mean, high = ("fit_low", "fit", "fit_high") if fitted else ("low", "mean", "high")
+    if fitted or len(rows) == 1:
+        size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
+        axis.plot(places, rows["mean"], ".", color=colour, ms=size, alpha=alpha if fitted else 1, mew=0, zorder=1.5)
+    axis.plot(places, rows[mean], label=label, **line)
+    if rows[low].notna().any():
+        axis.fill_between(places, rows[low], rows[high], color=colour, alpha=band, linewidth=0)
+
+
+def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:
+    axis.set_xlabel(x_label)
+    if variable == "accuracy":
+        axis.set_ylabel("validation accuracy")
+        chances = {job.chance for job in settings.all_jobs}
+        if len(chances) == 1:
+            axis.axhline(chances.pop(), color=style.GREY, linestyle=":", linewidth=0.8)
+        style.percent(axis)
+        axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
+    else:
+        kinds = {str(job.attributes.get("loss", "")).replace("_", " ") for job in settings.all_jobs}
+        axis.set_ylabel(f"validation loss ({', '.join(sorted(kinds))})")
+
+
+def binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (B + 1,) in runs, and the means (W, B) of `values` (W, n) between them."""
+    edges = np.unique(np.linspace(0, values.shape[1], PIXELS + 1).astype(int))
+    return edges, np.array([values[:, a:b].mean(axis=1) for a, b in pairwise(edges)]).T
+
+
+def draw_workers(
+    figure: Figure, axis: Axes, edges: np.ndarray, image: np.ndarray, variable: str, norm: Normalize
+) -> None:
+    """`image`: (W, B) between `edges` (B + 1,) in runs. Lines of few workers, rows of colours of many."""
+    workers = len(image)
+    words = "weight λ" if variable == "weight" else f"training {variable}"
+    if workers > FEW_WORKERS:
+        colours = axis.pcolormesh(
+            edges, np.arange(workers + 1) - 0.5, image, cmap="viridis", norm=norm, rasterized=True
+        )
+        figure.colorbar(colours, ax=axis, label=words).outline.set_linewidth(0.5)
+        axis.set_ylabel("worker")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(visible=False)
+        return
+    for worker, values in enumerate(image):
+        places = (edges[1:] + edges[:-1] + 1) / 2
+        axis.plot(places, values, linewidth=0.8, color=style.COLOURS[worker], label=f"worker {worker}")
+    axis.set_ylabel(words)
+    axis.set_xlim(0, edges[-1])
+    if isinstance(norm, LogNorm):
+        axis.set_yscale("log")
+    axis.set_ylim(norm.vmin, norm.vmax * 1.05)
+    if variable == "weight":
+        axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)
+    if workers > 1:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), labelspacing=0.3, handlelength=1.0)
+
+
+def after(step: int) -> str:
+    return "before adaptation" if step == 0 else f"after {step} adaptation step{'s' * (step > 1)}"
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Seconds of a unit that suits so many seconds, and how to write it on an axis."""
+    for size, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return size, f" ({name})"
+    return 1.0, " (s)"
+
+
+def number(value: float, _: int) -> str:
+    """On an axis: 500, 20k, 3M."""
+    size, letter = (1e6, "M") if value >= 1e6 else (1e3, "k") if value >= 1e3 else (1.0, "")
+    return f"{value / size:g}{letter}"
+
+
+def legend(axis: Axes, entries: int) -> None:
+    """Inside, where there is room; of many entries beside the axes."""
+    if entries > MANY:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3)
+    elif entries > 1:
+        axis.legend(labelspacing=0.3)
+
+
+def caption(
+    figure: Figure,
+    settings: Settings,
+    options: Options | None,
+    text: str,
+    fitted: pd.DataFrame | None = None,
+    repetitions: bool = True,
+) -> None:
+    """How the picture was made, and what is not complete. `fitted`: the table of curves with their fits."""
+    words = [text]
+    if repetitions and settings.repeated:
+        words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
+    elif repetitions:
+        words.append("One seed: no confidence interval.")
+    if fitted is not None and options is not None and "fit" in fitted:
+        points = fitted.groupby(list(settings.by), observed=True).size() if settings.by else [len(fitted)]
+        degrees = sorted({stats.degree_for(n, options.degree or 0) for n in points})
+        words.append(f"Lines: polynomial fits of degree {' and '.join(map(str, degrees))}.")
+    unfinished = [job for job in settings.all_jobs if job.status != "complete"]
+    if unfinished:
+        words.append(f"{len(unfinished)} of {len(settings.all_jobs)} jobs are not complete.")
+    style.caption(figure, " ".join(words))
