@@ -44,12 +44,9 @@ def view(job: Results, status: str, now_s: float, width: int = 80) -> list[str]:
     runs, total = len(job["runs/run"]), int(job.config["runs"])
     name = f"{job.path}  "
     lines = [(name if len(name) + len(status) < width else f"…{name[-(width - len(status) - 1) :]}") + status]
-    left = _left(job, status, now_s)
-    text = f"run {runs}/{total} " + (f"  {_time(left)} left" if left is not None else "")
-    room = max(8, min(40, width - len(text) - 8))
-    lines.append(
-        f"run {runs}/{total}  {bar(runs / max(1, total), room)} {runs / max(1, total):4.0%}" + text.split(" ", 2)[2]
-    )
+    share, left = runs / max(1, total), _left(job, status, now_s)
+    head, tail = f"run {runs}/{total}  ", f" {share:4.0%}" + (f"  {_time(left)} left" if left is not None else "")
+    lines.append(head + bar(share, max(8, min(40, width - len(head + tail)))) + tail)
     lines.append(_facts(job, status, now_s))
     lines += ["", *_validation(job, width), "", *_workers(job, width), "", _shares(job), *_warnings(job, status)]
     shown = [line if len(line) <= width else line[: width - 1] + "…" for line in lines]

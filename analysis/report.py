@@ -1,0 +1,457 @@
+"""One page that shows what ran and what came out of it, for any files: a sweep, folders, a single job.
+
+    python analysis/report.py results/scaling                               # writes results/scaling/report.html
+    python analysis/report.py results/a.h5 results/b.h5 --output report.html
+
+The page stands alone: pictures and style are in it, it needs no network and runs no script. Sweeps, and jobs of different
+tasks, get a part each. Jobs that still run or were interrupted take part; what is missing is said. Options and errors are
+those of figures.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import datetime
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import figures
+import measures
+import numpy as np
+import plots
+import reader
+import style
+import tables
+from measures import Options, Settings
+
+HEAVY = 400_000
+"""A vector picture of more bytes than these is embedded as pixels."""
+PANELS = 6
+"""Settings whose workers are drawn; of more, those with most workers."""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""The browser itself sees to it that the page loads nothing."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Jobs that can be compared with one another."""
+
+    title: str
+    found: reader.Collection
+    """Its jobs alone, and their sweep."""
+    settings: Settings | None
+    """None where the files cannot be told apart by settings: `problem` says why."""
+    problem: str = ""
+
+
+def page(found: reader.Collection, options: Options, by: Sequence[str] | None = None, title: str | None = None) -> str:
+    """The report as HTML."""
+    parts = divided(found, by)
+    if title is None:
+        title = parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"
+    links = [f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(parts)]
+    warnings = [*found.notes, *(note for part in parts for note in cautions(part))]
+    with style.used():
+        bodies = [
+            (f'<h2 id="part-{n}">{escape(part.title)}</h2>' if len(parts) > 1 else "") + _body(part, options)
+            for n, part in enumerate(parts)
+        ]
+    css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>",
+            f'<header><p class="kind">hpc_dmaml report</p><h1>{escape(title)}</h1>',
+            f'<p class="lead">{escape(_summary(found))}</p></header>',
+            f"<nav>{' '.join(links)}</nav>" if len(parts) > 1 else "",
+            _tiles(found),
+            _warnings(list(dict.fromkeys(warnings))),
+            *bodies,
+            f"<footer>Made {escape(now)} from {len(found.jobs)} files. Held-out tasks throughout; pictures follow the "
+            "numbers that figures.py and tables.py write as CSV.</footer>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def divided(found: reader.Collection, by: Sequence[str] | None = None) -> list[Part]:
+    """A part for each sweep, and for the jobs of each task besides."""
+    groups: dict[str, tuple[list[reader.Job], Any]] = {}
+    places = {point.output.resolve(): sweep for sweep in found.sweeps for point in sweep.points}
+    for job in found.jobs:
+        sweep = places.get(job.path.resolve())
+        key = str(sweep.folder) if sweep else str(job.fields["task"])
+        groups.setdefault(key, ([], sweep))[0].append(job)
+    parts = []
+    for key, (jobs, sweep) in groups.items():
+        own = replace(found, jobs=tuple(jobs), sweeps=(sweep,) if sweep else (), notes=())
+        title = sweep.description if sweep else jobs[0].path.name if len(jobs) == 1 else style.words("task", key)
+        try:
+            names = list(by) if by is not None else figures.default_by(own)
+            parts.append(Part(title, own, Settings(jobs, names, figures.every(own, names))))
+        except ValueError as error:
+            parts.append(Part(title, own, None, str(error)))
+    return parts
+
+
+def cautions(part: Part) -> list[str]:
+    """What to mind about the jobs themselves: restarts, workers that were not finite, code that was changed."""
+    notes = [part.problem] if part.problem else list(part.settings.notes) if part.settings else []
+    for job in part.found.jobs:
+        restarts = int(job.attributes.get("restarts", 0))
+        if restarts:
+            notes.append(f"{job.path.name} was restarted {restarts} time{'s' * (restarts > 1)}")
+        lost = ~np.isfinite(job.read("workers")["workers/loss"])
+        if lost.any():
+            which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
+            notes.append(
+                f"{job.path.name}: not finite in {lost.any(axis=1).sum()} of {len(lost)} runs: worker {which}; "
+                "they counted 0 there"
+            )
+    commits = sorted({str(job.attributes.get("git_commit", "")) for job in part.found.jobs} - {""})
+    if len(commits) > 1:
+        notes.append(f"{part.title}: made by {len(commits)} versions of the code")
+    return notes
+
+
+# ---- sections
+
+
+def _body(part: Part, options: Options) -> str:
+    sections = []
+    if part.settings is not None:
+        sections += [_final(part.settings, options), _pictures(part, part.settings, options)]
+    return "\n".join([*sections, _what_ran(part), _where(part.found.jobs), _jobs(part.found)])
+
+
+def _summary(found: reader.Collection) -> str:
+    tasks = sorted({style.words("task", str(job.fields["task"])) for job in found.jobs})
+    models = sorted({style.words("model", str(job.fields["model"])) for job in found.jobs})
+    starts = sorted(str(job.attributes.get("start", ""))[:10] for job in found.jobs)
+    when = starts[0] if starts[0] == starts[-1] else f"{starts[0]} to {starts[-1]}"
+    return f"{', '.join(tasks)} with {', '.join(models)}, run {when}".rstrip(", run ")
+
+
+def _tiles(found: reader.Collection) -> str:
+    jobs = found.jobs
+    done = sum(job.status == "complete" for job in jobs)
+    expected = len(jobs) + sum(not point.output.exists() for sweep in found.sweeps for point in sweep.points)
+    logs = [(job, job.read("runs")) for job in jobs]
+    worked = [float(log["runs/wall_s"][-1]) for _, log in logs if len(log["runs/wall_s"])]
+    seen = sum(int(log["runs/seen_tasks"][-1]) for _, log in logs if len(log["runs/seen_tasks"]))
+    ranks = sum(job.ranks * (float(log["runs/wall_s"][-1]) if len(log["runs/wall_s"]) else 0.0) for job, log in logs)
+    tiles = [
+        (f"{done} of {expected}", f"job{'s' * (expected > 1)} complete"),
+        (_short(sum(len(log["runs/run"]) for _, log in logs)), "runs"),
+        (_short(seen), "training tasks seen"),
+        (_duration(sum(worked)), "wall time, all jobs"),
+        (_duration(ranks), "time of all ranks"),
+    ]
+    return (
+        '<ul class="tiles">'
+        + "".join(f"<li><b>{escape(b)}</b><span>{escape(s)}</span></li>" for b, s in tiles)
+        + "</ul>"
+    )
+
+
+def _warnings(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    items = "".join(f"<li>{escape(note[:1].upper() + note[1:])}</li>" for note in notes)
+    return f'<section class="warnings"><h3>To mind</h3><ul>{items}</ul></section>'
+
+
+def _final(settings: Settings, options: Options) -> str:
+    """The final table; the last column draws mean and interval on one scale."""
+    try:
+        variable = plots.chosen_variable(settings, None)
+        frame = measures.final(settings, variable, options)
+    except ValueError as error:
+        return f'<h3>Where it ends</h3><p class="note">{escape(str(error))}.</p>'
+    is_share = variable == "accuracy"
+    steps = sorted(frame["step"].unique())
+    shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
+    ends = frame[frame["step"] == steps[-1]]
+    best = (ends["mean"].max if is_share else ends["mean"].min)()
+    low, high = float(ends[["low", "mean"]].min(axis=None)), float(ends[["high", "mean"]].max(axis=None))
+    lines = []
+    for key in settings.jobs:
+        rows = frame[plots.matching(frame, settings.by, key)].set_index("step")
+        if rows.empty:
+            continue
+        end = rows.loc[steps[-1]]
+        colour = settings.line(key)["color"]
+        cells = [_number(rows.loc[step], is_share) for step in shown]
+        name = f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key))}'
+        whisker = _whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
+        mark = ' class="best"' if len(settings.jobs) > 1 and end["mean"] == best else ""
+        lines.append(
+            f'<tr{mark}><th scope="row">{name}</th><td>{end["runs"]:g}</td><td>{end["n"]}</td>'
+            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            + (f'<td class="wide">{whisker}</td>' if len(settings.jobs) > 1 else "")
+            + "</tr>"
+        )
+    head = ["setting", "runs", "seeds", *("before" if s == 0 else f"step {s}" for s in shown)]
+    head += ["after the last step"] * (len(settings.jobs) > 1)
+    text = f"{variable.capitalize()}{' in %' if is_share else ''} before adaptation and after each step of it; means over the last {options.last:.0%} of the validations"
+    text += f" and the seeds, ± half the {options.words}." if settings.repeated else ". One seed: no interval."
+    if is_share:
+        text += f" Chance is {', '.join(sorted({f'{job.chance:.3g}' for job in settings.all_jobs}))}."
+    return f"<h3>Where it ends</h3>{_table(head, lines, text)}"
+
+
+def _pictures(part: Part, settings: Settings, options: Options) -> str:
+    """All that the files can show: each picture, or why there is none."""
+    draw: dict[str, Callable[[], plots.Picture]] = {}
+    families = plots.families(settings) if settings.by == (figures.SCALING,) else {}
+    is_scaled = bool(families) and ("baseline",) in settings.jobs
+    extra = ""
+    if is_scaled:
+        for name, family in families.items():
+            draw[f"More {name}"] = lambda f=family, n=name: plots.over_runs(f, options, f"{n.capitalize()} scaled")
+        draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks", panels=True)
+        draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s", panels=True)
+        draw["Duration of a run"] = lambda: plots.run_time(settings, options, "", figures.RUN_PERCENT)
+        draw["Wall time of 1,000 runs"] = lambda: plots.extrapolation(settings, options, "")
+        extra = _durations(part.found, options)
+    else:
+        draw["Over runs"] = lambda: plots.over_runs(settings, options, "")
+        if len(settings.jobs) == 1:
+            draw["Each adaptation step"] = lambda: plots.over_runs_by_step(settings, options, "")
+        draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks")
+        draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s")
+        if len({job.ranks for job in settings.all_jobs}) > 1:
+            draw["Speed-up and efficiency"] = lambda: _speed_up(settings, options)
+    if len(settings.jobs) > 1 and settings.repeated:
+        reference = next(iter(settings.jobs))
+        text = f"Difference from {settings.label(reference)}"
+        draw[text] = lambda: plots.comparison(settings, options, "", reference)
+    curves = list(draw.items())
+    chosen = sorted(settings.jobs, key=lambda key: -settings.jobs[key][0].fields["workers"])[:PANELS]
+    some = settings.some(key for key in settings.jobs if key in chosen)
+    workers: list[tuple[str, Callable[[], plots.Picture]]] = [
+        ("Loss of each worker", lambda: plots.per_worker(some, options, "", "loss")),
+    ]
+    if any(job.fields["workers"] > 1 for job in some.all_jobs):
+        workers.insert(0, ("Weight of each worker", lambda: plots.per_worker(some, options, "", "weight")))
+    left_out = len(settings.jobs) - len(some.jobs)
+    note = f'<p class="note">The {len(some.jobs)} settings with most workers.</p>' if left_out else ""
+    shares = [("Share of work, exchange, wait and validation", lambda: plots.time_shares(settings, options, ""))]
+    return "\n".join(
+        [
+            "<h3>How it gets there</h3>",
+            _grid(curves),
+            extra,
+            "<h3>Workers</h3>",
+            note,
+            _grid(workers),
+            "<h3>Where the time goes</h3>",
+            _grid(shares),
+        ]  # fmt: skip
+    )
+
+
+def _speed_up(settings: Settings, options: Options) -> plots.Picture:
+    by = [name for name in settings.by if name not in ("workers", "tasks", "ranks")]
+    return plots.speed_up(Settings(settings.all_jobs, [*by, "ranks"]), options, "")
+
+
+def _durations(found: reader.Collection, options: Options) -> str:
+    """Table 6.4."""
+    try:
+        (head, *rows), _ = tables.run_durations(found, options)
+    except ValueError as error:
+        return f'<p class="note">{escape(str(error))}.</p>'
+    lines = [
+        f'<tr><th scope="row">{escape(row[0])}×</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
+        for row in rows
+    ]
+    return _table(head, lines, f"Duration of a run, the baseline's is 100; ± half the {options.words}.")
+
+
+def _what_ran(part: Part) -> str:
+    """The fields in which the jobs agree, and those in which they differ."""
+    jobs = part.found.jobs
+    names = dict.fromkeys(name for job in jobs for name in job.fields if name not in ("output", "resume"))
+    same, different = [], []
+    for name in names:
+        values = list(dict.fromkeys(job.fields.get(name) for job in jobs))
+        if len(values) == 1:
+            same.append((name, _value(values[0])))
+        else:
+            shown = ", ".join(_value(v) for v in values[:8]) + (" …" if len(values) > 8 else "")
+            different.append((name, shown))
+    both = _list(different) if different else '<p class="note">All jobs have the same settings.</p>'
+    both = both if len(jobs) > 1 else ""
+    return (
+        f"<h3>What ran</h3>{both}<details><summary>{len(same)} settings "
+        f"{'that all jobs have in common' if len(jobs) > 1 else ''}</summary>{_list(same, code=True)}</details>"
+    )
+
+
+def _where(jobs: Sequence[reader.Job]) -> str:
+    places: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        source = job.read("ranks")
+        places.update(dict.fromkeys(zip(source["ranks/host"], source["ranks/device"], strict=True), 1))
+    hosts = [f"{host} ({device}): {count} job{'s' * (count > 1)}" for (host, device), count in sorted(places.items())]
+    starts = sorted(str(job.attributes.get("start", "")) for job in jobs)
+    ends = sorted(str(job.attributes.get("end", "")) for job in jobs)
+    facts = [
+        ("hosts and devices", "; ".join(hosts[:12]) + (f" and {len(hosts) - 12} more" if len(hosts) > 12 else "")),
+        ("ranks", ", ".join(map(str, sorted({job.ranks for job in jobs})))),
+        ("versions", "; ".join(dict.fromkeys(str(job.attributes.get("versions", "")) for job in jobs))),
+        ("git commit", ", ".join(dict.fromkeys(str(job.attributes.get("git_commit", "")) for job in jobs))),
+        ("first start", starts[0]),
+        ("last end", ends[-1]),
+    ]
+    return f"<h3>Where and when</h3>{_list([(name, text) for name, text in facts if text])}"
+
+
+def _jobs(found: reader.Collection) -> str:
+    lines = []
+    for job in found.jobs:
+        log = job.read("runs")
+        runs, wall = len(log["runs/run"]), log["runs/wall_s"]
+        cells = [
+            f'<td class="text {escape(job.status)}">{escape(job.status)}</td>',
+            f"<td>{job.seed}</td><td>{runs:,} of {int(job.fields['runs']):,}</td><td>{job.ranks}</td>",
+            f"<td>{int(job.attributes.get('restarts', 0))}</td><td>{_duration(float(wall[-1])) if runs else ''}</td>",
+            f'<td class="text">{escape(str(job.attributes.get("start", "")))}</td>',
+        ]
+        lines.append(f'<tr><th scope="row">{escape(job.path.name)}</th>{"".join(cells)}</tr>')
+    missing = [point for sweep in found.sweeps for point in sweep.points if not point.output.exists()]
+    for point in missing:
+        lines.append(
+            f'<tr><th scope="row">{escape(point.name)}</th><td class="text failed">missing</td><td>{point.seed}</td>'
+            + "<td></td>" * 5
+            + "</tr>"
+        )
+    head = ["file", "status", "seed", "runs", "ranks", "restarts", "wall time", "start"]
+    opened = " open" if len(lines) <= 12 else ""
+    return (
+        f"<h3>Jobs</h3><details{opened}><summary>{len(lines)} jobs</summary>{_table(head, lines, '', {1, 7})}</details>"
+    )
+
+
+# ---- pieces of a page; what comes from files is escaped where it is put in
+
+
+def _grid(pictures: Iterable[tuple[str, Callable[[], plots.Picture]]]) -> str:
+    return f'<div class="pictures">{"".join(_figure(name, draw) for name, draw in pictures)}</div>'
+
+
+def _figure(name: str, draw: Callable[[], plots.Picture]) -> str:
+    """A picture under its name; where it cannot be drawn, why."""
+    try:
+        picture = draw()
+    except ValueError as error:
+        return f"<figure><figcaption><b>{escape(name)}</b>: {escape(str(error))}.</figcaption></figure>"
+    picture.figure.suptitle("")  # the page's own heading stands above
+    kind = ' class="wide"' if picture.figure.get_figwidth() > style.COLUMN_IN else ""
+    source = _embedded(picture)
+    return (
+        f"<figure{kind}><figcaption><b>{escape(name)}</b></figcaption>"
+        f'<div class="scroll"><img src="{source}" alt="{escape(name)}"></div></figure>'
+    )
+
+
+def _embedded(picture: plots.Picture) -> str:
+    """A picture as a data URL, transparent: vectors, or, of very many points, pixels."""
+    buffer = io.BytesIO()
+    picture.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    kind = "svg+xml"
+    if buffer.tell() > HEAVY:
+        buffer, kind = io.BytesIO(), "png"
+        picture.figure.savefig(buffer, format="png", transparent=True, dpi=250)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _table(head: Sequence[str], lines: Sequence[str], caption: str, texts: set[int] = frozenset()) -> str:  # type: ignore[assignment]
+    cells = "".join(
+        f'<th scope="col"{" class=text" if n in texts else ""}>{escape(name)}</th>' for n, name in enumerate(head)
+    )
+    told = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll"><table>{told}<thead><tr>{cells}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+
+
+def _list(rows: Iterable[tuple[str, str]], code: bool = True) -> str:
+    return f"<dl>{''.join(f'<dt><code>{escape(a)}</code></dt><dd>{escape(b)}</dd>' if code else f'<dt>{escape(a)}</dt><dd>{escape(b)}</dd>' for a, b in rows)}</dl>"
+
+
+def _whisker(low: float, mean: float, high: float, least: float, most: float, colour: str) -> str:
+    """Mean and interval as a picture in a line of text, on a scale from `least` to `most`."""
+    spread = most - least or 1.0
+
+    def place(value: float) -> str:
+        return f"{4 + 92 * (value - least) / spread:.1f}%"
+
+    line = ""
+    if low == low and high == high:
+        line = f'<line x1="{place(low)}" x2="{place(high)}" y1="50%" y2="50%" stroke="{colour}" stroke-width="2"/>'
+    return f'<svg class="whisker" aria-hidden="true">{line}<circle cx="{place(mean)}" cy="50%" r="4" fill="{colour}"/></svg>'
+
+
+def _number(row: Any, is_share: bool) -> str:
+    factor, digits = (100, 1) if is_share else (1, 3)
+    half = factor * float(row["high"] - row["mean"])
+    return f"{factor * row['mean']:.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_value, value)) or "none"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short(count: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= size:
+            return f"{count / (1000 if letter == 'k' else size):.3g}{letter}"
+    return f"{count:,}"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write one self-contained page about result files.")
+    figures.add_options(parser)
+    parser.add_argument("--output", type=Path, help="page to write (.html); default: report.html beside the files")
+    parser.add_argument("--title", help="default: the sweep's description or the file's name")
+    given = parser.parse_args(arguments)
+    try:
+        if given.output and given.output.suffix not in (".html", ".htm"):
+            raise ValueError(f"--output must end in .html, not {given.output.suffix!r}")
+        options = Options(given.interval, given.level, step=given.step, last=given.last)
+        found = reader.read(given.sources)
+        output = given.output or figures.default_folder(given.sources, found) / "report.html"
+        text = page(found, options, given.by, given.title)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
