@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # What the job scripts share: the environment of your cluster, and `launch COMMAND`, which runs it on all ranks and ends
-# the job. From the root of the repository: source slurm/launch.sh [FILE], with slurm/cluster.sh if no other is named.
+# the job. To be sourced in the root of the repository; DMAML_CLUSTER names another file than slurm/cluster.sh.
 
-cluster=${1:-slurm/cluster.sh}
+: "${DMAML_CLUSTER:=slurm/cluster.sh}"
 # shellcheck source=slurm/cluster.example.sh
-if [ -f "$cluster" ]; then source "$cluster"; fi
+if [ -f "$DMAML_CLUSTER" ]; then source "$DMAML_CLUSTER"; fi
 
 launch() {
   local launcher code cancelled=

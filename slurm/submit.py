@@ -112,7 +112,7 @@ def header(options: Options) -> str:
 
 
 def source(cluster: Path | None) -> str:
-    return "source slurm/launch.sh" + (f" {shlex.quote(str(cluster))}" if cluster else "")
+    return (f"DMAML_CLUSTER={shlex.quote(str(cluster))}\n" if cluster else "") + "source slurm/launch.sh"
 
 
 def ranges(indices: Sequence[int]) -> str:

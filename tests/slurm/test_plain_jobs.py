@@ -7,7 +7,8 @@ import numpy as np
 from hpc_dmaml import results
 from tests.slurm.cluster import MPIRUN, SRUN, wait_for
 
-TASK = "--task Sinusoid --model MLP --tasks 2 --maml.inner_lr 0.01 --exchange gather --runs 5"
+FIELDS = {"task": "Sinusoid", "model": "MLP", "tasks": 2, "maml.inner_lr": 0.01, "exchange": "gather", "runs": 5}
+TASK = " ".join(f"--{name} {value}" for name, value in FIELDS.items())
 
 
 def outcome(cluster, job):
@@ -26,6 +27,19 @@ def test_a_job_gives_the_same_numbers_under_srun_and_under_mpirun(cluster):
     assert one["workers/loss"].shape == (5, 2)
     for name in ("workers/loss", "workers/weight", "validation/loss", "meta_model/parameters"):
         np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_an_array_by_hand_runs_the_points_of_its_indices_and_goes_on_with_those_that_are_complete(cluster):
+    text = f"set: {{{', '.join(f'{name}: {value}' for name, value in FIELDS.items())}}}\nseeds: [0, 1]\nranks: 2\n"
+    (cluster.folder / "plain.yaml").write_text(text)
+    for _ in range(2):
+        line = "slurm/sbatch --parsable --array=1 --ntasks=2 slurm/array.sbatch plain.yaml"
+        job = cluster.command(line, LAUNCHER=SRUN).strip()
+        assert cluster.end(f"{job}_1") == ("COMPLETED", 0)
+        log = (cluster.folder / f"slurm-dmaml_{job}_1.out").read_text()
+        assert "command not found" not in log
+    assert "resumed at run 5" in log
+    assert [path.name for path in (cluster.folder / "results" / "plain").glob("*.h5")] == ["seed=1.h5"]
 
 
 def test_ranks_that_do_not_find_each_other_are_refused_and_fewer_than_the_allocation_are_not(cluster):

@@ -99,7 +99,8 @@ def test_an_array_of_points_two_at_a_time_one_failing_and_the_analysis_after_the
     assert "nowhere" in told
     last = six.points[-1]
     assert differing(results.read(last.output, verify=True), undisturbed(cluster, six, last)) == set()
-    assert (six.folder / "figure_curves.png").exists()
+    assert cluster.end(analysis) == ("COMPLETED", 0)
+    assert {"report.html", "figure_curves.png"} <= {path.name for path in six.folder.iterdir()}
 
 
 def test_interrupted_killed_and_standing_still_points_end_as_they_should(cluster):
