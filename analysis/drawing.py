@@ -13,8 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from measures import Options, Settings
 
+FEW = 3
+"""Up to so many curves have their legend inside the axes."""
 MANY = 5
 """More curves than these get the width of a page, their legend beside them, and fainter bands."""
 FEW_WORKERS = 6
@@ -53,7 +56,7 @@ def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> No
         axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
     else:
         kinds = {str(job.attributes.get("loss", "")).replace("_", " ") for job in settings.all_jobs}
-        axis.set_ylabel(f"validation loss ({', '.join(sorted(kinds))})")
+        axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")
 
 
 def binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +113,20 @@ def number(value: float, _: int) -> str:
 
 
 def legend(axis: Axes, entries: int) -> None:
-    """Inside, where there is room; of many entries beside the axes."""
+    """Inside, where there is room for few entries; below the axes, or beside them, where it would hide the curves."""
     if entries > MANY:
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3)
+    elif entries > FEW:
+        legend_below(axis, columns=2)
     elif entries > 1:
         axis.legend(labelspacing=0.3)
+
+
+def legend_below(axis: Axes, columns: int = 1) -> None:
+    """Under the name of the x axis, however high the axes are."""
+    figure = axis.figure
+    under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
 
 
 def caption(

@@ -258,7 +258,7 @@ def shares(settings: Settings) -> pd.DataFrame:
             source = job.read("runs", "ranks")
             wall = np.diff(source["runs/wall_s"])
             if len(wall):
-                parts = [float(np.nan_to_num(np.nanmean(source[f"ranks/{p}_s"][1:], axis=1)).mean()) for p in PARTS]
+                parts = [_known_mean(source[f"ranks/{part}_s"][1:]) for part in PARTS]
                 seconds.append([*parts, max(0.0, float(wall.mean()) - sum(parts))])
         if seconds:
             mean = np.mean(seconds, axis=0)
@@ -304,6 +304,12 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
         ideal=base["ranks"].astype(float),
     )
     return table.assign(efficiency=table["speed_up"] / table["ideal"])
+
+
+def _known_mean(values: np.ndarray) -> float:
+    """Without NaN: ranks that came or went with a resume, and the last run of a job that still runs."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:

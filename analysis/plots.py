@@ -12,7 +12,19 @@ import pandas as pd
 import reader
 import stats
 import style
-from drawing import MANY, after, binned, caption, draw_curve, draw_workers, legend, name_axes, number, time_unit
+from drawing import (
+    MANY,
+    after,
+    binned,
+    caption,
+    draw_curve,
+    draw_workers,
+    legend,
+    legend_below,
+    name_axes,
+    number,
+    time_unit,
+)
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from measures import Options, Settings
@@ -49,7 +61,7 @@ def over_runs(
     variable = chosen_variable(settings, variable)
     table = measures.curves(settings, variable, options)
     groups = families(settings) if panels else {"": settings}
-    figure, axes = style.subplots(1, len(groups), sharey=True, wide=len(settings.jobs) > MANY)
+    figure, axes = style.subplots(1, len(groups), height=2.6, sharey=True, wide=len(settings.jobs) > MANY)
     scale, unit = time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
     for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
         for key in part.jobs:
@@ -84,7 +96,7 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
     few = np.linspace(0, last, last + 1) if last < MANY else np.geomspace(1, last + 1, MANY) - 1
     steps = sorted({round(step) for step in few})
     tables = [measures.curves(settings, variable, options, step) for step in steps]
-    figure, axes = style.subplots()
+    figure, axes = style.subplots(height=2.7)
     for step, table, colour, dashes in zip(steps, tables, style.steps(len(tables)), style.DASHES, strict=False):
         line = {"color": colour, "linestyle": dashes}
         draw_curve(axes[0, 0], table, "runs", 1.0, after(step), line)
@@ -153,7 +165,7 @@ def extrapolation(settings: Settings, options: Options, title: str, runs: int = 
         axis.set_ylabel("wall time" + unit)
         axis.set_xlim(0, runs * 1.03)
         axis.label_outer()
-        axis.legend(loc="upper left", bbox_to_anchor=(-0.03, -0.24))
+        legend_below(axis)
     axes[0, 0].set_ylim(0, table["wall_s"].max() / scale * 1.05)
     style.title(figure, title)
     caption(

@@ -57,6 +57,8 @@ def write_job(path: Path, config: RunConfig, ranks: int = 1, status: str = "comp
                     "validation/accuracy": accuracy if classified else np.full(shape, np.nan),
                 }
             )
+    if status == "running" and len(log):
+        log.complete_times(np.full((ranks, len(results.RANK_TIMES)), np.nan))  # they come with the next run
     attributes = {
         "config": to_yaml(replace(config, workers=workers)), "seed": config.seed, "versions": "", "git_commit": "",
         "start": "2026-01-01T00:00:00+00:00", "end": "", "written": "", "sample_shape": [1], "status": status,

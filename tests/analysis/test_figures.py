@@ -146,7 +146,7 @@ def test_an_implementation_test_has_a_curve_for_each_adaptation_step(tmp_path):
     write_job(tmp_path / "a.h5", small_config(runs=40, workers=1))
     (axis,), numbers = thesis("6.3", tmp_path)
     assert labels(axis) == ["before adaptation", "after 1 adaptation step", "after 2 adaptation steps"]
-    assert axis.get_ylabel() == "validation loss (squared error)"
+    assert axis.get_ylabel() == "validation loss\n(squared error)"
     assert set(numbers["step"]) == {0, 1, 2}
 
 
@@ -211,6 +211,15 @@ def test_shares_of_a_runs_time_add_up_to_its_duration(scaling):
         "tasks 2×",
         "tasks 4×",
     ]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("runs", [2, 3, 20])
+def test_the_times_of_a_running_jobs_last_run_are_not_known_yet(tmp_path, runs):
+    write_job(tmp_path / "a.h5", small_config(runs=40, workers=2), ranks=2, status="running", runs=runs)
+    table = measures.shares(Settings(reader.read([tmp_path]).jobs, [])).set_index("part")
+    assert table.loc["exchange", "seconds"] == pytest.approx(0.002 if runs > 2 else 0)
+    assert table.loc["work", "seconds"] == pytest.approx(0.05, rel=0.05)
 
 
 def test_speed_up_counts_training_tasks_and_is_ideal_where_nothing_is_lost(tmp_path):
