@@ -20,6 +20,8 @@ FEW = 3
 """Up to so many curves have their legend inside the axes."""
 MANY = 5
 """More curves than these get the width of a page, their legend beside them, and fainter bands."""
+SMOOTH = 200
+"""Points of a fitted curve, at least."""
 FEW_WORKERS = 6
 """Up to so many are drawn as lines, more as rows of an image."""
 PIXELS = 120
@@ -39,9 +41,30 @@ def draw_curve(
     if fitted or len(rows) == 1:
         size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
         axis.plot(places, rows["mean"], ".", color=colour, ms=size, alpha=alpha if fitted else 1, mew=0, zorder=1.5)
-    axis.plot(places, rows[mean], label=label, **line)
-    if rows[low].notna().any():
-        axis.fill_between(places, rows[low], rows[high], color=colour, alpha=band, linewidth=0)
+    values = {name: rows[name].to_numpy() for name in (low, mean, high)}
+    if fitted and len(rows) < SMOOTH:
+        runs = rows["runs"].to_numpy()
+        between = np.linspace(runs[0], runs[-1], SMOOTH)
+        places = np.interp(between, runs, places)
+        values = {name: _between(runs, column, between) for name, column in values.items()}
+    axis.plot(places, values[mean], label=label, **line)
+    if np.isfinite(values[low]).any():
+        axis.fill_between(places, values[low], values[high], color=colour, alpha=band, linewidth=0)
+
+
+def _between(runs: np.ndarray, fitted: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The polynomial through values that lie on one, at other places; NaN where they have gaps."""
+    polynomial = stats.fit(runs, fitted)
+    known = np.interp(places, runs, np.isfinite(fitted)) == 1
+    return np.where(known, np.nan if polynomial is None else polynomial(places), np.nan)
+
+
+def frame_means(axis: Axes, means: pd.Series) -> None:
+    """Limits of few seeds can be far away: the picture is of the means, with room around them."""
+    room = 0.6 * (means.max() - means.min())
+    bottom, top = axis.get_ylim()
+    if room > 0:
+        axis.set_ylim(max(bottom, means.min() - room), min(top, means.max() + room))
 
 
 def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:

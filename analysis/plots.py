@@ -19,6 +19,7 @@ from drawing import (
     caption,
     draw_curve,
     draw_workers,
+    frame_means,
     legend,
     legend_below,
     name_axes,
@@ -68,6 +69,7 @@ def over_runs(
             label, line = part.label(key), part.line(key)
             draw_curve(axis, _of(table, part, key), x, scale, label, line, 0.13 if len(part.jobs) <= MANY else 0.06)
         name_axes(axis, settings, variable, X[x] + unit)
+        frame_means(axis, table["mean"])
         axis.set_title(name and f"more {name}")
         axis.set_xlim(left=0)
         legend(axis, len(part.jobs))
@@ -101,6 +103,7 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
         line = {"color": colour, "linestyle": dashes}
         draw_curve(axes[0, 0], table, "runs", 1.0, after(step), line)
     name_axes(axes[0, 0], settings, variable, X["runs"])
+    frame_means(axes[0, 0], pd.concat(tables)["mean"])
     axes[0, 0].set_xlim(left=0)
     axes[0, 0].xaxis.set_major_formatter(number)
     legend(axes[0, 0], len(tables))
@@ -181,7 +184,7 @@ def time_shares(settings: Settings, options: Options, title: str) -> Picture:
     """What a run's time goes to: a bar a setting, from work to the rest."""
     table = measures.shares(settings)
     names = [settings.label(key) for key in settings.jobs]
-    figure, axes = style.subplots(height=0.9 + 0.24 * len(names), wide=max(map(len, names)) > LONG)
+    figure, axes = style.subplots(height=1.5 + 0.2 * len(names), wide=max(map(len, names)) > LONG)
     axis = axes[0, 0]
     for place, key in enumerate(settings.jobs):
         rows, left = _of(table, settings, key), 0.0
@@ -284,7 +287,7 @@ def comparison(
         raise ValueError("a comparison needs two settings or more")
     others = settings.some(key for key in settings.jobs if key != reference)
     names = [others.label(key) for key in others.jobs]
-    figure, axes = style.subplots(height=1.0 + 0.24 * len(names), wide=max(map(len, names)) > LONG)
+    figure, axes = style.subplots(height=1.4 + 0.2 * len(names), wide=max(map(len, names)) > LONG)
     axis = axes[0, 0]
     for place, key in enumerate(others.jobs):
         row = _of(table, others, key).iloc[0]

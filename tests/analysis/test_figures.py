@@ -63,7 +63,8 @@ def test_the_lines_are_polynomials_through_the_means_and_fitted_apart_through_th
     for column, fitted in (("mean", "fit"), ("low", "fit_low"), ("high", "fit_high")):
         expected = np.polyval(np.polyfit(rows["runs"], rows[column], 3), rows["runs"])
         np.testing.assert_allclose(rows[fitted], expected, rtol=1e-9)
-    np.testing.assert_array_equal(lines(axis)["workers 4×"].get_ydata(), rows["fit"])
+    drawn = lines(axis)["workers 4×"]
+    np.testing.assert_allclose(np.interp(rows["runs"], drawn.get_xdata(), drawn.get_ydata()), rows["fit"], rtol=1e-3)
 
 
 def test_without_a_fit_the_lines_are_the_means(scaling):
@@ -90,7 +91,8 @@ def test_what_learning_costs_is_shown_in_a_panel_for_each_way_to_scale(scaling, 
     assert [labels(axis)[0] for axis in axes] == ["baseline", "baseline"]
     assert axes[0].get_xlabel() == x_label
     rows = numbers[numbers["scaling"] == "tasks 4x"]
-    np.testing.assert_array_equal(lines(axes[1])["tasks 4×"].get_xdata(), rows[column])
+    drawn = lines(axes[1])["tasks 4×"].get_xdata()
+    np.testing.assert_allclose([drawn[0], drawn[-1]], rows[column].iloc[[0, -1]])
     assert axes[0].get_xlim() == axes[1].get_xlim()
 
 
@@ -310,7 +312,7 @@ def test_a_field_that_is_not_set_everywhere_tells_files_apart(tmp_path, capsys):
     with style.used():
         (axis,) = plots.over_runs(settings, Options(), "x").figure.axes
     assert labels(axis) == ["maml.clip 0.5", "maml.clip 2", "maml.clip: none"]
-    assert [len(line.get_xdata()) for line in lines(axis).values()] == [15, 15, 15]
+    assert all(np.isfinite(line.get_ydata()).all() for line in lines(axis).values())
 
 
 def test_a_missing_point_is_named_and_the_rest_is_drawn(partial, capsys):
