@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import matplotlib
 import measures
 import numpy as np
 import plots
@@ -58,7 +59,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
         title = parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"
     links = [f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(parts)]
     warnings = [*found.notes, *(note for part in parts for note in cautions(part))]
-    with style.used():
+    with style.used(), matplotlib.rc_context({"legend.framealpha": 0.3}):  # the page shines through
         bodies = [
             (f'<h2 id="part-{n}">{escape(part.title)}</h2>' if len(parts) > 1 else "") + _body(part, options)
             for n, part in enumerate(parts)
@@ -77,7 +78,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
             _tiles(found),
             _warnings(list(dict.fromkeys(warnings))),
             *bodies,
-            f"<footer>Made {escape(now)} from {len(found.jobs)} files. Held-out tasks throughout; pictures follow the "
+            f"<footer>Made {escape(now)} from {_count(len(found.jobs), 'file')}. Held-out tasks throughout; pictures follow the "
             "numbers that figures.py and tables.py write as CSV.</footer>\n</body>\n</html>\n",
         ]
     )
@@ -138,7 +139,7 @@ def _summary(found: reader.Collection) -> str:
     models = sorted({style.words("model", str(job.fields["model"])) for job in found.jobs})
     starts = sorted(str(job.attributes.get("start", ""))[:10] for job in found.jobs)
     when = starts[0] if starts[0] == starts[-1] else f"{starts[0]} to {starts[-1]}"
-    return f"{', '.join(tasks)} with {', '.join(models)}, run {when}".rstrip(", run ")
+    return f"{', '.join(tasks)} with {', '.join(models)}" + (f", run {when}" if when else "")
 
 
 def _tiles(found: reader.Collection) -> str:
@@ -191,7 +192,9 @@ def _final(settings: Settings, options: Options) -> str:
         end = rows.loc[steps[-1]]
         colour = settings.line(key)["color"]
         cells = [_number(rows.loc[step], is_share) for step in shown]
-        name = f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key))}'
+        name = (
+            f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key) if settings.by else "all")}'
+        )
         whisker = _whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
         mark = ' class="best"' if len(settings.jobs) > 1 and end["mean"] == best else ""
         lines.append(
@@ -205,7 +208,8 @@ def _final(settings: Settings, options: Options) -> str:
     text = f"{variable.capitalize()}{' in %' if is_share else ''} before adaptation and after each step of it; means over the last {options.last:.0%} of the validations"
     text += f" and the seeds, ± half the {options.words}." if settings.repeated else ". One seed: no interval."
     if is_share:
-        text += f" Chance is {', '.join(sorted({f'{job.chance:.3g}' for job in settings.all_jobs}))}."
+        text += f" Chance is {', '.join(sorted({f'{100 * job.chance:.3g}' for job in settings.all_jobs}))}."
+    text += " Bold: the best mean." if len(settings.jobs) > 1 else ""
     return f"<h3>Where it ends</h3>{_table(head, lines, text)}"
 
 
@@ -256,7 +260,7 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
             _grid(workers),
             "<h3>Where the time goes</h3>",
             _grid(shares),
-        ]  # fmt: skip
+        ]
     )
 
 
@@ -294,7 +298,7 @@ def _what_ran(part: Part) -> str:
     both = both if len(jobs) > 1 else ""
     return (
         f"<h3>What ran</h3>{both}<details><summary>{len(same)} settings "
-        f"{'that all jobs have in common' if len(jobs) > 1 else ''}</summary>{_list(same, code=True)}</details>"
+        f"{'that all jobs have in common' if len(jobs) > 1 else ''}</summary>{_list(same)}</details>"
     )
 
 
@@ -338,9 +342,7 @@ def _jobs(found: reader.Collection) -> str:
         )
     head = ["file", "status", "seed", "runs", "ranks", "restarts", "wall time", "start"]
     opened = " open" if len(lines) <= 12 else ""
-    return (
-        f"<h3>Jobs</h3><details{opened}><summary>{len(lines)} jobs</summary>{_table(head, lines, '', {1, 7})}</details>"
-    )
+    return f"<h3>Jobs</h3><details{opened}><summary>{_count(len(lines), 'job')}</summary>{_table(head, lines, '', {1, 7})}</details>"
 
 
 # ---- pieces of a page; what comes from files is escaped where it is put in
@@ -380,14 +382,14 @@ def _table(head: Sequence[str], lines: Sequence[str], caption: str, texts: set[i
     cells = "".join(
         f'<th scope="col"{" class=text" if n in texts else ""}>{escape(name)}</th>' for n, name in enumerate(head)
     )
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table>{told}<thead><tr>{cells}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
+    told = f'<p class="note">{escape(caption)}</p>' if caption else ""  # outside, so that it does not scroll
+    body = f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{body}</div>{told}'
 
 
-def _list(rows: Iterable[tuple[str, str]], code: bool = True) -> str:
-    return f"<dl>{''.join(f'<dt><code>{escape(a)}</code></dt><dd>{escape(b)}</dd>' if code else f'<dt>{escape(a)}</dt><dd>{escape(b)}</dd>' for a, b in rows)}</dl>"
+def _list(rows: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    return f"<dl>{items}</dl>"
 
 
 def _whisker(low: float, mean: float, high: float, least: float, most: float, colour: str) -> str:
@@ -413,6 +415,10 @@ def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_value, value)) or "none"
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _short(count: int) -> str:
