@@ -20,6 +20,8 @@ FEW = 3
 """Up to so many curves have their legend inside the axes."""
 MANY = 5
 """More curves than these get the width of a page, their legend beside them, and fainter bands."""
+COLUMN = 13
+"""Entries in a column of a legend beside the axes."""
 SMOOTH = 200
 """Points of a fitted curve, at least."""
 FEW_WORKERS = 6
@@ -138,7 +140,7 @@ def number(value: float, _: int) -> str:
 def legend(axis: Axes, entries: int) -> None:
     """Inside, where there is room for few entries; below the axes, or beside them, where it would hide the curves."""
     if entries > MANY:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // COLUMN))
     elif entries > FEW:
         legend_below(axis, columns=2)
     elif entries > 1:
