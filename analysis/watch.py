@@ -29,7 +29,7 @@ from hpc_dmaml.files import is_locked
 from hpc_dmaml.results import Results
 
 GROUPS = ("runs", "workers", "ranks", "validation")
-BARS = 12
+BARS = 10
 """More workers than these are summarised."""
 PACE = 20
 """The time left is reckoned from the pace of so many last runs."""
