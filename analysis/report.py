@@ -11,12 +11,10 @@ those of figures.py.
 from __future__ import annotations
 
 import argparse
-import base64
 import datetime
-import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -26,14 +24,15 @@ import figures
 import matplotlib
 import measures
 import numpy as np
+import pieces
 import plots
 import reader
 import style
 import tables
 from measures import Options, Settings
 
-HEAVY = 400_000
-"""A vector picture of more bytes than these is embedded as pixels."""
+from hpc_dmaml.files import is_locked
+
 PANELS = 6
 """Settings whose workers are drawn; of more, those with most workers."""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -78,7 +77,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
             _tiles(found),
             _warnings(list(dict.fromkeys(warnings))),
             *bodies,
-            f"<footer>Made {escape(now)} from {_count(len(found.jobs), 'file')}. Held-out tasks throughout; pictures follow the "
+            f"<footer>Made {escape(now)} from {pieces.count(len(found.jobs), 'file')}. Held-out tasks throughout; pictures follow the "
             "numbers that figures.py and tables.py write as CSV.</footer>\n</body>\n</html>\n",
         ]
     )
@@ -111,6 +110,8 @@ def cautions(part: Part) -> list[str]:
         restarts = int(job.attributes.get("restarts", 0))
         if restarts:
             notes.append(f"{job.path.name} was restarted {restarts} time{'s' * (restarts > 1)}")
+        if job.status == "running" and not is_locked(job.path):
+            notes.append(f"{job.path.name}: its lock is free: it was killed, or runs where the lock cannot be seen")
         lost = ~np.isfinite(job.read("workers")["workers/loss"])
         if lost.any():
             which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
@@ -152,10 +153,10 @@ def _tiles(found: reader.Collection) -> str:
     ranks = sum(job.ranks * (float(log["runs/wall_s"][-1]) if len(log["runs/wall_s"]) else 0.0) for job, log in logs)
     tiles = [
         (f"{done} of {expected}", f"job{'s' * (expected > 1)} complete"),
-        (_short(sum(len(log["runs/run"]) for _, log in logs)), "runs"),
-        (_short(seen), "training tasks seen"),
-        (_duration(sum(worked)), "wall time, all jobs"),
-        (_duration(ranks), "time of all ranks"),
+        (pieces.short(sum(len(log["runs/run"]) for _, log in logs)), "runs"),
+        (pieces.short(seen), "training tasks seen"),
+        (pieces.duration(sum(worked)), "wall time, all jobs"),
+        (pieces.duration(ranks), "time of all ranks"),
     ]
     return (
         '<ul class="tiles">'
@@ -191,11 +192,11 @@ def _final(settings: Settings, options: Options) -> str:
             continue
         end = rows.loc[steps[-1]]
         colour = settings.line(key)["color"]
-        cells = [_number(rows.loc[step], is_share) for step in shown]
+        cells = [pieces.number(rows.loc[step], is_share) for step in shown]
         name = (
             f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key) if settings.by else "all")}'
         )
-        whisker = _whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
+        whisker = pieces.whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
         mark = ' class="best"' if len(settings.jobs) > 1 and end["mean"] == best else ""
         lines.append(
             f'<tr{mark}><th scope="row">{name}</th><td>{end["runs"]:g}</td><td>{end["n"]}</td>'
@@ -210,7 +211,7 @@ def _final(settings: Settings, options: Options) -> str:
     if is_share:
         text += f" Chance is {', '.join(sorted({f'{100 * job.chance:.3g}' for job in settings.all_jobs}))}."
     text += " Bold: the best mean." if len(settings.jobs) > 1 else ""
-    return f"<h3>Where it ends</h3>{_table(head, lines, text)}"
+    return f"<h3>Where it ends</h3>{pieces.table(head, lines, text)}"
 
 
 def _pictures(part: Part, settings: Settings, options: Options) -> str:
@@ -253,13 +254,13 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
     return "\n".join(
         [
             "<h3>How it gets there</h3>",
-            _grid(curves),
+            pieces.grid(curves),
             extra,
             "<h3>Workers</h3>",
             note,
-            _grid(workers),
+            pieces.grid(workers),
             "<h3>Where the time goes</h3>",
-            _grid(shares),
+            pieces.grid(shares),
         ]
     )
 
@@ -279,7 +280,7 @@ def _durations(found: reader.Collection, options: Options) -> str:
         f'<tr><th scope="row">{escape(row[0])}×</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
         for row in rows
     ]
-    return _table(head, lines, f"Duration of a run, the baseline's is 100; ± half the {options.words}.")
+    return pieces.table(head, lines, f"Duration of a run, the baseline's is 100; ± half the {options.words}.")
 
 
 def _what_ran(part: Part) -> str:
@@ -290,15 +291,15 @@ def _what_ran(part: Part) -> str:
     for name in names:
         values = list(dict.fromkeys(job.fields.get(name) for job in jobs))
         if len(values) == 1:
-            same.append((name, _value(values[0])))
+            same.append((name, pieces.value(values[0])))
         else:
-            shown = ", ".join(_value(v) for v in values[:8]) + (" …" if len(values) > 8 else "")
+            shown = ", ".join(pieces.value(v) for v in values[:8]) + (" …" if len(values) > 8 else "")
             different.append((name, shown))
-    both = _list(different) if different else '<p class="note">All jobs have the same settings.</p>'
+    both = pieces.facts(different) if different else '<p class="note">All jobs have the same settings.</p>'
     both = both if len(jobs) > 1 else ""
     return (
         f"<h3>What ran</h3>{both}<details><summary>{len(same)} settings "
-        f"{'that all jobs have in common' if len(jobs) > 1 else ''}</summary>{_list(same)}</details>"
+        f"{'that all jobs have in common' if len(jobs) > 1 else ''}</summary>{pieces.facts(same)}</details>"
     )
 
 
@@ -318,7 +319,7 @@ def _where(jobs: Sequence[reader.Job]) -> str:
         ("first start", starts[0]),
         ("last end", ends[-1]),
     ]
-    return f"<h3>Where and when</h3>{_list([(name, text) for name, text in facts if text])}"
+    return f"<h3>Where and when</h3>{pieces.facts([(name, text) for name, text in facts if text])}"
 
 
 def _jobs(found: reader.Collection) -> str:
@@ -329,7 +330,7 @@ def _jobs(found: reader.Collection) -> str:
         cells = [
             f'<td class="text {escape(job.status)}">{escape(job.status)}</td>',
             f"<td>{job.seed}</td><td>{runs:,} of {int(job.fields['runs']):,}</td><td>{job.ranks}</td>",
-            f"<td>{int(job.attributes.get('restarts', 0))}</td><td>{_duration(float(wall[-1])) if runs else ''}</td>",
+            f"<td>{int(job.attributes.get('restarts', 0))}</td><td>{pieces.duration(float(wall[-1])) if runs else ''}</td>",
             f'<td class="text">{escape(str(job.attributes.get("start", "")))}</td>',
         ]
         lines.append(f'<tr><th scope="row">{escape(job.path.name)}</th>{"".join(cells)}</tr>')
@@ -342,97 +343,7 @@ def _jobs(found: reader.Collection) -> str:
         )
     head = ["file", "status", "seed", "runs", "ranks", "restarts", "wall time", "start"]
     opened = " open" if len(lines) <= 12 else ""
-    return f"<h3>Jobs</h3><details{opened}><summary>{_count(len(lines), 'job')}</summary>{_table(head, lines, '', {1, 7})}</details>"
-
-
-# ---- pieces of a page; what comes from files is escaped where it is put in
-
-
-def _grid(pictures: Iterable[tuple[str, Callable[[], plots.Picture]]]) -> str:
-    return f'<div class="pictures">{"".join(_figure(name, draw) for name, draw in pictures)}</div>'
-
-
-def _figure(name: str, draw: Callable[[], plots.Picture]) -> str:
-    """A picture under its name; where it cannot be drawn, why."""
-    try:
-        picture = draw()
-    except ValueError as error:
-        return f"<figure><figcaption><b>{escape(name)}</b>: {escape(str(error))}.</figcaption></figure>"
-    picture.figure.suptitle("")  # the page's own heading stands above
-    kind = ' class="wide"' if picture.figure.get_figwidth() > style.COLUMN_IN else ""
-    source = _embedded(picture)
-    return (
-        f"<figure{kind}><figcaption><b>{escape(name)}</b></figcaption>"
-        f'<div class="scroll"><img src="{source}" alt="{escape(name)}"></div></figure>'
-    )
-
-
-def _embedded(picture: plots.Picture) -> str:
-    """A picture as a data URL, transparent: vectors, or, of very many points, pixels."""
-    buffer = io.BytesIO()
-    picture.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    kind = "svg+xml"
-    if buffer.tell() > HEAVY:
-        buffer, kind = io.BytesIO(), "png"
-        picture.figure.savefig(buffer, format="png", transparent=True, dpi=250)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _table(head: Sequence[str], lines: Sequence[str], caption: str, texts: set[int] = frozenset()) -> str:  # type: ignore[assignment]
-    cells = "".join(
-        f'<th scope="col"{" class=text" if n in texts else ""}>{escape(name)}</th>' for n, name in enumerate(head)
-    )
-    told = f'<p class="note">{escape(caption)}</p>' if caption else ""  # outside, so that it does not scroll
-    body = f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="scroll">{body}</div>{told}'
-
-
-def _list(rows: Iterable[tuple[str, str]]) -> str:
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
-    return f"<dl>{items}</dl>"
-
-
-def _whisker(low: float, mean: float, high: float, least: float, most: float, colour: str) -> str:
-    """Mean and interval as a picture in a line of text, on a scale from `least` to `most`."""
-    spread = most - least or 1.0
-
-    def place(value: float) -> str:
-        return f"{4 + 92 * (value - least) / spread:.1f}%"
-
-    line = ""
-    if low == low and high == high:
-        line = f'<line x1="{place(low)}" x2="{place(high)}" y1="50%" y2="50%" stroke="{colour}" stroke-width="2"/>'
-    return f'<svg class="whisker" aria-hidden="true">{line}<circle cx="{place(mean)}" cy="50%" r="4" fill="{colour}"/></svg>'
-
-
-def _number(row: Any, is_share: bool) -> str:
-    factor, digits = (100, 1) if is_share else (1, 3)
-    half = factor * float(row["high"] - row["mean"])
-    return f"{factor * row['mean']:.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_value, value)) or "none"
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def _short(count: int) -> str:
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
-        if count >= size:
-            return f"{count / (1000 if letter == 'k' else size):.3g}{letter}"
-    return f"{count:,}"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    return f"<h3>Jobs</h3><details{opened}><summary>{pieces.count(len(lines), 'job')}</summary>{pieces.table(head, lines, '', {1, 7})}</details>"
 
 
 def main(arguments: list[str] | None = None) -> int:

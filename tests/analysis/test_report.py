@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("pandas")
 import measures
 import numpy as np
+import pieces
 import reader
 import report
 from measures import Options, Settings
@@ -85,7 +86,7 @@ def test_the_final_table_has_the_readers_numbers(scaling, scaling_page):
     rows = {row[0]: row for row in scaling_page.tables[0][1:]}
     assert len(rows) == 5
     for (name,), _ in settings.jobs.items():
-        expected = [report._number(row, is_share) for _, row in table[table["scaling"] == name].iterrows()]
+        expected = [pieces.number(row, is_share) for _, row in table[table["scaling"] == name].iterrows()]
         assert rows[settings.label((name,))][3:-1] == expected
 
 

@@ -1,0 +1,102 @@
+"""Pieces of a page of HTML: tables, pictures, lists, numbers as they are read. Texts are escaped where they are put in."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import Any
+
+import plots
+import style
+
+HEAVY = 400_000
+"""A vector picture of more bytes than these is embedded as pixels."""
+
+
+def grid(pictures: Iterable[tuple[str, Callable[[], plots.Picture]]]) -> str:
+    return f'<div class="pictures">{"".join(_figure(name, draw) for name, draw in pictures)}</div>'
+
+
+def _figure(name: str, draw: Callable[[], plots.Picture]) -> str:
+    """A picture under its name; where it cannot be drawn, why."""
+    try:
+        picture = draw()
+    except ValueError as error:
+        return f"<figure><figcaption><b>{escape(name)}</b>: {escape(str(error))}.</figcaption></figure>"
+    picture.figure.suptitle("")  # the page's own heading stands above
+    kind = ' class="wide"' if picture.figure.get_figwidth() > style.COLUMN_IN else ""
+    source = _embedded(picture)
+    return (
+        f"<figure{kind}><figcaption><b>{escape(name)}</b></figcaption>"
+        f'<div class="scroll"><img src="{source}" alt="{escape(name)}"></div></figure>'
+    )
+
+
+def _embedded(picture: plots.Picture) -> str:
+    """A picture as a data URL, transparent: vectors, or, of very many points, pixels."""
+    buffer = io.BytesIO()
+    picture.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    kind = "svg+xml"
+    if buffer.tell() > HEAVY:
+        buffer, kind = io.BytesIO(), "png"
+        picture.figure.savefig(buffer, format="png", transparent=True, dpi=250)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def table(head: Sequence[str], lines: Sequence[str], caption: str, texts: set[int] = frozenset()) -> str:  # type: ignore[assignment]
+    cells = "".join(
+        f'<th scope="col"{" class=text" if n in texts else ""}>{escape(name)}</th>' for n, name in enumerate(head)
+    )
+    told = f'<p class="note">{escape(caption)}</p>' if caption else ""  # outside, so that it does not scroll
+    body = f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{body}</div>{told}'
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    return f"<dl>{items}</dl>"
+
+
+def whisker(low: float, mean: float, high: float, least: float, most: float, colour: str) -> str:
+    """Mean and interval as a picture in a line of text, on a scale from `least` to `most`."""
+    spread = most - least or 1.0
+
+    def place(value: float) -> str:
+        return f"{4 + 92 * (value - least) / spread:.1f}%"
+
+    line = ""
+    if low == low and high == high:
+        line = f'<line x1="{place(low)}" x2="{place(high)}" y1="50%" y2="50%" stroke="{colour}" stroke-width="2"/>'
+    return f'<svg class="whisker" aria-hidden="true">{line}<circle cx="{place(mean)}" cy="50%" r="4" fill="{colour}"/></svg>'
+
+
+def number(row: Any, is_share: bool) -> str:
+    factor, digits = (100, 1) if is_share else (1, 3)
+    half = factor * float(row["high"] - row["mean"])
+    return f"{factor * row['mean']:.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
+
+
+def value(content: Any) -> str:
+    if isinstance(content, tuple):
+        return ", ".join(map(value, content)) or "none"
+    return "–" if content is None else f"{content:g}" if isinstance(content, float) else str(content)
+
+
+def count(how_many: int, what: str) -> str:
+    return f"{how_many:,} {what}{'s' * (how_many != 1)}"
+
+
+def short(count: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= size:
+            return f"{count / (1000 if letter == 'k' else size):.3g}{letter}"
+    return f"{count:,}"
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
