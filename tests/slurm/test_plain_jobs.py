@@ -30,10 +30,10 @@ def test_a_job_gives_the_same_numbers_under_srun_and_under_mpirun(cluster):
 
 
 def test_an_array_by_hand_runs_the_points_of_its_indices_and_goes_on_with_those_that_are_complete(cluster):
-    text = f"set: {{{', '.join(f'{name}: {value}' for name, value in FIELDS.items())}}}\nseeds: [0, 1]\nranks: 2\n"
+    text = f"set: {{{', '.join(f'{name}: {value}' for name, value in FIELDS.items())}}}\nseeds: [0, 1]\nranks: 1\n"
     (cluster.folder / "plain.yaml").write_text(text)
     for _ in range(2):
-        line = "slurm/sbatch --parsable --array=1 --ntasks=2 slurm/array.sbatch plain.yaml"
+        line = "slurm/sbatch --parsable --array=1 --ntasks=1 slurm/array.sbatch plain.yaml"
         job = cluster.command(line, LAUNCHER=SRUN).strip()
         assert cluster.end(f"{job}_1") == ("COMPLETED", 0)
         log = (cluster.folder / f"slurm-dmaml_{job}_1.out").read_text()
@@ -53,7 +53,7 @@ def test_ranks_that_do_not_find_each_other_are_refused_and_fewer_than_the_alloca
 
 
 def test_an_interrupted_job_comes_back_and_goes_on_and_a_cancelled_one_does_not(cluster):
-    job = cluster.submit(SRUN, f"{TASK} --runs 1000000000 --checkpoint.every 50")
+    job = cluster.submit(MPIRUN, f"{TASK} --runs 1000000000 --checkpoint.every 50")
     file = cluster.folder / "results" / f"dmaml_{job}.h5"
 
     def runs(restarts):
