@@ -38,7 +38,7 @@ FIXED = {
     "baseline": BLACK, "workers": BLUE, "epochs": VERMILION, "tasks": GREEN,  # the ways to scale
     "work": BLUE, "exchange": ORANGE, "wait": GREY, "validation": GREEN, "rest": "#C8C8C8",  # the parts of a run
     "ArithmeticMean": BLACK, "LossMedian": BLUE, "LossWeighted": VERMILION, "LossMovingAverage": GREEN,
-    "GradientAgreement": PURPLE, "GeometricMedian": ORANGE,
+    "GradientNorm": PURPLE, "GeometricMedian": ORANGE,
     "sum": BLUE, "mean": VERMILION,
 }  # fmt: skip
 FIELDS = {
@@ -49,7 +49,7 @@ FIELDS = {
 """Short words for fields of the configuration; others are named as they are."""
 VALUES = {
     "ArithmeticMean": "arithmetic mean", "LossMedian": "loss median", "LossWeighted": "loss weighted",
-    "LossMovingAverage": "loss, moving average", "GradientAgreement": "gradient agreement",
+    "LossMovingAverage": "loss, moving average", "GradientNorm": "gradient norm",
     "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
 }  # fmt: skip
 COUNTED = {"workers", "epochs", "tasks", "ranks", "maml.inner_steps"}

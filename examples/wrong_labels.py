@@ -31,7 +31,7 @@ from hpc_dmaml.validation import validate
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
     GeometricMedian,
-    GradientAgreement,
+    GradientNorm,
     LossMedian,
     LossMovingAverage,
     LossWeighted,
@@ -44,7 +44,7 @@ WORKERS, TASKS = 8, 8
 GENERATORS = {
     type(generator).__name__: generator
     for generator in (
-        ArithmeticMean(), LossMedian(), LossWeighted(), LossMovingAverage(), GradientAgreement(), GeometricMedian(),
+        ArithmeticMean(), LossMedian(), LossWeighted(), LossMovingAverage(), GradientNorm(), GeometricMedian(),
     )
 }  # fmt: skip
 

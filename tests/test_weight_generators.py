@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
     GeometricMedian,
-    GradientAgreement,
+    GradientNorm,
     LossMedian,
     LossMovingAverage,
     LossWeighted,
@@ -25,7 +25,7 @@ GENERATORS = [
     LossMedian(),
     LossWeighted(),
     LossMovingAverage(),
-    GradientAgreement(),
+    GradientNorm(),
     GeometricMedian(),
 ]
 ALL = np.full(5, True)
@@ -102,14 +102,14 @@ def test_geometric_median_leaves_a_bad_worker_without_influence():
     assert np.linalg.norm(weights @ updates - good.mean(0)) < 0.3 * np.linalg.norm(good.mean(0))
 
 
-def test_gradient_agreement_ignores_a_worker_against_the_others():
-    updates = np.array([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [-5.0, 0.0]])
-    weights = worker_weights(GradientAgreement(), np.ones((1, 4)), np.full(4, True), updates @ updates.T)
-    assert weights[3] == 0
-    assert weights[:3].min() > 0.3
+def test_gradient_norm_cuts_long_updates_to_the_median_length():
+    updates = np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 4.0], [0.0, -40.0], [0.5, 0.0]])
+    weights = worker_weights(GradientNorm(), np.ones((1, 5)), ALL, updates @ updates.T)
+    kept = weights[:, None] * updates / weights[0]
+    np.testing.assert_allclose(np.linalg.norm(kept, axis=1), [1, 2, 2, 2, 0.5])
 
 
-def test_agreement_among_updates_that_agree_with_none_is_the_mean():
-    updates = np.zeros((3, 2))
-    weights = worker_weights(GradientAgreement(), np.ones((1, 3)), np.full(3, True), updates @ updates.T)
+def test_gradient_norm_among_updates_of_no_length_is_the_mean():
+    updates = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0]])
+    weights = worker_weights(GradientNorm(), np.ones((1, 3)), np.full(3, True), updates @ updates.T)
     np.testing.assert_allclose(weights, 1 / 3)

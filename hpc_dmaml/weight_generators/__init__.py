@@ -3,7 +3,7 @@
 from hpc_dmaml.weight_generators.arithmetic_mean import ArithmeticMean
 from hpc_dmaml.weight_generators.generator import WeightGenerator, check_any_finite, worker_weights
 from hpc_dmaml.weight_generators.geometric_median import GeometricMedian
-from hpc_dmaml.weight_generators.gradient_agreement import GradientAgreement
+from hpc_dmaml.weight_generators.gradient_norm import GradientNorm
 from hpc_dmaml.weight_generators.loss_median import LossMedian
 from hpc_dmaml.weight_generators.loss_moving_average import LossMovingAverage
 from hpc_dmaml.weight_generators.loss_weighted import LossWeighted
@@ -11,7 +11,7 @@ from hpc_dmaml.weight_generators.loss_weighted import LossWeighted
 __all__ = [
     "ArithmeticMean",
     "GeometricMedian",
-    "GradientAgreement",
+    "GradientNorm",
     "LossMedian",
     "LossMovingAverage",
     "LossWeighted",

@@ -16,7 +16,7 @@ from hpc_dmaml.run import run_job
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
     GeometricMedian,
-    GradientAgreement,
+    GradientNorm,
     LossMedian,
     LossMovingAverage,
     LossWeighted,
@@ -66,7 +66,7 @@ SETTINGS = {
         LossMedian(),
         LossWeighted(),
         LossMovingAverage(2),
-        GradientAgreement(),
+        GradientNorm(),
         GeometricMedian(),
     ],
     "epochs": [1, 3],
