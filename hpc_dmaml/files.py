@@ -99,7 +99,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 def is_locked(path: Path) -> bool:
     """Does a living process hold the lock of `path`?"""
     try:
-        descriptor = os.open(_lock_file(path), os.O_RDWR)
+        descriptor = os.open(_lock_file(path), os.O_RDONLY)
     except OSError:
         return False
     try:

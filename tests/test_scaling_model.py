@@ -7,14 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import scaling_model
 
 from tests.helpers import run, small_config
 
 ANALYSIS = Path(__file__).parents[1] / "analysis"
-sys.path.insert(0, str(ANALYSIS))
-import scaling_model  # noqa: E402
-
-sys.path.pop(0)
 
 
 def test_one_rank_exchanges_nothing():

@@ -1,15 +1,14 @@
-"""The analysis's scripts import their neighbours plainly, as when they are started from the command line."""
+"""Sweeps of synthetic result files for the analysis to read."""
 
 from __future__ import annotations
 
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
-ANALYSIS = Path(__file__).parents[2] / "analysis"
-if str(ANALYSIS) not in sys.path:
-    sys.path.append(str(ANALYSIS))
+from hpc_dmaml import sweep
+from tests.analysis.synthetic import write_sweep
 
 SWEEP = """
 description: Scaled on synthetic letters
@@ -29,9 +28,6 @@ figures: ["6.17", "6.19", "6.23", "6.24", "6.25", "6.26"]
 @pytest.fixture(scope="session")
 def scaling(tmp_path_factory):
     """A complete scaling sweep without epochs, 5 points of 3 seeds: not to be changed."""
-    from hpc_dmaml import sweep
-    from tests.analysis.synthetic import write_sweep
-
     folder = tmp_path_factory.mktemp("sweep")
     path = folder / "scaling.yaml"
     path.write_text(SWEEP)
@@ -43,6 +39,4 @@ def scaling(tmp_path_factory):
 @pytest.fixture
 def partial(scaling, tmp_path):
     """A copy of the sweep, to be changed."""
-    import shutil
-
     return Path(shutil.copytree(scaling, tmp_path / "scaling"))

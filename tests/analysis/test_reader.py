@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.analysis.conftest import ANALYSIS
 from tests.analysis.synthetic import write_job
 from tests.helpers import run, small_config
 
@@ -18,6 +18,8 @@ import reader
 from hpc_dmaml import results
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.weight_generators import ArithmeticMean, LossMovingAverage
+
+ANALYSIS = Path(reader.__file__).parent
 
 
 @pytest.fixture(scope="module")
