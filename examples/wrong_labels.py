@@ -1,7 +1,7 @@
 """What weight generators do when one worker learns from wrong labels.
 
-    python examples/wrong_labels.py                                   sine waves, a minute
-    python examples/wrong_labels.py --config glyphs --runs 300        printed letters, an hour on one core
+    python examples/wrong_labels.py                                   sine waves, half an hour
+    python examples/wrong_labels.py --config glyphs --runs 300        printed letters, hours
 
 Eight workers learn. In the last one's query sets the labels are wrong: every class is called the next one, every value has
 the other sign; so its meta-gradients teach the wrong thing. The table gives the loss (or the accuracy) on 500 held-out
