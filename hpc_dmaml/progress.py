@@ -53,7 +53,7 @@ class Progress:
             f"{type(job.learner.objective).__name__.removesuffix('Objective').lower()} derivatives",
             "MAML": f"{'first' if config.maml.first_order else 'second'} order, {config.maml.inner_steps} inner "
             f"step{'s' * (config.maml.inner_steps != 1)} of {config.maml.inner_lr:g}, {_describe(config.optimizer)}",
-            "workers": f"{workers} on {job.comm.size} ranks ({job.placement.describe()}), "
+            "workers": f"{workers} on {job.comm.size} rank{'s' * (job.comm.size != 1)} ({job.placement.describe()}), "
             f"{config.epochs} epoch{'s' * (config.epochs != 1)} of {config.tasks} tasks, "
             f"{type(config.weight_generator).__name__}, {exchange}",
             "device": f"{job.device}, {config.dtype}",
