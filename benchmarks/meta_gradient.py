@@ -208,17 +208,18 @@ def _prepared(case: Case, module: nn.Module) -> tuple[Objective, int]:
 
 
 def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of each call, all called in turn for about `seconds`, at least five times after a warm-up.
+    """Median seconds of each call, all called in turn for about `seconds`, at least five times.
+
+    Each time the second of two calls counts: the first pays for the memory that the method before it gave back.
 
     On one thread they are seconds of this process, which other processes on the same core do not lengthen.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, call in calls.items():
+            call()
             start = clock()
             call()
             times[name].append(clock() - start)
