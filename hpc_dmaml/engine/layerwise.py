@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.layers import LAYERS, Layer, Record
+from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Layer, Record, Shape
 from hpc_dmaml.engine.losses import LayerwiseLoss
 from hpc_dmaml.engine.objective import Gradient, Parameters
 from hpc_dmaml.parameters import Layout
@@ -42,7 +42,7 @@ class LayerwiseObjective:
         shape = (*sample_shape[1:], sample_shape[0]) if len(sample_shape) == 3 else sample_shape
         layers: list[Layer] = []
         packed: list[list[Tensor]] = []
-        for part in pooled_first(modules):
+        for part in normalized_first(pooled_first(modules), shape):
             layer = LAYERS[type(part)].of(part, shape)
             if layer is None:
                 return None
@@ -132,3 +132,11 @@ def pooled_first(modules: list[nn.Module]) -> list[nn.Module]:
         if isinstance(modules[i - 1], nn.ReLU) and isinstance(modules[i], nn.MaxPool2d):
             modules[i - 1 : i + 1] = modules[i], modules[i - 1]
     return modules
+
+
+def normalized_first(modules: list[nn.Module], sample_shape: Shape) -> list[nn.Module]:
+    """The same chain with a convolution of the data and the batch norm behind it as one, where that is faster."""
+    if [type(module) for module in modules[:2]] != [nn.Conv2d, nn.BatchNorm2d]:
+        return modules
+    both = ConvolutionAndNorm(*modules[:2])
+    return modules if LAYERS[ConvolutionAndNorm].of(both, sample_shape) is None else [both, *modules[2:]]

@@ -67,6 +67,7 @@ PROBLEMS = {
     "mlp": Problem(lambda: MLP((8, 7)).build((3,), 2), (3,), 2, "squared_error"),
     "mlp_on_images": Problem(lambda: MLP((6,)).build((2, 3, 3), 3), (2, 3, 3), 3),
     "conv4_stride": Problem(lambda: Conv4(4, "stride", 3).build((1, 9, 9), 3), (1, 9, 9), 3),
+    "conv4_of_many_filters": Problem(lambda: Conv4(32, "stride", 2).build((1, 7, 7), 3), (1, 7, 7), 3),
     "conv4_max_pool": Problem(lambda: Conv4(3, "max_pool", 2).build((2, 8, 8), 3), (2, 8, 8), 3),
     "conv4_max_pool_odd": Problem(lambda: Conv4(3, "max_pool", 2).build((1, 7, 10), 3), (1, 7, 10), 3),
     "convolutions_with_bias": Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 from torch.func import functional_call
 
-from hpc_dmaml.engine.layers import LAYERS, Record, convolution
+from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Record, batch_norm, convolution
 
 TASKS, SAMPLES = 2, 3
 Tensors = tuple[Tensor, ...]
@@ -26,6 +27,8 @@ class Row:
     in_shape: tuple[int, ...]
     large: bool = False
     """Taken for too large to be unfolded."""
+    of_data: bool = False
+    """In front of everything: its input has no tangent and needs no gradient."""
 
 
 TABLE = {
@@ -40,6 +43,11 @@ TABLE = {
     "large_convolution_of_one_channel": Row(lambda: nn.Conv2d(1, 2, (2, 3), bias=False), (1, 5, 4), large=True),
     "batch_norm_of_vectors": Row(lambda: nn.BatchNorm1d(4), (4,)),
     "batch_norm_of_images": Row(lambda: nn.BatchNorm2d(2, eps=1e-3), (2, 3, 4)),
+    "convolution_and_norm_of_data": Row(
+        lambda: ConvolutionAndNorm(nn.Conv2d(1, 12, (2, 1), 2, 1, bias=False), nn.BatchNorm2d(12, eps=1e-3)),
+        (1, 5, 6),
+        of_data=True,
+    ),
     "relu_of_vectors": Row(nn.ReLU, (5,)),
     "relu_of_images": Row(nn.ReLU, (2, 3, 3)),
     "max_pool": Row(lambda: nn.MaxPool2d(2), (3, 4, 6)),
@@ -62,6 +70,9 @@ class Case:
         shape = (*row.in_shape[1:], row.in_shape[0]) if len(row.in_shape) == 3 else row.in_shape
         self.layer: Any = LAYERS[type(self.module)].of(self.module, shape)
         self.x, self.x_dot = (torch.randn(TASKS, SAMPLES, *row.in_shape, dtype=dtype) for _ in range(2))
+        self.need_x = not row.of_data
+        if row.of_data:
+            self.x_dot.zero_()
         sizes = [(TASKS, *p.shape) for p in self.module.parameters()]
         self.w, self.w_dot = (tuple(torch.randn(size, dtype=dtype) for size in sizes) for _ in range(2))
 
@@ -86,8 +97,17 @@ class Case:
         x, y_bar = images(self.x + shift * self.x_dot), images(self.y_bar + shift * self.y_bar_dot)
         w = self.pack(tuple(p + shift * d for p, d in zip(self.w, self.w_dot, strict=True)))
         _, tape = self.layer.forward(x, *w)
-        self.x_bar, w_bar = self.layer.backward(tape, w, y_bar, need_x=True)
+        self.x_bar, w_bar = self.layer.backward(tape, w, y_bar, self.need_x)
         return Record(tape, w, y_bar, w_bar)
+
+
+def assert_gradients_close(case: Case, actual: tuple[Tensor | None, Tensors], expected: Tensors) -> None:
+    """(x̄, w̄) of the layer and of the module; x̄ only where it is wanted."""
+    (x_bar, w_bar), (x_expected, *w_expected) = actual, expected
+    assert (x_bar is not None) == case.need_x
+    if x_bar is not None:
+        assert_all_close((x_bar,), (images(x_expected),))
+    assert_all_close(w_bar, case.pack(tuple(w_expected)))
 
 
 def images(x: Tensor) -> Tensor:
@@ -116,8 +136,7 @@ def test_forward_is_the_module(case: Case) -> None:
 
 def test_backward_is_autograd_s(case: Case) -> None:
     at = case.record()
-    x_bar, *w_bar = case.f_backward(case.x, case.y_bar, *case.w)
-    assert_all_close((case.x_bar, *at.w_bar), (images(x_bar), *case.pack(tuple(w_bar))))
+    assert_gradients_close(case, (case.x_bar, at.w_bar), case.f_backward(case.x, case.y_bar, *case.w))
 
 
 def test_tangent_is_the_directional_derivative_of_forward(case: Case) -> None:
@@ -129,24 +148,23 @@ def test_tangent_is_the_directional_derivative_of_forward(case: Case) -> None:
 def test_tangent_backward_is_the_directional_derivative_of_backward(case: Case) -> None:
     at, w_dot = case.record(), case.pack(case.w_dot)
     _, tape_dot = case.layer.tangent(at, images(case.x_dot), w_dot)
-    x_bar_dot, w_bar_dot = case.layer.tangent_backward(at, tape_dot, w_dot, images(case.y_bar_dot), need_x=True)
-    _, (x_expected, *w_expected) = jvp(
-        case.f_backward, (case.x, case.y_bar, *case.w), (case.x_dot, case.y_bar_dot, *case.w_dot)
-    )
-    assert_all_close((x_bar_dot, *w_bar_dot), (images(x_expected), *case.pack(tuple(w_expected))))
+    actual = case.layer.tangent_backward(at, tape_dot, w_dot, images(case.y_bar_dot), case.need_x)
+    _, expected = jvp(case.f_backward, (case.x, case.y_bar, *case.w), (case.x_dot, case.y_bar_dot, *case.w_dot))
+    assert_gradients_close(case, actual, expected)
 
 
 def test_both_tangents_are_central_differences(case: Case) -> None:
     h, at, w_dot = 1e-6, case.record(), case.pack(case.w_dot)
     y_dot, tape_dot = case.layer.tangent(at, images(case.x_dot), w_dot)
-    tangents = case.layer.tangent_backward(at, tape_dot, w_dot, images(case.y_bar_dot), need_x=True)
+    x_bar_dot, w_bar_dot = case.layer.tangent_backward(at, tape_dot, w_dot, images(case.y_bar_dot), case.need_x)
+    wanted = slice(None) if case.need_x else slice(1, None)
     ends = []
     for shift in (h, -h):
         record = case.record(shift)
         y, _ = case.layer.forward(images(case.x + shift * case.x_dot), *record.w)
-        ends.append((y, case.x_bar, *record.w_bar))
+        ends.append((y, *(case.x_bar, *record.w_bar)[wanted]))
     differences = tuple((ahead - behind) / (2 * h) for ahead, behind in zip(*ends, strict=True))
-    assert_all_close((y_dot, tangents[0], *tangents[1]), differences, tolerance=1e-7)
+    assert_all_close((y_dot, *(x_bar_dot, *w_bar_dot)[wanted]), differences, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("case", LEARNED.values(), ids=LEARNED, indirect=True)
@@ -158,7 +176,7 @@ def test_data_has_no_tangent_and_needs_no_gradient(case: Case) -> None:
     x_bar_dot, w_bar_dot = case.layer.tangent_backward(at, tape_dot, w_dot, y_bar_dot, need_x=False)
     zero = torch.zeros_like(images(case.x))
     y_expected, tape_dot = case.layer.tangent(at, zero, w_dot)
-    _, w_expected = case.layer.tangent_backward(at, tape_dot, w_dot, y_bar_dot, need_x=True)
+    _, w_expected = case.layer.tangent_backward(at, tape_dot, w_dot, y_bar_dot, case.need_x)
     assert x_bar is None
     assert x_bar_dot is None
     assert_all_close((y_dot, *w_bar, *w_bar_dot), (y_expected, *at.w_bar, *w_expected))
@@ -170,6 +188,30 @@ def test_single_precision_is_as_accurate_as_the_module_s(case: Case) -> None:
     y, _ = case.layer.forward(images(x), *case.pack(w))
     theirs = images(case.f(x, *w))
     assert (y - exact).norm() <= 3 * (theirs - exact).norm() + 1e-7 * exact.norm()
+
+
+@pytest.mark.parametrize("contrast", [1, 0.1, 0.01, 0.001])
+def test_a_norm_folded_into_the_convolution_is_as_accurate_as_behind_it(contrast: float) -> None:
+    """The folded variance is a small difference of large numbers where images have little contrast."""
+    errors: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for seed in range(20):
+        torch.manual_seed(seed)
+        module = ConvolutionAndNorm(nn.Conv2d(1, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64))
+        layer = LAYERS[ConvolutionAndNorm].of(module, (28, 28, 1))
+        x = 1 - contrast * torch.rand(1, 5, 1, 28, 28)
+        y, _ = layer.forward(images(x), *(p[None] for p in layer.pack(*module.parameters())))
+        theirs = module(x[0])
+        exact = module.double()(x[0].double())
+        for name, value in (("ours", y[0]), ("theirs", images(theirs[None])[0])):
+            errors[name].append((value - images(exact[None])[0]).norm().item())
+    assert median(errors["ours"]) <= 2 * median(errors["theirs"])
+
+
+def test_sums_in_one_pass_are_those_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    u, v = torch.randn(2, 1, 20_000, 3, dtype=torch.float64)
+    two = batch_norm.sums(u, v)
+    monkeypatch.setattr(batch_norm, "ONE_PASS_BYTES", 0)
+    assert_all_close(batch_norm.sums(u, v), two)
 
 
 def test_ties_in_max_pool_go_to_the_first_pixel_as_in_pytorch() -> None:

@@ -86,7 +86,7 @@ def test_of_a_quadratic_loss_it_is_the_closed_form(inputs: int, shots: int, step
     np.testing.assert_allclose(result.gradient.numpy(), expected[:, 0], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["conv4_stride", "conv4_max_pool", "mlp"])
+@pytest.mark.parametrize("name", ["conv4_stride", "conv4_of_many_filters", "conv4_max_pool", "mlp"])
 def test_single_precision_is_no_further_from_double_than_the_plain_loop(name: str) -> None:
     problem, inner = PROBLEMS[name], InnerLoop(0.2, 2)
     ours, plain = [], []

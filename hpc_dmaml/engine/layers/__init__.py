@@ -9,9 +9,10 @@ from torch import nn
 from hpc_dmaml.engine.layers.batch_norm import BatchNorm
 from hpc_dmaml.engine.layers.convolution import Convolution
 from hpc_dmaml.engine.layers.flatten import Flatten
-from hpc_dmaml.engine.layers.layer import Layer, Record, Tensors
+from hpc_dmaml.engine.layers.layer import Layer, Record, Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear
 from hpc_dmaml.engine.layers.max_pool import MaxPool
+from hpc_dmaml.engine.layers.normalized_convolution import ConvolutionAndNorm, NormalizedConvolution
 from hpc_dmaml.engine.layers.relu import ReLU
 
 LAYERS: dict[type[nn.Module], Any] = {
@@ -22,7 +23,8 @@ LAYERS: dict[type[nn.Module], Any] = {
     nn.ReLU: ReLU,
     nn.MaxPool2d: MaxPool,
     nn.Flatten: Flatten,
+    ConvolutionAndNorm: NormalizedConvolution,
 }
 """From the exact type of a module to the layer that knows its formulas."""
 
-__all__ = ["LAYERS", "Layer", "Record", "Tensors"]
+__all__ = ["LAYERS", "ConvolutionAndNorm", "Layer", "Record", "Shape", "Tensors"]

@@ -20,6 +20,11 @@ from torch import Tensor, nn
 
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
+ONE_PASS_BYTES = 1 << 23
+"""Of one task's activations, beyond which the backward of PyTorch's batch norm, one pass over memory, is the faster way to sum."""
+ROWS = 1 << 13
+"""In one call of it: it adds them up in single precision, one after another."""
+
 
 class Tape(NamedTuple):
     c: Tensor
@@ -58,13 +63,14 @@ class BatchNorm:
         x = x.flatten(1, -2)
         rows = x.shape[1]
         c = x - total(x) / rows
-        s = total(c, c).div_(rows).add_(self.eps).rsqrt_()
+        s = (sums(c, c)[1] / rows + self.eps).rsqrt_()
         return self._image(combined(beta, (c, gamma * s))), Tape(c, s)
 
     def backward(self, tape: Tape, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[Tensor | None, Tensors]:
         c, s = tape
         y_bar = y_bar.flatten(1, -2)
-        gamma_bar, beta_bar = total(y_bar, c) * s, total(y_bar)
+        beta_bar, gamma_bar = sums(y_bar, c)
+        gamma_bar = gamma_bar * s
         if not need_x:
             return None, (gamma_bar, beta_bar)
         a, rows = w[0] * s, c.shape[1]
@@ -76,7 +82,8 @@ class BatchNorm:
         if x_dot is None:
             return self._image(combined(beta_dot, (c, gamma_dot * s))), None
         x_dot, rows = x_dot.flatten(1, -2), c.shape[1]
-        mean, s_dot = total(x_dot) / rows, total(x_dot, c) * s**3 / -rows
+        mean, s_dot = (each / rows for each in sums(x_dot, c))
+        s_dot *= -(s**3)
         a, a_dot = gamma * s, gamma_dot * s + gamma * s_dot
         return self._image(combined(beta_dot - a * mean, (x_dot, a), (c, a_dot))), TapeDot(x_dot, mean, s_dot)
 
@@ -85,7 +92,8 @@ class BatchNorm:
     ) -> tuple[Tensor | None, Tensors]:
         (c, s), gamma, (gamma_bar, beta_bar) = at.tape, at.w[0], at.w_bar
         y_bar, y_bar_dot, rows = at.y_bar.flatten(1, -2), y_bar_dot.flatten(1, -2), c.shape[1]
-        gamma_bar_dot, beta_bar_dot = total(y_bar_dot, c) * s, total(y_bar_dot)
+        beta_bar_dot, gamma_bar_dot = sums(y_bar_dot, c)
+        gamma_bar_dot = gamma_bar_dot * s
         a, a_dot = gamma * s, w_dot[0] * s
         if tape_dot is not None:
             x_dot, mean, s_dot = tape_dot
@@ -110,6 +118,17 @@ class BatchNorm:
 def total(u: Tensor, v: Tensor | None = None) -> Tensor:
     """Σ u, or Σ u v, over the rows: (B, 1, C)."""
     return (u if v is None else u * v).sum(1, keepdim=True)
+
+
+def sums(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ u and Σ u v over the rows, each (B, 1, C)."""
+    if len(u) > 1 or u.device.type != "cpu" or u.nbytes < ONE_PASS_BYTES:
+        return total(u), total(u, v)
+    rows = zip(u[0, :, :, None, None].split(ROWS), v[0, :, :, None, None].split(ROWS), strict=True)
+    backward, zero, one = torch.ops.aten.native_batch_norm_backward, u.new_zeros(u.shape[2]), u.new_ones(u.shape[2])
+    parts = [backward(*both, None, None, None, zero, one, True, 0.0, (False, True, True))[1:] for both in rows]
+    products, values = (torch.stack(each).sum(0).view(1, 1, -1) for each in zip(*parts, strict=True))
+    return values, products
 
 
 def combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:

@@ -52,7 +52,7 @@ class Convolution(Linear):
         return (weight.permute(0, 2, 3, 1).flatten(1), *(b[None] for b in bias))
 
     def lift(self, x: Tensor) -> Tensor:
-        return x if self._large(x) else self._unfold(x)
+        return x if self._large(x) else self.unfold(x)
 
     def products(self, bias: Tensors, *pairs: Pair) -> Tensor:
         if pairs[0][0].dim() == 3:
@@ -104,7 +104,7 @@ class Convolution(Linear):
         """Packed (out, kh·kw·in) as (out, in, kh, kw)."""
         return nchw(w.view(-1, *self.window[0], self.in_shape[2]))
 
-    def _unfold(self, x: Tensor) -> Tensor:
+    def unfold(self, x: Tensor) -> Tensor:
         """Images (B, n, H, W, C) to columns (B, n·H'·W', kh·kw·C)."""
         images, channels = x.shape[0] * x.shape[1], x.shape[-1]
         (index, offsets), _ = _bags(images, self.in_shape[:2], *self.window, x.device)
@@ -113,7 +113,7 @@ class Convolution(Linear):
         return columns.view(x.shape[0], -1, self.window[0][0] * self.window[0][1] * channels)
 
     def _fold(self, columns: Tensor) -> Tensor:
-        """The transpose of `_unfold`: columns back to images, summed where windows overlap."""
+        """The transpose of `unfold`: columns back to images, summed where windows overlap."""
         tasks, rows, _ = columns.shape
         n = rows // (self.out_shape[0] * self.out_shape[1])
         _, (index, offsets) = _bags(tasks * n, self.in_shape[:2], *self.window, columns.device)
