@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def work(
         losses.append(result.losses)
         accuracies.append(result.accuracies)
     loss, accuracy = (torch.cat(parts).double().sum().item() for parts in (losses, accuracies))
-    finite = bool(np.isfinite(loss)) and bool(total.isfinite().all())
+    finite = math.isfinite(loss) and math.isfinite(total.sum().item())  # a number that is not makes the sum so
     if not finite:
         total.zero_()
     return total, Report(loss, accuracy, sum(map(len, losses)), float(not finite), time.perf_counter() - start)

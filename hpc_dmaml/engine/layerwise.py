@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Layer, Record, Shape
+from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Layer, NormAndPool, Record, Shape
 from hpc_dmaml.engine.losses import LayerwiseLoss
 from hpc_dmaml.engine.objective import Gradient, Parameters
 from hpc_dmaml.parameters import Layout
@@ -42,7 +42,7 @@ class LayerwiseObjective:
         shape = (*sample_shape[1:], sample_shape[0]) if len(sample_shape) == 3 else sample_shape
         layers: list[Layer] = []
         packed: list[list[Tensor]] = []
-        for part in normalized_first(pooled_first(modules), shape):
+        for part in joined(pooled_first(modules), shape):
             layer = LAYERS[type(part)].of(part, shape)
             if layer is None:
                 return None
@@ -134,9 +134,18 @@ def pooled_first(modules: list[nn.Module]) -> list[nn.Module]:
     return modules
 
 
-def normalized_first(modules: list[nn.Module], sample_shape: Shape) -> list[nn.Module]:
-    """The same chain with a convolution of the data and the batch norm behind it as one, where that is faster."""
-    if [type(module) for module in modules[:2]] != [nn.Conv2d, nn.BatchNorm2d]:
-        return modules
-    both = ConvolutionAndNorm(*modules[:2])
-    return modules if LAYERS[ConvolutionAndNorm].of(both, sample_shape) is None else [both, *modules[2:]]
+def joined(modules: list[nn.Module], sample_shape: Shape) -> list[nn.Module]:
+    """The same chain with pairs as one where there is a layer for both, which is faster."""
+    modules = list(modules)
+    if kinds(modules[:2]) == [nn.Conv2d, nn.BatchNorm2d]:
+        both = ConvolutionAndNorm(*modules[:2])
+        if LAYERS[ConvolutionAndNorm].of(both, sample_shape) is not None:
+            modules[:2] = [both]
+    for i in range(len(modules) - 1):
+        if kinds(modules[i : i + 2]) == [nn.BatchNorm2d, nn.MaxPool2d]:
+            modules[i : i + 2] = [NormAndPool(*modules[i : i + 2])]
+    return modules
+
+
+def kinds(modules: list[nn.Module]) -> list[type[nn.Module]]:
+    return [type(module) for module in modules]

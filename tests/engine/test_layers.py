@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 from torch.func import functional_call
 
-from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Record, batch_norm, convolution
+from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, NormAndPool, Record, batch_norm, convolution
 
 TASKS, SAMPLES = 2, 3
 Tensors = tuple[Tensor, ...]
@@ -48,6 +48,8 @@ TABLE = {
         (1, 5, 6),
         of_data=True,
     ),
+    "norm_and_pool": Row(lambda: NormAndPool(nn.BatchNorm2d(3), nn.MaxPool2d(2)), (3, 5, 4)),
+    "norm_and_pool_of_any_window": Row(lambda: NormAndPool(nn.BatchNorm2d(2), nn.MaxPool2d(3, 2, 1)), (2, 5, 6)),
     "relu_of_vectors": Row(nn.ReLU, (5,)),
     "relu_of_images": Row(nn.ReLU, (2, 3, 3)),
     "max_pool": Row(lambda: nn.MaxPool2d(2), (3, 4, 6)),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hpc_dmaml.engine.layers.batch_norm import BatchNorm
+from hpc_dmaml.engine.layers.batch_norm import BatchNorm, NormAndPool, PooledBatchNorm
 from hpc_dmaml.engine.layers.convolution import Convolution
 from hpc_dmaml.engine.layers.flatten import Flatten
 from hpc_dmaml.engine.layers.layer import Layer, Record, Shape, Tensors
@@ -23,8 +23,9 @@ LAYERS: dict[type[nn.Module], Any] = {
     nn.ReLU: ReLU,
     nn.MaxPool2d: MaxPool,
     nn.Flatten: Flatten,
+    NormAndPool: PooledBatchNorm,
     ConvolutionAndNorm: NormalizedConvolution,
 }
 """From the exact type of a module to the layer that knows its formulas."""
 
-__all__ = ["LAYERS", "ConvolutionAndNorm", "Layer", "Record", "Shape", "Tensors"]
+__all__ = ["LAYERS", "ConvolutionAndNorm", "Layer", "NormAndPool", "Record", "Shape", "Tensors"]

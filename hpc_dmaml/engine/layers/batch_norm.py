@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
+from hpc_dmaml.engine.layers.max_pool import MaxPool
 
 ONE_PASS_BYTES = 1 << 23
 """Of one task's activations, beyond which the backward of PyTorch's batch norm, one pass over memory, is the faster way to sum."""
@@ -31,22 +32,32 @@ class Tape(NamedTuple):
     """(B, M, C)"""
     s: Tensor
     """(B, 1, C)"""
+    p: Tensor
+    """Those of c that y is made of: c itself, but for `PooledBatchNorm`."""
+    winners: Tensor | None
+    """Which they are."""
 
 
 class TapeDot(NamedTuple):
     x: Tensor
     """ẋ (B, M, C)"""
+    chosen: Tensor
+    """Those of ẋ that ẏ is made of."""
     mean: Tensor
     """mean ẋ (B, 1, C)"""
     s: Tensor
     """ṡ (B, 1, C)"""
 
 
+Term = tuple[Tensor, Tensor]
+"""A tensor (B, M, C) and what it is to be multiplied with, one number a channel, (B, 1, C)."""
+
+
 class BatchNorm:
     """`nn.BatchNorm1d` and `2d` on batch statistics; packed γ and β are (1, C)."""
 
     def __init__(self, shape: Shape, eps: float) -> None:
-        self.out_shape = shape
+        self.in_shape = self.out_shape = shape
         self.eps = eps
 
     @classmethod
@@ -64,55 +75,104 @@ class BatchNorm:
         rows = x.shape[1]
         c = x - total(x) / rows
         s = (sums(c, c)[1] / rows + self.eps).rsqrt_()
-        return self._image(combined(beta, (c, gamma * s))), Tape(c, s)
+        p, winners = self.choose(c, gamma)
+        return images(combined(beta, (p, gamma * s)), self.out_shape), Tape(c, s, p, winners)
 
     def backward(self, tape: Tape, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[Tensor | None, Tensors]:
-        c, s = tape
+        c, s, p, winners = tape
         y_bar = y_bar.flatten(1, -2)
-        beta_bar, gamma_bar = sums(y_bar, c)
+        beta_bar, gamma_bar = sums(y_bar, p)
         gamma_bar = gamma_bar * s
         if not need_x:
             return None, (gamma_bar, beta_bar)
         a, rows = w[0] * s, c.shape[1]
-        x_bar = combined(a * beta_bar / -rows, (y_bar, a), (c, a * s * gamma_bar / -rows))
-        return self._image(x_bar), (gamma_bar, beta_bar)
+        spread = self.spread(winners, (y_bar, a))
+        x_bar = combined(a * beta_bar / -rows, *spread, (c, a * s * gamma_bar / -rows))
+        return images(x_bar, self.in_shape), (gamma_bar, beta_bar)
 
     def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, TapeDot | None]:
-        (c, s), gamma, (gamma_dot, beta_dot) = at.tape, at.w[0], w_dot
+        (c, s, p, winners), gamma, (gamma_dot, beta_dot) = at.tape, at.w[0], w_dot
         if x_dot is None:
-            return self._image(combined(beta_dot, (c, gamma_dot * s))), None
+            return images(combined(beta_dot, (p, gamma_dot * s)), self.out_shape), None
         x_dot, rows = x_dot.flatten(1, -2), c.shape[1]
         mean, s_dot = (each / rows for each in sums(x_dot, c))
         s_dot *= -(s**3)
-        a, a_dot = gamma * s, gamma_dot * s + gamma * s_dot
-        return self._image(combined(beta_dot - a * mean, (x_dot, a), (c, a_dot))), TapeDot(x_dot, mean, s_dot)
+        a, a_dot, chosen = gamma * s, gamma_dot * s + gamma * s_dot, self.chosen(winners, x_dot)
+        y_dot = combined(beta_dot - a * mean, (chosen, a), (p, a_dot))
+        return images(y_dot, self.out_shape), TapeDot(x_dot, chosen, mean, s_dot)
 
     def tangent_backward(
         self, at: Record, tape_dot: TapeDot | None, w_dot: Tensors, y_bar_dot: Tensor, need_x: bool
     ) -> tuple[Tensor | None, Tensors]:
-        (c, s), gamma, (gamma_bar, beta_bar) = at.tape, at.w[0], at.w_bar
+        (c, s, p, winners), gamma, (gamma_bar, beta_bar) = at.tape, at.w[0], at.w_bar
         y_bar, y_bar_dot, rows = at.y_bar.flatten(1, -2), y_bar_dot.flatten(1, -2), c.shape[1]
-        beta_bar_dot, gamma_bar_dot = sums(y_bar_dot, c)
+        beta_bar_dot, gamma_bar_dot = sums(y_bar_dot, p)
         gamma_bar_dot = gamma_bar_dot * s
         a, a_dot = gamma * s, w_dot[0] * s
         if tape_dot is not None:
-            x_dot, mean, s_dot = tape_dot
-            gamma_bar_dot += s * (total(y_bar, x_dot) - mean * beta_bar) + s_dot * gamma_bar / s
+            x_dot, chosen, mean, s_dot = tape_dot
+            gamma_bar_dot += s * (total(y_bar, chosen) - mean * beta_bar) + s_dot * gamma_bar / s
             a_dot = a_dot + gamma * s_dot
         if not need_x:
             return None, (gamma_bar_dot, beta_bar_dot)
         # x̄ = a ȳ − a β̄/M − k c with k = a s γ̄/M, and of that every factor's derivative:
         k, k_dot = a * s * gamma_bar / rows, (a_dot * gamma_bar + a * gamma_bar_dot) * s / rows
-        constant, terms = (a_dot * beta_bar + a * beta_bar_dot) / -rows, [(y_bar_dot, a), (y_bar, a_dot)]
+        constant, terms = (a_dot * beta_bar + a * beta_bar_dot) / -rows, []
         if tape_dot is not None:
             k_dot += a * s_dot * gamma_bar / rows
             constant += k * mean
             terms.append((x_dot, -k))
-        x_bar_dot = combined(constant, *terms, (c, -k_dot))
-        return self._image(x_bar_dot), (gamma_bar_dot, beta_bar_dot)
+        spread = self.spread(winners, (y_bar_dot, a), (y_bar, a_dot))
+        x_bar_dot = combined(constant, *spread, *terms, (c, -k_dot))
+        return images(x_bar_dot, self.in_shape), (gamma_bar_dot, beta_bar_dot)
 
-    def _image(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(1, (-1, *self.out_shape[:-1])) if len(self.out_shape) > 1 else rows
+    def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor | None]:
+        return c, None
+
+    def chosen(self, winners: Tensor | None, x: Tensor) -> Tensor:
+        return x
+
+    def spread(self, winners: Tensor | None, *terms: Term) -> tuple[Term, ...]:
+        """Terms of the size of y as terms of the size of x."""
+        return terms
+
+
+class NormAndPool(nn.Sequential):
+    """`nn.BatchNorm2d` and `nn.MaxPool2d`."""
+
+
+class PooledBatchNorm(BatchNorm):
+    """Both in one: since y grows or falls with c, the pixels that win are found in c, and only they need be scaled."""
+
+    def __init__(self, shape: Shape, eps: float, pool: MaxPool) -> None:
+        super().__init__(shape, eps)
+        self.pool, self.out_shape = pool, pool.out_shape
+
+    @classmethod
+    def of(cls, module: NormAndPool, in_shape: Shape) -> PooledBatchNorm | None:  # type: ignore[override]
+        norm, pool = BatchNorm.of(module[0], in_shape), MaxPool.of(module[1], in_shape)
+        return cls(in_shape, norm.eps, pool) if norm and pool else None
+
+    def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        if c.device.type == "cpu" and (gamma > 0).all():
+            p, winners = self.pool.forward(images(c, self.in_shape))
+            return p.flatten(1, -2), winners
+        _, winners = self.pool.forward(images(c * gamma.sign(), self.in_shape))
+        return self.chosen(winners, c), winners
+
+    def chosen(self, winners: Tensor, x: Tensor) -> Tensor:
+        return self.pool.apply(winners, images(x, self.in_shape)).flatten(1, -2)
+
+    def spread(self, winners: Tensor, *terms: Term) -> tuple[Term, ...]:
+        (u, f), *rest = terms
+        y_bar = combined(u.new_zeros(()), (u, f), *rest)
+        x_bar = self.pool.transpose(winners, images(y_bar, self.out_shape)).flatten(1, -2)
+        return ((x_bar, x_bar.new_ones(())),)
+
+
+def images(rows: Tensor, shape: Shape) -> Tensor:
+    """(B, n·H·W, C) as (B, n, H, W, C) for a sample's shape (H, W, C); of vectors, as they are."""
+    return rows.unflatten(1, (-1, *shape[:-1])) if len(shape) > 1 else rows
 
 
 def total(u: Tensor, v: Tensor | None = None) -> Tensor:
@@ -131,7 +191,7 @@ def sums(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return values, products
 
 
-def combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
+def combined(constant: Tensor, *terms: Term) -> Tensor:
     """constant + Σ u f over terms (u, f): tensors u (B, M, C) times one number a channel, f (B, 1, C)."""
     (u, f), *rest = terms
     result = torch.addcmul(constant, u, f)
