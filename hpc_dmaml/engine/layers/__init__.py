@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from hpc_dmaml.engine.layers.batch_norm import BatchNorm, NormAndPool, PooledBatchNorm
+from hpc_dmaml.engine.layers.batch_norm import BatchNorm
 from hpc_dmaml.engine.layers.convolution import Convolution
 from hpc_dmaml.engine.layers.flatten import Flatten
 from hpc_dmaml.engine.layers.layer import Layer, Record, Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear
 from hpc_dmaml.engine.layers.max_pool import MaxPool
 from hpc_dmaml.engine.layers.normalized_convolution import ConvolutionAndNorm, NormalizedConvolution
+from hpc_dmaml.engine.layers.pooled_batch_norm import NormAndPool, PooledBatchNorm
 from hpc_dmaml.engine.layers.relu import ReLU
 
 LAYERS: dict[type[nn.Module], Any] = {

@@ -8,21 +8,20 @@ Over the M rows of a channel, with c = x − mean x, s = 1/√(mean c² + ε), n
     γ̄̇  = s Σ ȳ̇ c + Σ ȳ ṅ,   β̄̇ = Σ ȳ̇                ṅ = s (ẋ − mean ẋ) + ṡ c
 
 and x̄̇ is x̄ differentiated. Every sum over rows comes first; the rest is a few tensors, each times one number a
-channel, added up.
+channel, added up. `PooledBatchNorm` makes y of some pixels of c alone, which are called p here.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
-from hpc_dmaml.engine.layers.max_pool import MaxPool
 
 ONE_PASS_BYTES = 1 << 23
-"""Of one task's activations, beyond which the backward of PyTorch's batch norm, one pass over memory, is the faster way to sum."""
+"""Of one task's activations, beyond which PyTorch's backward of batch norm is the faster way to sum: in one pass."""
 ROWS = 1 << 13
 """In one call of it: it adds them up in single precision, one after another."""
 
@@ -33,8 +32,8 @@ class Tape(NamedTuple):
     s: Tensor
     """(B, 1, C)"""
     p: Tensor
-    """Those of c that y is made of: c itself, but for `PooledBatchNorm`."""
-    winners: Tensor | None
+    """Those pixels of c that y is made of (B, M', C): all of them, but for `PooledBatchNorm`."""
+    winners: Any
     """Which they are."""
 
 
@@ -42,7 +41,7 @@ class TapeDot(NamedTuple):
     x: Tensor
     """ẋ (B, M, C)"""
     chosen: Tensor
-    """Those of ẋ that ẏ is made of."""
+    """The same pixels of ẋ, (B, M', C)."""
     mean: Tensor
     """mean ẋ (B, 1, C)"""
     s: Tensor
@@ -126,48 +125,17 @@ class BatchNorm:
         x_bar_dot = combined(constant, *spread, *terms, (c, -k_dot))
         return images(x_bar_dot, self.in_shape), (gamma_bar_dot, beta_bar_dot)
 
-    def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor | None]:
+    def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Any]:
+        """p, and which pixels it is made of."""
         return c, None
 
-    def chosen(self, winners: Tensor | None, x: Tensor) -> Tensor:
+    def chosen(self, winners: Any, x: Tensor) -> Tensor:
+        """The same pixels of another tensor."""
         return x
 
-    def spread(self, winners: Tensor | None, *terms: Term) -> tuple[Term, ...]:
+    def spread(self, winners: Any, *terms: Term) -> tuple[Term, ...]:
         """Terms of the size of y as terms of the size of x."""
         return terms
-
-
-class NormAndPool(nn.Sequential):
-    """`nn.BatchNorm2d` and `nn.MaxPool2d`."""
-
-
-class PooledBatchNorm(BatchNorm):
-    """Both in one: since y grows or falls with c, the pixels that win are found in c, and only they need be scaled."""
-
-    def __init__(self, shape: Shape, eps: float, pool: MaxPool) -> None:
-        super().__init__(shape, eps)
-        self.pool, self.out_shape = pool, pool.out_shape
-
-    @classmethod
-    def of(cls, module: NormAndPool, in_shape: Shape) -> PooledBatchNorm | None:  # type: ignore[override]
-        norm, pool = BatchNorm.of(module[0], in_shape), MaxPool.of(module[1], in_shape)
-        return cls(in_shape, norm.eps, pool) if norm and pool else None
-
-    def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        if c.device.type == "cpu" and (gamma > 0).all():
-            p, winners = self.pool.forward(images(c, self.in_shape))
-            return p.flatten(1, -2), winners
-        _, winners = self.pool.forward(images(c * gamma.sign(), self.in_shape))
-        return self.chosen(winners, c), winners
-
-    def chosen(self, winners: Tensor, x: Tensor) -> Tensor:
-        return self.pool.apply(winners, images(x, self.in_shape)).flatten(1, -2)
-
-    def spread(self, winners: Tensor, *terms: Term) -> tuple[Term, ...]:
-        (u, f), *rest = terms
-        y_bar = combined(u.new_zeros(()), (u, f), *rest)
-        x_bar = self.pool.transpose(winners, images(y_bar, self.out_shape)).flatten(1, -2)
-        return ((x_bar, x_bar.new_ones(())),)
 
 
 def images(rows: Tensor, shape: Shape) -> Tensor:

@@ -1,0 +1,50 @@
+"""Batch norm and the max-pooling behind it: a pixel wins by its c already, and only the winners need be scaled.
+
+Where γ is negative, y falls as c grows: there, the smallest c wins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hpc_dmaml.engine.layers.batch_norm import BatchNorm, Term, combined, images
+from hpc_dmaml.engine.layers.layer import Shape
+from hpc_dmaml.engine.layers.max_pool import MaxPool
+
+
+class NormAndPool(nn.Sequential):
+    """`nn.BatchNorm2d` and `nn.MaxPool2d` behind it."""
+
+
+class PooledBatchNorm(BatchNorm):
+    """Both in one; the tape's winners are the pool's."""
+
+    def __init__(self, shape: Shape, eps: float, pool: MaxPool) -> None:
+        super().__init__(shape, eps)
+        self.pool, self.out_shape = pool, pool.out_shape
+
+    @classmethod
+    def of(cls, module: NormAndPool, in_shape: Shape) -> PooledBatchNorm | None:  # type: ignore[override]
+        first, second = module
+        assert isinstance(first, nn.BatchNorm2d)
+        assert isinstance(second, nn.MaxPool2d)
+        norm, pool = BatchNorm.of(first, in_shape), MaxPool.of(second, in_shape)
+        return cls(in_shape, norm.eps, pool) if norm and pool else None
+
+    def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Any]:
+        if c.device.type == "cpu" and (gamma > 0).all():
+            p, winners = self.pool.forward(images(c, self.in_shape))
+            return p.flatten(1, -2), winners
+        _, winners = self.pool.forward(images(c * gamma.sign(), self.in_shape))
+        return self.chosen(winners, c), winners
+
+    def chosen(self, winners: Any, x: Tensor) -> Tensor:
+        return self.pool.apply(winners, images(x, self.in_shape)).flatten(1, -2)
+
+    def spread(self, winners: Any, *terms: Term) -> tuple[Term, ...]:
+        (u, f), *rest = terms
+        y_bar = combined(u.new_zeros(()), (u, f), *rest)
+        x_bar = self.pool.transpose(winners, images(y_bar, self.out_shape)).flatten(1, -2)
+        return ((x_bar, x_bar.new_ones(())),)
