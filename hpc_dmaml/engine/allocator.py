@@ -11,6 +11,7 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+NEVER = -1
 MADV_HUGEPAGE = 14
 HUGE_PAGE_BYTES = 1 << 21
 HEAP_BYTES = 1 << 30
@@ -23,7 +24,7 @@ def keep_freed_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        options = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2 * HEAP_BYTES - 1), (M_TOP_PAD, 1 << 26))
+        options = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, 1 << 26))
         kept = all(libc.mallopt(*option) for option in options)
     except (OSError, AttributeError):
         return False
