@@ -14,7 +14,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = -1
 MADV_HUGEPAGE = 14
 HUGE_PAGE_BYTES = 1 << 21
-HEAP_BYTES = 1 << 30
+HEAP_BYTES = 1 << 32
 """Of address space for the heap to grow in by huge pages. Memory is taken only as it is used."""
 
 
