@@ -5,15 +5,17 @@
     python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
     python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
 
-`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`. All methods run in one process, with the same
-threads and allocator settings, in turn, repeated; the tables (Markdown) show medians. Trust the ratios: a core's speed
-depends on its neighbours.
+`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`. All methods of a case run in one process, with
+the same threads and allocator settings, in turn, repeated; the tables (Markdown) show medians. Trust the ratios: a
+core's speed depends on its neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -351,6 +353,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of each case (default: 20)")
     parser.add_argument("--threads", type=int, default=1, help="threads of every method (default: 1)")
     arguments = parser.parse_args()
+    if len(arguments.cases) > 1 and not arguments.end_to_end:
+        for name in arguments.cases:  # each in a process of its own, with a heap that no other case has torn
+            subprocess.run([sys.executable, *sys.argv, "--cases", name], check=True)
+        return
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     warnings.simplefilter("ignore")
