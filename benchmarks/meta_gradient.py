@@ -246,67 +246,65 @@ def peak_memory_mib(call: Callable[[], object]) -> float:
     return max(accumulate(changes)) / 2**20
 
 
-def compare(cases: list[Case], seconds: float) -> None:
-    """Every method on every case."""
+def compare(case: Case, seconds: float) -> None:
+    """Every method on one case."""
     available = {name: method for name, (method, package) in METHODS.items() if find_spec(package)}
     columns = "tasks/s", "ours is", "share of GEMM peak", "error, float64", "error, float32", "peak MiB"
-    for case in cases:
-        module, exact, batch = case.module(), case.module().double(), case.batch()
-        truth = plain_loop(case, exact, batch)
-        calls: dict[str, Callable[[], object]] = {
-            name: partial(method, case, module, batch) for name, method in available.items()
-        }
-        wall_s = medians({**calls, "gemm": gemm()}, seconds)
-        peak = GEMM_FLOPS / wall_s["gemm"]
-        inner = f"{case.tasks} tasks, {case.inner.steps} inner step{'s' * (case.inner.steps > 1)}"
-        print(f"\n{case.name}: {inner}, {case.shots} + {case.queries} samples; GEMM peak {peak / 1e9:.0f} GFLOP/s\n")
-        _row("", *columns)
-        _row(*["---"] + ["---:"] * len(columns))
-        for name, method in available.items():
-            error_64, error_32 = (_error(method(case, each, batch), truth) for each in (exact, module))
-            _row(
-                name,
-                f"{case.tasks / wall_s[name]:,.3g}"
-                if case.tasks / wall_s[name] < 1000
-                else f"{case.tasks / wall_s[name]:,.0f}",
-                f"{wall_s[name] / wall_s['**ours**']:.2f} ×",
-                f"{case.flops() / wall_s[name] / peak:.0%}",
-                f"{error_64:.0e}" + " (wrong)" * (error_64 > 1e-9),
-                f"{error_32:.0e}",
-                f"{peak_memory_mib(calls[name]):,.0f}",
-            )
+    module, exact, batch = case.module(), case.module().double(), case.batch()
+    truth = plain_loop(case, exact, batch)
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(method, case, module, batch) for name, method in available.items()
+    }
+    wall_s = medians({**calls, "gemm": gemm()}, seconds)
+    peak = GEMM_FLOPS / wall_s["gemm"]
+    inner = f"{case.tasks} tasks, {case.inner.steps} inner step{'s' * (case.inner.steps > 1)}"
+    print(f"\n{case.name}: {inner}, {case.shots} + {case.queries} samples; GEMM peak {peak / 1e9:.0f} GFLOP/s\n")
+    _row("", *columns)
+    _row(*["---"] + ["---:"] * len(columns))
+    for name, method in available.items():
+        error_64, error_32 = (_error(method(case, each, batch), truth) for each in (exact, module))
+        _row(
+            name,
+            f"{case.tasks / wall_s[name]:,.3g}"
+            if case.tasks / wall_s[name] < 1000
+            else f"{case.tasks / wall_s[name]:,.0f}",
+            f"{wall_s[name] / wall_s['**ours**']:.2f} ×",
+            f"{case.flops() / wall_s[name] / peak:.0%}",
+            f"{error_64:.0e}" + " (wrong)" * (error_64 > 1e-9),
+            f"{error_32:.0e}",
+            f"{peak_memory_mib(calls[name]):,.0f}",
+        )
 
 
-def over_steps(cases: list[Case], seconds: float) -> None:
+def over_steps(case: Case, seconds: float) -> None:
     """Both ways to keep an inner step, over the number of inner steps, for as many tasks as are computed at once."""
-    for case in cases:
-        module, theta = case.module(), flatten(case.module())
-        _, chunk = _prepared(case, module)
-        case = replace(case, tasks=chunk)
-        batch = case.batch()
-        print(f"\n{case.name}, chunks of {chunk}: all of each inner step kept, or its parameters alone (lean)\n")
-        columns = "s", "lean s", "time", "peak MiB", "lean MiB", "lean less stored θ", "of 1 step", "difference"
-        _row("inner steps", *columns)
-        _row(*["---:"] * (1 + len(columns)))
-        at_one_step = None
-        for steps in (1, 5, 10, 20):
-            inner = replace(case.inner, steps=steps)
-            full, lean = (replace(case, inner=replace(inner, keep=keep)) for keep in ("activations", "parameters"))
-            calls: dict[str, Callable[[], object]] = {
-                name: partial(ours, each, module, batch) for name, each in (("full", full), ("lean", lean))
-            }
-            wall_s = medians(calls, seconds / 4)
-            full_mib, lean_mib = (peak_memory_mib(call) for call in calls.values())
-            rest = lean_mib - (steps - 1) * chunk * theta.nbytes / 2**20  # θ_0 is shared: it is stored once
-            at_one_step = at_one_step or rest
-            _row(
-                f"{steps}",
-                *(f"{wall_s[name]:.3g}" for name in calls),
-                f"{wall_s['lean'] / wall_s['full']:.2f} ×",
-                *(f"{mib:,.1f}" for mib in (full_mib, lean_mib, rest)),
-                f"{rest / at_one_step:.2f} ×",
-                f"{_error(ours(lean, module, batch), ours(full, module, batch)):.0e}",
-            )
+    module, theta = case.module(), flatten(case.module())
+    _, chunk = _prepared(case, module)
+    case = replace(case, tasks=chunk)
+    batch = case.batch()
+    print(f"\n{case.name}, chunks of {chunk}: all of each inner step kept, or its parameters alone (lean)\n")
+    columns = "s", "lean s", "time", "peak MiB", "lean MiB", "lean less stored θ", "of 1 step", "difference"
+    _row("inner steps", *columns)
+    _row(*["---:"] * (1 + len(columns)))
+    at_one_step = None
+    for steps in (1, 5, 10, 20):
+        inner = replace(case.inner, steps=steps)
+        full, lean = (replace(case, inner=replace(inner, keep=keep)) for keep in ("activations", "parameters"))
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(ours, each, module, batch) for name, each in (("full", full), ("lean", lean))
+        }
+        wall_s = medians(calls, seconds / 4)
+        full_mib, lean_mib = (peak_memory_mib(call) for call in calls.values())
+        rest = lean_mib - (steps - 1) * chunk * theta.nbytes / 2**20  # θ_0 is shared: it is stored once
+        at_one_step = at_one_step or rest
+        _row(
+            f"{steps}",
+            *(f"{wall_s[name]:.3g}" for name in calls),
+            f"{wall_s['lean'] / wall_s['full']:.2f} ×",
+            *(f"{mib:,.1f}" for mib in (full_mib, lean_mib, rest)),
+            f"{rest / at_one_step:.2f} ×",
+            f"{_error(ours(lean, module, batch), ours(full, module, batch)):.0e}",
+        )
 
 
 def end_to_end(seconds: float) -> None:
@@ -360,13 +358,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     warnings.simplefilter("ignore")
-    chosen = [case for case in CASES if case.name in arguments.cases]
     if arguments.end_to_end:
         end_to_end(arguments.seconds)
-    elif arguments.steps:
-        over_steps(chosen, arguments.seconds)
-    else:
-        compare(chosen, arguments.seconds)
+        return
+    case = next(case for case in CASES if case.name == arguments.cases[0])
+    (over_steps if arguments.steps else compare)(case, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Tape:
     """Q (B, N, D)"""
     s: Tensor
     """(B, N, 1)"""
-    v_bar: Tensor
+    v_bar: Tensor | None = None
     """V̄ (B, N, D), once `backward` has been there."""
 
 
@@ -78,15 +78,16 @@ class NormalizedConvolution:
         q = weight.double().bmm(covariance)
         s = (dot(q, weight) + self.eps).rsqrt().to(x.dtype)
         x = torch.cat([x, x.new_ones(1).expand(*x.shape[:2], 1)], -1)
-        tape = Tape(x, covariance.to(x.dtype), q.to(x.dtype), s, q)
+        tape = Tape(x, covariance.to(x.dtype), q.to(x.dtype), s)
         return self._product(tape, gamma * s * weight, beta), tape
 
     def backward(self, tape: Tape, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[None, Tensors]:
         weight, gamma, _ = w
         s = tape.s
-        tape.v_bar, beta_bar = self._adjoint(tape, y_bar)
-        r = dot(tape.v_bar, weight)
-        return None, (gamma * s * (tape.v_bar - s * s * r * tape.q), s * r, beta_bar)
+        v_bar, beta_bar = self._adjoint(tape, y_bar)
+        tape.v_bar = v_bar
+        r = dot(v_bar, weight)
+        return None, (gamma * s * (v_bar - s * s * r * tape.q), s * r, beta_bar)
 
     def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         (weight, gamma, _), (weight_dot, gamma_dot, beta_dot) = at.w, w_dot
@@ -109,7 +110,7 @@ class NormalizedConvolution:
 
     def _product(self, tape: Tape, v: Tensor, beta: Tensor) -> Tensor:
         """Xc Vᵀ + β, as images."""
-        return tape.x.bmm(torch.cat([v, beta], -1).mT).unflatten(1, (-1, *self.out_shape[:2]))
+        return self.convolution.products((), (tape.x, torch.cat([v, beta], -1)))
 
     def _adjoint(self, tape: Tape, y_bar: Tensor) -> tuple[Tensor, Tensor]:
         """V̄ and β̄."""
