@@ -24,6 +24,7 @@ from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import TaskFamily, TaskSampler
+from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
 
@@ -115,7 +116,8 @@ def make_learner(config: RunConfig, sampler: TaskSampler, module: torch.nn.Modul
         raise ValueError(
             f"model: it gives {tuple(outputs.shape[2:])} numbers for a sample where the task needs {sampler.outputs}"
         )
-    return Learner(config, sampler, objective, config.chunk or default_chunk(objective, samples, device))
+    chunk = config.chunk or default_chunk(objective, samples, device)
+    return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk)
 
 
 def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import InnerLoop, Objective, meta_gradient
 from hpc_dmaml.placement import Placement
-from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import TaskSampler
+from hpc_dmaml.training_tasks import TrainingTasks
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Learner:
 
     config: RunConfig
     sampler: TaskSampler
+    training: TrainingTasks
     objective: Objective
     chunk: int
 
-    @property
+    @cached_property
     def inner(self) -> InnerLoop:
         maml = self.config.maml
         return InnerLoop(maml.inner_lr, maml.inner_steps, maml.first_order, self.config.keep)
@@ -58,11 +60,10 @@ def work(
     up over the ranks of the worker's group; with None a rank's part of the gradient stays a part.
     """
     config, start = learner.config, time.perf_counter()
-    total = torch.zeros_like(theta)
-    losses, accuracies = [], []
+    part = placement.share(config.tasks)
+    total, losses, accuracies = None, [], []
     for epoch in range(config.epochs):
-        rng = generator(config.seed, Purpose.TRAINING, run, worker, epoch)
-        batch = learner.sampler.sample("train", rng, config.tasks, placement.share(config.tasks))
+        batch = learner.training.batch(run, worker, epoch, part, theta)
         result = meta_gradient(learner.objective, theta, batch, learner.inner, learner.chunk)
         gradient = result.gradient
         if config.maml.task_reduction == "mean":
@@ -71,13 +72,15 @@ def work(
             gradient = group_sum(gradient)
         if config.maml.clip is not None:
             gradient = gradient.clamp(-config.maml.clip, config.maml.clip)
-        total += gradient
+        total = gradient if total is None else total + gradient
         if config.worker_lr is not None and epoch + 1 < config.epochs:
             theta = theta - config.worker_lr * gradient
         losses.append(result.losses)
         accuracies.append(result.accuracies)
-    loss, accuracy = (torch.cat(parts).double().sum().item() for parts in (losses, accuracies))
+    assert total is not None  # a configuration has at least one epoch
+    loss, accuracy = (sum(each.sum(dtype=torch.float64).item() for each in of) for of in (losses, accuracies))
     finite = math.isfinite(loss) and math.isfinite(total.sum().item())  # a number that is not makes the sum so
     if not finite:
         total.zero_()
-    return total, Report(loss, accuracy, sum(map(len, losses)), float(not finite), time.perf_counter() - start)
+    tasks = config.epochs * (part.stop - part.start)
+    return total, Report(loss, accuracy, tasks, float(not finite), time.perf_counter() - start)

@@ -69,6 +69,7 @@ class Poisoned(Sinusoid):
     """Sine waves; in some batches, those whose first draw is below `share`, the first task is not a number."""
 
     share: float = 0.3
+    block_runs: ClassVar[int] = 1
 
     def sample(self, split, rng, tasks, part=slice(None), queries=None):
         poisoned = split == "train" and rng.random() < self.share
@@ -83,6 +84,7 @@ class Signalling(Sinusoid):
     """Sine waves; once, in the n-th batch of training, this process gets a signal: `sends` = (number, n)."""
 
     sends: ClassVar[tuple[int, int] | None] = None
+    block_runs: ClassVar[int] = 1
 
     def sample(self, split, rng, tasks, part=slice(None), queries=None):
         kind = type(self)
@@ -100,6 +102,7 @@ class Slow(Sinusoid):
 
     prepare_s: float = 0.0
     run_s: float = 0.0
+    block_runs: ClassVar[int] = 1
 
     def prepare(self) -> None:
         print("preparing", flush=True)

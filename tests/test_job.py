@@ -18,8 +18,10 @@ from hpc_dmaml.config import Checkpoint, Maml, Validation, from_yaml
 from hpc_dmaml.files import locked
 from hpc_dmaml.models import Conv4, Module
 from hpc_dmaml.optimizers import Adam, TorchOptimizer
+from hpc_dmaml.parameters import flatten
 from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Sinusoid
+from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.weight_generators import LossMovingAverage
 from tests.helpers import Poisoned, differing, run, small_config
 
@@ -73,14 +75,12 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_seed_o
 
 def test_one_worker_with_sgd_is_maml_as_one_writes_it_down(tmp_path):
     """θ after a run is θ − β · the meta-gradient of the plain autograd loop."""
-    from hpc_dmaml.randomness import Purpose, generator
     from hpc_dmaml.setup import build_module
 
     config = small_config(runs=1, workers=1)
     source = run(config, tmp_path)
     module = build_module(config, (1,), 1)
-    batch = config.task.load().sample("train", generator(0, Purpose.TRAINING, 0, 0, 0), 5)
-    batch = batch.to(torch.device("cpu"), torch.float64)
+    batch = TrainingTasks(config.task.load(), config).batch(0, 0, 0, slice(0, 5), flatten(module))
     named = dict(module.named_parameters())
     losses = []
     for b in range(5):

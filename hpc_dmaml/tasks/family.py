@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,10 +50,10 @@ class TaskBatch:
         import torch
 
         def tensor(array: np.ndarray) -> torch.Tensor:
-            moved = torch.from_numpy(array).to(device)
-            if moved.dtype == torch.uint8:
-                return moved.to(dtype).div_(255)
-            return moved.to(dtype) if moved.is_floating_point() else moved
+            given = torch.as_tensor(array)
+            if given.dtype == torch.uint8:  # moved as bytes, a quarter of the size
+                return given.to(device).to(dtype).div_(255)
+            return given.to(device, dtype if given.is_floating_point() else None)
 
         return TaskBatch(*(Samples(tensor(s.x), tensor(s.y)) for s in (self.support, self.held_query)))
 
@@ -76,6 +76,11 @@ class TaskSampler(Protocol):
         """A name in `hpc_dmaml.engine.losses.LOSSES`."""
         ...
 
+    @property
+    def block_runs(self) -> int:
+        """Runs whose training tasks are drawn at once: 1, or more where a task is but a few numbers."""
+        ...
+
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> TaskBatch:
@@ -89,6 +94,9 @@ class TaskSampler(Protocol):
 
 class TaskFamily(ABC):
     """Base of the configurable families: a frozen dataclass whose fields say which tasks there are."""
+
+    block_runs: ClassVar[int] = 1
+    """See `TaskSampler`, for a family that is its own."""
 
     def prepare(self) -> None:  # noqa: B027  (most families have nothing to prepare)
         """Bring the data to this node: download, decode, cache. Called by one rank a node while the others wait."""

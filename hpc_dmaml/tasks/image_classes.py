@@ -44,6 +44,7 @@ class FewShotSampler:
     """Draws tasks of `ways` classes with `shots` + `queries` distinct images each."""
 
     loss: ClassVar[str] = "cross_entropy"
+    block_runs: ClassVar[int] = 1
 
     def __init__(self, images: np.ndarray, splits: dict[Split, Classes], family: FewShotImages) -> None:
         """`images`: (n, C, H, W) uint8, in memory or memory-mapped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Sinusoid(TaskFamily):
     sample_shape = (1,)
     outputs = 1
     loss = "squared_error"
+    block_runs: ClassVar[int] = 16
 
     def load(self) -> Sinusoid:
         for name, value in (("shots", self.shots), ("queries", self.queries)):
