@@ -112,6 +112,7 @@ def draw_workers(
     axis.set_xlim(0, edges[-1])
     if isinstance(norm, LogNorm):
         axis.set_yscale("log")
+    assert norm.vmax is not None
     axis.set_ylim(norm.vmin, norm.vmax * 1.05)
     if variable == "weight":
         axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)

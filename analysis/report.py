@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
     extra = ""
     if is_scaled:
         for name, family in families.items():
-            draw[f"More {name}"] = lambda f=family, n=name: plots.over_runs(f, options, f"{n.capitalize()} scaled")
+            draw[f"More {name}"] = partial(plots.over_runs, family, options, f"{name.capitalize()} scaled")
         draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks", panels=True)
         draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s", panels=True)
         draw["Duration of a run"] = lambda: plots.run_time(settings, options, "", figures.RUN_PERCENT)

@@ -54,7 +54,7 @@ VALUES = {
 }  # fmt: skip
 COUNTED = {"workers", "epochs", "tasks", "ranks", "maml.inner_steps"}
 """Fields that read better behind their number."""
-SETTINGS = {
+SETTINGS: Any = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "figure.titlesize": 9,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans",
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.grid": True,

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import accumulate, count
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -178,7 +179,12 @@ METHODS: dict[str, tuple[Method, str]] = {
 
 
 def _query_loss(
-    case: Case, module: nn.Module, theta: dict[str, Tensor], support: Samples, query: Samples, gradient: Callable
+    case: Case,
+    module: nn.Module,
+    theta: dict[str, Tensor],
+    support: Samples,
+    query: Samples,
+    gradient: Callable[..., Any],
 ) -> Tensor:
     """A task's query loss after adaptation; `gradient(loss, θ)` differentiates the support loss."""
 

@@ -124,7 +124,7 @@ def compare_exchange(world: Communicator, model: MetaModel, learner: Learner, re
     exchanges = {g: Exchange(world, placement, generator, g, whole=False) for g in (False, True)}
     bare = {
         "bare Allreduce": lambda: world.all_sum(buffer),
-        "bare Allreduce + Bcast": lambda: (world.all_sum(buffer), world.broadcast(buffer)),
+        "bare Allreduce + Bcast": lambda: [collective(buffer) for collective in (world.all_sum, world.broadcast)],
         "optimizer step": lambda: model.step(update),
         "exchange, allreduce": lambda: exchanges[False].update(model, [update], memory, finite),
         "exchange, gather": lambda: exchanges[True].update(model, [update], memory, finite),
