@@ -13,6 +13,7 @@ core's speed depends on its neighbours.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -271,9 +272,7 @@ def compare(case: Case, seconds: float) -> None:
         error_64, error_32 = (_error(method(case, each, batch), truth) for each in (exact, module))
         _row(
             name,
-            f"{case.tasks / wall_s[name]:,.3g}"
-            if case.tasks / wall_s[name] < 1000
-            else f"{case.tasks / wall_s[name]:,.0f}",
+            f"{rate:,.3g}" if (rate := case.tasks / wall_s[name]) < 999 else f"{rate:,.0f}",
             f"{wall_s[name] / wall_s['**ours**']:.2f} ×",
             f"{case.flops() / wall_s[name] / peak:.0%}",
             f"{error_64:.0e}" + " (wrong)" * (error_64 > 1e-9),
@@ -367,6 +366,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of each case (default: 20)")
     parser.add_argument("--threads", type=int, default=1, help="threads of every method (default: 1)")
     arguments = parser.parse_args()
+    os.environ |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # what the profiler says between the rows
     if len(arguments.cases) > 1 and not arguments.end_to_end:
         for name in arguments.cases:  # each in a process of its own, with a heap that no other case has torn
             subprocess.run([sys.executable, *sys.argv, "--cases", name], check=True)

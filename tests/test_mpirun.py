@@ -11,25 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpc_dmaml import results
-from tests.processes import MPIRUN, ROOT, needs_mpirun
-
-SMALL = [
-    "--task",
-    "Sinusoid",
-    "--model",
-    "MLP",
-    "--model.hidden",
-    "[5]",
-    "--runs",
-    "4",
-    "--tasks",
-    "3",
-    "--maml.inner_lr",
-    "0.01",
-    "--threads",
-    "1",
-]
-
+from tests.processes import MPIRUN, ROOT, SMALL, needs_mpirun
 
 pytestmark = needs_mpirun
 
@@ -53,7 +35,7 @@ def test_under_mpi(ranks):
 
 
 def test_a_job_on_two_ranks_speaks_once(tmp_path):
-    done = mpirun(2, "hpc_dmaml", *SMALL, "--output", "x.h5", cwd=tmp_path)
+    done = mpirun(2, "hpc_dmaml", *SMALL, "--runs", "4", "--output", "x.h5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done in") == 1
     assert "2 on 2 ranks (one worker a rank)" in done.stdout
@@ -72,7 +54,7 @@ def test_a_job_on_two_ranks_speaks_once(tmp_path):
     "arguments", [["--seed", "x"], ["--workers", "3"], ["--model", "Conv4"], ["--workers", "1", "--tasks", "1"]]
 )
 def test_bad_input_is_refused_once_with_code_2_by_all_ranks(tmp_path, arguments):
-    done = mpirun(2, "hpc_dmaml", *SMALL, *arguments, "--output", "x.h5", cwd=tmp_path)
+    done = mpirun(2, "hpc_dmaml", *SMALL, "--runs", "4", *arguments, "--output", "x.h5", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("hpc_dmaml: error:") == 1
     assert "Traceback" not in done.stderr
