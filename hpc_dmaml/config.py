@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -246,13 +247,33 @@ def from_yaml(text: str) -> RunConfig:
 
 
 def check_yaml(text: str) -> None:
-    """Raise ValueError for what is no YAML, or has aliases: a few lines of them can stand for more than fits anywhere."""
+    """Raise ValueError for what is no YAML, or has aliases or a key twice.
+
+    A few lines of aliases can stand for more than fits anywhere; of two values YAML would take the last, and be silent.
+    """
     try:
-        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("aliases (*name) have no place in it")
+        root = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    if aliases:
-        raise ValueError("aliases (*name) have no place in it")
+    for mapping in _mappings(root):
+        given = set()
+        for key in (key for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in given:
+                raise ValueError(f"{key.value} is there twice, again in line {key.start_mark.line + 1}")
+            given.add(key.value)
+
+
+def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """All mappings in a YAML document."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
 
 
 def stored_in(source: results.Results) -> RunConfig:

@@ -111,6 +111,8 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}
         "7",
         "1: 2",
         "? [a]\n: 1",
+        "runs: 3\nruns: 4",
+        "maml: {inner_lr: 0.1, inner_lr: 0.2}",
         "task: {class_path: pathlib.Path}",
         LAUGHS + "task: *a20",
         "seed: " + "9" * 5000,

@@ -106,6 +106,7 @@ def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
         ("figures: [6.10]", "figures: must be a list of quoted numbers"),
         ("name: a/b", "name: must be letters"),
         ("grid: [", "x.yaml is not a readable sweep"),
+        ("set: {tasks: 2, tasks: 3}", "x.yaml is not a readable sweep: tasks is there twice, again in line 1"),
         ("a: &a [*a]", "aliases"),
         ("- 1", "a sweep is a mapping"),
     ],
