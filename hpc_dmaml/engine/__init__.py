@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
-WORKING_SET_BYTES = 1 << 23
+WORKING_SET_BYTES = 1 << 24
 """Of the widest layer's activations: small tasks go together, so that calls cost little; large ones go one by one."""
 
 

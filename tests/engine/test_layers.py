@@ -184,6 +184,23 @@ def test_data_has_no_tangent_and_needs_no_gradient(case: Case) -> None:
     assert_all_close((y_dot, *w_bar, *w_bar_dot), (y_expected, *at.w_bar, *w_expected))
 
 
+@pytest.mark.parametrize("case", LEARNED.values(), ids=LEARNED, indirect=True)
+def test_parameters_that_all_tasks_share_do_as_well_as_copies(case: Case) -> None:
+    """Before the first step θ is one tensor for all tasks, expanded."""
+    layer, w_dot, y_bar, y_bar_dot = case.layer, case.pack(case.w_dot), images(case.y_bar), images(case.y_bar_dot)
+
+    def all_four(w: Tensors) -> Tensors:
+        y, tape = layer.forward(images(case.x), *w)
+        x_bar, w_bar = layer.backward(tape, w, y_bar, case.need_x)
+        at = Record(tape, w, y_bar, w_bar)
+        y_dot, tape_dot = layer.tangent(at, images(case.x_dot), w_dot)
+        x_bar_dot, w_bar_dot = layer.tangent_backward(at, tape_dot, w_dot, y_bar_dot, case.need_x)
+        return tuple(t for t in (y, x_bar, *w_bar, y_dot, x_bar_dot, *w_bar_dot) if t is not None)
+
+    shared = tuple(p[:1].expand_as(p) for p in case.pack(case.w))
+    assert_all_close(all_four(shared), all_four(tuple(p.clone() for p in shared)))
+
+
 def test_single_precision_is_as_accurate_as_the_module_s(case: Case) -> None:
     exact = images(case.f(case.x, *case.w))
     x, w = case.x.float(), tuple(p.float() for p in case.w)

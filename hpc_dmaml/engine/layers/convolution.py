@@ -59,7 +59,7 @@ class Convolution(Linear):
             return super().products(bias, *pairs).unflatten(1, (-1, *self.out_shape[:2]))
         _, padding, stride = self.window
         y, *rest = (
-            _each_task(lambda x, w: nhwc(F.conv2d(nchw(x), self._kernel(w), None, stride, padding)), *pair)
+            _each_kernel(lambda x, w: nhwc(F.conv2d(nchw(x), self._kernel(w), None, stride, padding)), *pair)
             for pair in pairs
         )
         for more in (*rest, *(b[:, :, None, None] for b in bias)):
@@ -70,7 +70,7 @@ class Convolution(Linear):
         if not self._large(pairs[0][0]):
             return self._fold(super().adjoint_x(*((y_bar.flatten(1, 3), w) for y_bar, w in pairs)))
         y_bar, w = side_by_side(*pairs)
-        return _each_task(lambda y_bar, w: nhwc(self._backward(None, w, y_bar)), y_bar, w)
+        return _each_kernel(lambda y_bar, w: nhwc(self._backward(None, w, y_bar)), y_bar, w)
 
     def adjoint_w(self, *pairs: Pair) -> Tensor:
         if pairs[0][0].dim() == 3:
@@ -145,6 +145,13 @@ def _bags(
 
 def _pair(value: int | tuple[int, ...]) -> Shape:
     return (value, value) if isinstance(value, int) else value
+
+
+def _each_kernel(formula: Callable[[Tensor, Tensor], Tensor], images: Tensor, kernels: Tensor) -> Tensor:
+    """A formula that does every image by itself: tasks that still share their kernel go as one."""
+    if kernels.stride(0) == 0:
+        return formula(images.flatten(0, 1), kernels[0]).unflatten(0, images.shape[:2])
+    return _each_task(formula, images, kernels)
 
 
 def _each_task(formula: Callable[[Tensor, Tensor], Tensor], *operands: Tensor) -> Tensor:
