@@ -253,6 +253,18 @@ def peak_memory_mib(call: Callable[[], object]) -> float:
     return max(accumulate(changes)) / 2**20
 
 
+def where_time_goes(call: Callable[[], object]) -> dict[str, float]:
+    """Shares of a call's time, as the profiler sees it, by what its operators do."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    total_us = dict.fromkeys(("products and convolutions", "unfolding and folding", "all else"), 0.0)
+    for operator in profile.key_averages():
+        product, fold = any(part in operator.key for part in ("mm", "conv")), "embedding_bag" in operator.key
+        kind = "products and convolutions" if product else "unfolding and folding" if fold else "all else"
+        total_us[kind] += operator.self_cpu_time_total
+    return {kind: us / sum(total_us.values()) for kind, us in total_us.items()}
+
+
 def compare(case: Case, seconds: float) -> None:
     """Every method on one case."""
     available = {name: method for name, (method, package) in METHODS.items() if find_spec(package)}
@@ -279,6 +291,8 @@ def compare(case: Case, seconds: float) -> None:
             f"{error_32:.0e}",
             f"{peak_memory_mib(calls[name]):,.0f}",
         )
+    shares = where_time_goes(calls["**ours**"])
+    print("\nOur time:", ", ".join(f"{share:.0%} on {kind}" for kind, share in shares.items()), flush=True)
 
 
 def over_steps(case: Case, seconds: float) -> None:
