@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ from hpc_dmaml.setup import build_module, make_learner
 from hpc_dmaml.tasks import Glyphs
 from hpc_dmaml.tasks.image_classes import Classes, FewShotSampler
 from hpc_dmaml.worker import Learner, work
+
+Result = TypeVar("Result")
 
 
 def make(tasks: int) -> tuple[Learner, MetaModel]:
@@ -64,14 +67,13 @@ def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int
     return run
 
 
-def timed(comm: Communicator, function: Callable[[], object]) -> np.ndarray:
-    """Seconds from a barrier until the slowest rank is done; behind them the ranks' mean of what `function` gives."""
+def timed(comm: Communicator, function: Callable[[], Result]) -> tuple[float, Result]:
+    """Seconds from a barrier until the slowest rank is done, and what `function` gives."""
     comm.barrier()
     start = time.perf_counter()
-    parts = function()
+    result = function()
     seconds = time.perf_counter() - start
-    table = comm.all_gather(np.array([seconds, *(parts if isinstance(parts, list) else ())]))
-    return np.array([table[:, 0].max(), *table[:, 1:].mean(0)])
+    return comm.all_gather(np.array([seconds])).max(), result
 
 
 def main() -> None:
@@ -92,9 +94,10 @@ def main() -> None:
             for kind, workers in (("strong", 1), ("weak", size)):
                 world.barrier()
                 if world.rank < size:
-                    row = timed(group, one_run(learner, model, group, workers))
+                    seconds, parts = timed(group, one_run(learner, model, group, workers))
+                    means = group.all_gather(np.array(parts)).mean(0)
                     if repeat:  # the first warms up
-                        rows.setdefault((kind, size), []).append(row)
+                        rows.setdefault((kind, size), []).append(np.array([seconds, *means]))
     if world.rank == 0:
         print(f"{given.tasks} tasks a worker, {model.theta.numel():,} parameters, medians of {given.repeats}\n")
         print(
