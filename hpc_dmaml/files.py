@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,18 @@ from typing import BinaryIO
 
 _SEAL = b"\nhpc_dmaml seal "
 _SEAL_SIZE = len(_SEAL) + 32
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as a user writes it: ~ and $VARIABLES stand for what they stand for in a shell.
+
+    Raises ValueError for a variable that is not set: a folder of that name is not what was meant.
+    """
+    text = os.path.expanduser(os.path.expandvars(path))
+    unknown = re.search(r"\$(\w+|\{[^}]*\})", text)
+    if unknown is not None and not os.path.lexists(text):
+        raise ValueError(f"{path}: there is no environment variable {unknown[0].strip('${}')}")
+    return Path(text)
 
 
 @contextmanager
