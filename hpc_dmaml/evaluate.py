@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, require, stored_in
 from hpc_dmaml.launch import COMPLETE, launch
+
+if TYPE_CHECKING:
+    from hpc_dmaml.meta_model import TrainedModel
+    from hpc_dmaml.tasks import TaskSampler
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,6 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
     from hpc_dmaml.meta_model import load
-    from hpc_dmaml.parameters import flatten
     from hpc_dmaml.randomness import Purpose
     from hpc_dmaml.setup import load_task, make_learner, use_device
     from hpc_dmaml.validation import validate
@@ -79,11 +82,12 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     sampler = load_task(config.task, comm, node)
     device = use_device(config, comm, node)
     with comm.agreeing():
-        module = load(evaluation.file, evaluation.which).module
-        learner = make_learner(config, sampler, module, device)
+        model = load(evaluation.file, evaluation.which)
+        _check_form(model, sampler, evaluation.file)
+    learner = make_learner(config, sampler, model.module, device, model.layout, comm)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
     key = (Purpose.EVALUATION, 0)
-    theta = flatten(module)
+    theta = model.layout.flatten(model.module).to(device)
     loss, accuracy = validate(learner, theta, comm, evaluation.split, key, evaluation.tasks, steps)
     if comm.rank == 0:
         print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {evaluation.split} tasks")
@@ -94,6 +98,14 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
                 text += f"   accuracy {_interval(100 * accuracies, 2)} %"
             print(text)
     return COMPLETE
+
+
+def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
+    """Raise ValueError where the tasks are of another form than those of the training."""
+    for name in ("sample_shape", "outputs", "loss"):
+        trained, came = getattr(model, name), getattr(sampler, name)
+        if trained != came:
+            raise ValueError(f"{file} was trained on tasks with {name} {trained}, but these have {came}")
 
 
 def _interval(values: np.ndarray, digits: int) -> str:

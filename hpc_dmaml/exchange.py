@@ -79,14 +79,14 @@ class Exchange:
         return Reports(loss / tasks, accuracy / tasks, not_finite == 0, work_s, table[:, : len(rank)])
 
     def update(self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray) -> np.ndarray:
-        """Step the meta-model of every rank by Σ λ_w g_w; λ (W,), which in gather mode only rank 0 knows.
+        """Step the meta-model of every rank by Σ λ_w g_w. Gives λ (W,).
 
         Args:
             updates: one (P,) for each worker of this rank.
             memory: (≤ memory_length, W) losses of the last runs, this one last.
             finite: (W,) bool.
 
-        Raises FloatingPointError, on every rank, if no worker is finite.
+        Raises FloatingPointError, on every rank, if no worker is finite or the generator gives no weights.
         """
         check_any_finite(finite)
         start = time.perf_counter()
@@ -111,7 +111,7 @@ class Exchange:
     def _gather(self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray) -> np.ndarray:
         rows = torch.stack(updates).cpu().numpy() * (1 if self.counts else 0)
         gathered = self.comm.gather(rows)
-        weights = np.full(self.placement.workers, np.nan)
+        weights, problem = np.full(self.placement.workers, np.nan), "the weight generator failed on rank 0"
         if gathered is not None:
             # One row a worker and rank of its group, in the order of the workers.
             by_worker = gathered.reshape(self.placement.workers, self.placement.group_size, -1)
@@ -119,7 +119,14 @@ class Exchange:
             if self.generator.needs_gram:
                 whole = by_worker[:, 0].astype(np.float64)
                 gram = whole @ whole.T
-            weights = worker_weights(self.generator, memory, finite, gram)
+            try:
+                weights = worker_weights(self.generator, memory, finite, gram)
+            except FloatingPointError as error:
+                problem = str(error)
+        self.comm.broadcast(weights)
+        if np.isnan(weights).any():  # on every rank, so that none waits for the others
+            raise FloatingPointError(problem)
+        if gathered is not None:
             total = np.zeros_like(by_worker[0, 0])
             for weight, parts in zip(weights.astype(total.dtype), by_worker, strict=True):
                 for part in parts:

@@ -20,11 +20,14 @@ def expanded(path: str | Path) -> Path:
 
     Raises ValueError for a variable that is not set: a folder of that name is not what was meant.
     """
-    text = os.path.expanduser(os.path.expandvars(path))
+    text = os.path.expandvars(path)
     unknown = re.search(r"\$(\w+|\{[^}]*\})", text)
     if unknown is not None and not os.path.lexists(text):
         raise ValueError(f"{path}: there is no environment variable {unknown[0].strip('${}')}")
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 @contextmanager

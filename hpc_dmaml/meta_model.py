@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from hpc_dmaml import results
-from hpc_dmaml.config import RunConfig, stored_in
+from hpc_dmaml.config import RunConfig, positive, require, stored_in
 from hpc_dmaml.engine import adapt, objective_for
-from hpc_dmaml.parameters import Layout
-from hpc_dmaml.setup import build_module, stored_parameters
-from hpc_dmaml.tasks import Samples
+from hpc_dmaml.parameters import Layout, set_constants
+from hpc_dmaml.setup import build_module, layout_of, stored_parameters
+from hpc_dmaml.tasks import Samples, border
 
 Which = Literal["last", "best"]
+Array = Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,45 @@ class TrainedModel:
     module: nn.Module
     """The meta-model itself: a starting point, not yet a solution."""
     sample_shape: tuple[int, ...]
+    outputs: int
     loss: str
+    layout: Layout
+    layerwise: bool = True
+    """May the layers' own formulas be used, if it is a chain of known layers?"""
 
-    def adapt(self, x: Tensor, y: Tensor, steps: int | None = None, lr: float | None = None) -> nn.Module:
+    def adapt(self, x: Array, y: Array, steps: int | None = None, lr: float | None = None) -> nn.Module:
         """A copy of the model, adapted to one task by gradient descent.
 
-        Batch norm goes on using the statistics of whatever batch it is given, as in training.
+        Batch norm goes on using the statistics of whatever batch it is given, as in training, also after `.eval()`.
 
         Args:
-            x: (n, *sample_shape), scaled as in training: images in [0, 1].
+            x: (n, *sample_shape), scaled as in training: images as numbers in [0, 1], or as bytes.
             y: (n,) class numbers from 0 below the ways, or (n, outputs) in regression.
             steps: adaptation steps; default those of validation in training.
             lr: inner learning rate; default that of training.
+
+        Raises ValueError where they are not such.
         """
-        theta = torch.cat([p.detach().reshape(-1) for p in self.module.parameters()])
-        objective = objective_for(copy.deepcopy(self.module), self.sample_shape, self.loss)
-        support = Samples(x[None].to(theta), y[None] if y.dtype == torch.int64 else y[None].to(theta))
         steps = self.config.validation.steps if steps is None else steps
         lr = self.config.maml.inner_lr if lr is None else lr
+        require(isinstance(steps, int) and steps >= 0, "steps", steps, "a whole number, 0 or more")
+        positive("lr", lr)
+        given = Samples(*(each[None] if isinstance(each, Tensor) else np.asarray(each)[None] for each in (x, y)))
+        border.check(given, self, "adapt:", tasks=1)
+        theta = self.layout.flatten(self.module)
+        support = given.to(theta.device, theta.dtype)
+        for name, each in zip("xy", support, strict=True):
+            require(bool(each.isfinite().all()), f"adapt: {name}", "inf or NaN", "finite")
+        objective = objective_for(self.module, self.sample_shape, self.loss, self.layout, self.layerwise)
         *_, adapted = adapt(objective, objective.enter(theta, 1), support, lr, steps)
-        return _with_parameters(copy.deepcopy(self.module), objective.flat(adapted)[0])
+        return self.layout.fill(copy.deepcopy(self.module), objective.flat(adapted)[0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The meta-model's parameters, as any PyTorch code loads them."""
+        """The meta-model's parameters, as any PyTorch code loads them.
+
+        Norms have no running statistics, for there are none that say anything of an adapted model: a module that keeps
+        some takes this by `load_state_dict(…, strict=False)`, and is to be left in training mode.
+        """
         return dict(self.module.state_dict())
 
 
@@ -59,16 +76,13 @@ def load(path: str | Path, which: Which = "last") -> TrainedModel:
 
     Raises ValueError, naming the file, where it is damaged or not a result.
     """
+    require(which in get_args(Which), "which", repr(which), " or ".join(map(repr, get_args(Which))))
     source = results.read(path)
     config = stored_in(source)
-    sample_shape = tuple(int(n) for n in source.attributes["sample_shape"])
-    module = build_module(config, sample_shape, int(source.attributes["outputs"]))
-    module = _with_parameters(module, stored_parameters(source, Layout.of(module), which))
-    return TrainedModel(config, module, sample_shape, str(source.attributes["loss"]))
-
-
-def _with_parameters(module: nn.Module, theta: Tensor) -> nn.Module:
-    with torch.no_grad():
-        for name, values in Layout.of(module).views(theta).items():
-            module.get_parameter(name).copy_(values)
-    return module
+    sample_shape, outputs = tuple(int(n) for n in source.attributes["sample_shape"]), int(source.attributes["outputs"])
+    module, layout = build_module(config, sample_shape, outputs), layout_of(source)
+    layout.check_same(Layout.of(module), str(source.path))
+    layout.fill(module, stored_parameters(source, layout, which))
+    set_constants(module, source.group("meta_model/constants/"), str(source.path))
+    layerwise = source.attributes.get("derivatives") != "autograd"
+    return TrainedModel(config, module, sample_shape, outputs, str(source.attributes["loss"]), layout, layerwise)

@@ -1,8 +1,12 @@
-"""Flat at the border, named inside: a model's parameters as one vector (P,), and as named views of it."""
+"""Flat at the border, named inside: a model's trainable parameters as one vector (P,), and as named views of it.
+
+What else a module holds is its constants: frozen parameters and buffers. They are never adapted nor trained.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,14 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named parameter stands in the flat vector: consecutive, in the order of `names`."""
+    """Where each named parameter stands in the flat vector: consecutive, in the order of `names`.
+
+    The order is that of the module which rank 0 built when the job started. It goes into the file, and holds for every
+    rank and later process, whose module may have the same parameters in another order.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, module: torch.nn.Module) -> Layout:
-        named = dict(module.named_parameters())
+        """Of the parameters that are to be trained: those with `requires_grad`."""
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         return cls(tuple(named), tuple(tuple(p.shape) for p in named.values()))
 
     @property
@@ -33,6 +42,30 @@ class Layout:
         """P, the length of the flat vector."""
         return sum(self.sizes)
 
+    def check_same(self, other: Layout, what: str) -> None:
+        """Raise ValueError unless the other has just these parameters, in any order; `what` says whose layout this is."""
+        here, there = (dict(zip(each.names, each.shapes, strict=True)) for each in (other, self))
+        for name in (*there, *here):
+            if here.get(name) != there.get(name):
+                found = (f"{name} {shapes[name]}" if name in shapes else f"no {name}" for shapes in (there, here))
+                raise ValueError(f"{what} holds the parameters of another model: {' there, '.join(found)} here")
+
+    def flatten(self, module: torch.nn.Module) -> torch.Tensor:
+        """A copy of the module's parameters as one vector (P,)."""
+        return self.join({name: module.get_parameter(name).detach() for name in self.names})
+
+    def join(self, named: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The vector (P,) of which `views` gives these."""
+        import torch
+
+        return torch.cat([named[name].reshape(-1) for name in self.names])
+
+    def fill(self, module: torch.nn.Module, flat: torch.Tensor) -> torch.nn.Module:
+        """Give the module the parameters in `flat` (P,)."""
+        for name, values in self.views(flat).items():
+            module.get_parameter(name).detach().copy_(values)
+        return module
+
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Named views (..., *shape) of `flat` (..., P)."""
         parts = flat.split(self.sizes, dim=-1)
@@ -43,10 +76,25 @@ class Layout:
 
 
 def flatten(module: torch.nn.Module) -> torch.Tensor:
-    """A copy of the module's parameters as one vector (P,), in `Layout.of(module)`'s order."""
+    """A copy of the module's trainable parameters as one vector (P,), in its own order."""
+    return Layout.of(module).flatten(module)
+
+
+def constants(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Frozen parameters and buffers by name; the module's own tensors, no copies."""
+    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+    return {**frozen, **dict(module.named_buffers())}
+
+
+def set_constants(module: torch.nn.Module, values: Mapping[str, np.ndarray], what: str) -> None:
+    """Give the module the constants that `what` holds. Raises ValueError where it has no such ones."""
     import torch
 
-    return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    own = constants(module)
+    for name, value in values.items():
+        if name not in own or tuple(own[name].shape) != value.shape:
+            raise ValueError(f"{what} holds a constant {name} {value.shape}, which the model here does not have")
+        own[name].copy_(torch.from_numpy(np.array(value)))
 
 
 def digest(flat: np.ndarray) -> str:

@@ -50,7 +50,7 @@ class Progress:
         lines = {
             "task": _describe(config.task),
             "model": f"{_describe(config.model)}: {job.layout.size:,} parameters, "
-            f"{type(job.learner.objective).__name__.removesuffix('Objective').lower()} derivatives",
+            f"{job.learner.objective.derivatives} derivatives",
             "MAML": f"{'first' if config.maml.first_order else 'second'} order, {config.maml.inner_steps} inner "
             f"step{'s' * (config.maml.inner_steps != 1)} of {config.maml.inner_lr:g}, {_describe(config.optimizer)}",
             "workers": f"{workers} on {job.comm.size} rank{'s' * (job.comm.size != 1)} ({job.placement.describe()}), "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -21,3 +24,20 @@ class Purpose(IntEnum):
 def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:
     """The generator of one place, such as (run, worker, epoch); other keys give independent streams."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(purpose), *place))))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python for a block, and put them back as they were."""
+    import torch
+
+    before_numpy, before_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(before_numpy)  # noqa: NPY002
+            random.setstate(before_python)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from hpc_dmaml import results
 from hpc_dmaml.config import to_yaml
 from hpc_dmaml.exchange import RankReport, Reports
+from hpc_dmaml.parameters import constants
 from hpc_dmaml.setup import Job
 
 STILL = 3
@@ -75,6 +76,7 @@ class Recorder:
             "sample_shape": list(job.learner.sampler.sample_shape),
             "outputs": job.learner.sampler.outputs,
             "loss": job.learner.sampler.loss,
+            "derivatives": job.learner.objective.derivatives,
         }
         self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
         self._last_write, self._last_run, self._write_s = time.monotonic(), self.first_run, 0.0
@@ -177,6 +179,7 @@ class Recorder:
             "meta_model/best_parameters": theta if self.best is None else self.best[1],
             "meta_model/names": list(layout.names),
             "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
+            **{f"meta_model/constants/{name}": t.cpu().numpy() for name, t in constants(self.job.module).items()},
             "checkpoint/memory": self.memory,
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import torch
 
-from hpc_dmaml import optimizers, placement, results
+from hpc_dmaml import optimizers, placement, results, weight_generators
 from hpc_dmaml.communicator import Communicator, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import default_chunk, objective_for
+from hpc_dmaml.engine import default_chunk, objective_for, prepare, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Busy, locked
 from hpc_dmaml.outer import MetaModel
-from hpc_dmaml.parameters import Layout, flatten
+from hpc_dmaml.parameters import Layout, constants, digest, set_constants
 from hpc_dmaml.placement import Placement
-from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.randomness import Purpose, generator, seeded
 from hpc_dmaml.tasks import TaskFamily, TaskSampler
+from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
@@ -38,6 +39,8 @@ class Job:
     placement: Placement
     learner: Learner
     model: MetaModel
+    module: torch.nn.Module
+    """As it was built: its constants are the job's, its parameters those of the start."""
     layout: Layout
     device: torch.device
     output: Path
@@ -53,6 +56,7 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
+        weight_generators.check(config.weight_generator, workers)
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     with comm.agreeing():
         if comm.rank == 0:
@@ -67,17 +71,22 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     previous = comm.broadcast_object(previous)
     with comm.agreeing():
         module = build_module(config, sampler.sample_shape, sampler.outputs)
-        learner = make_learner(config, sampler, module, device)
-        theta, layout = flatten(module).to(device), Layout.of(module)
+    layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous))
+    warnings += share_start(module, layout, previous, comm)
+    with comm.agreeing():
+        theta = layout.flatten(module).to(device)
         if previous is not None:
             theta = stored_parameters(previous, layout, "last").to(theta)
         elif config.init_from is not None:
             theta = stored_parameters(results.read(config.init_from), layout, "last").to(theta)
+    learner = make_learner(config, sampler, module, device, layout, comm)
     model = MetaModel(theta, config.optimizer)
     if previous is not None:
         model.load_optimizer_state(previous.group("checkpoint/optimizer/"))
     place = Placement(comm.size, workers, comm.rank)
-    return Job(config, comm, place, learner, model, layout, device, output, previous, warnings)
+    return Job(
+        config, comm, place, learner, model, module, layout, device, output, previous, [*warnings, *learner.warnings]
+    )
 
 
 def load_task(family: TaskFamily, comm: Communicator, node: Communicator) -> TaskSampler:
@@ -100,53 +109,79 @@ def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> tor
     return device
 
 
-def make_learner(config: RunConfig, sampler: TaskSampler, module: torch.nn.Module, device: torch.device) -> Learner:
-    """The learner for a module, tried on one task. Raises ValueError where module and tasks do not fit."""
-    objective = objective_for(module.to(device), sampler.sample_shape, sampler.loss)
-    batch = sampler.sample("train", generator(config.seed, Purpose.INITIALISATION), 1)
+def share_start(
+    module: torch.nn.Module, layout: Layout, previous: results.Results | None, comm: Communicator
+) -> list[str]:
+    """Give every rank's module rank 0's parameters and constants, or those of the file that is gone on with.
+
+    Gives warnings. Raises Refusal where a rank has built another model.
+    """
+    with comm.agreeing():
+        layout.check_same(Layout.of(module), "rank 0" if previous is None else str(previous.path))
+        if previous is not None:
+            set_constants(module, previous.group("meta_model/constants/"), str(previous.path))
+    theta, own = layout.flatten(module).numpy(), {name: t.numpy() for name, t in constants(module).items()}
+    starts = comm.all_gather_objects([digest(theta), *(digest(own[name]) for name in sorted(own))])
+    comm.broadcast(theta)
+    with comm.agreeing():
+        layout.fill(module, torch.from_numpy(theta))
+        set_constants(module, comm.broadcast_object(own), "rank 0")
+    if all(start == starts[0] for start in starts):
+        return []
+    return [
+        "the ranks built models that differ, as by random numbers that the seed does not reach: rank 0's counts, and the "
+        "next job will start from another"
+    ]
+
+
+def make_learner(
+    config: RunConfig,
+    sampler: TaskSampler,
+    module: torch.nn.Module,
+    device: torch.device,
+    layout: Layout | None = None,
+    comm: Communicator | None = None,
+) -> Learner:
+    """The learner for a module, which rank 0 has tried on one task. Raises Refusal where they do not fit.
+
+    `layout`: the order of the parameters in θ; by default the module's own.
+    """
+    comm, layout = comm or Communicator(), layout or Layout.of(module)
+    with comm.agreeing():
+        batch = draw(sampler, "train", generator(config.seed, Purpose.INITIALISATION), 1)
+        objective_for(module.to(device), sampler.sample_shape, sampler.loss, layout)
+    trial = None
+    with comm.agreeing():
+        if comm.rank == 0:
+            support = batch.support.to(device, getattr(torch, config.dtype))
+            second_order = not config.maml.first_order and config.maml.inner_steps > 0
+            trial = try_out(module, layout, support, sampler.outputs, sampler.loss, second_order)
+    trial = comm.broadcast_object(trial)
+    objective = objective_for(module, sampler.sample_shape, sampler.loss, layout, trial.layerwise)
     samples = batch.support.x.shape[1] + batch.held_query.x.shape[1]
-    theta = flatten(module)
-    try:
-        part = batch.to(theta.device, theta.dtype)
-        _, outputs = objective.value(objective.enter(theta, 1), *part.support)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shape = tuple(batch.support.x.shape[1:])
-        raise ValueError(f"model: {type(module).__name__} cannot take a task's samples {shape}: {error}") from error
-    if tuple(outputs.shape[2:]) != (sampler.outputs,):
-        raise ValueError(
-            f"model: it gives {tuple(outputs.shape[2:])} numbers for a sample where the task needs {sampler.outputs}"
-        )
     chunk = config.chunk or default_chunk(objective, samples, device)
-    return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk)
+    return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, tuple(trial.warnings))
 
 
 def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
-    """The configured model, initialised by the job's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(config.seed, Purpose.INITIALISATION).integers(2**63)))
-        module = config.model.build(sample_shape, outputs)
+    """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError."""
+    with seeded(int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))):
+        module = prepare(config.model.build(sample_shape, outputs), sample_shape)
     return module.to(getattr(torch, config.dtype))
 
 
 def stored_parameters(source: results.Results, layout: Layout, which: str) -> torch.Tensor:
-    """The last or the best parameters (P,) of a file, if they are of this layout."""
+    """The last or the best parameters (P,) of a file, in the order of this layout. Raises ValueError for other ones."""
     stored = layout_of(source)
-    if stored != layout:
-        raise ValueError(f"{source.path} holds the parameters of another model: {_first_difference(stored, layout)}")
-    return torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
+    stored.check_same(layout, str(source.path))
+    theta = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
+    return layout.join(stored.views(theta))
 
 
 def layout_of(source: results.Results) -> Layout:
     """The layout of the parameters in a file."""
     shapes = tuple(tuple(int(n) for n in str(s).split(",") if n) for s in source["meta_model/shapes"])
     return Layout(tuple(map(str, source["meta_model/names"])), shapes)
-
-
-def _first_difference(one: Layout, other: Layout) -> str:
-    for a, b in zip(zip(one.names, one.shapes, strict=True), zip(other.names, other.shapes, strict=True), strict=False):
-        if a != b:
-            return f"{a[0]} {a[1]} there, {b[0]} {b[1]} here"
-    return f"{len(one.names)} parameter tensors there, {len(other.names)} here"
 
 
 def choose_device(name: str, node: Communicator) -> torch.device:

@@ -7,6 +7,7 @@ from torch import Tensor
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import TaskBatch, TaskSampler
+from hpc_dmaml.tasks.border import draw
 
 
 class TrainingTasks:
@@ -29,7 +30,7 @@ class TrainingTasks:
         if batch is None or drawn != block:
             rng = generator(self._seed, Purpose.TRAINING, block, worker, epoch)
             if runs == 1:
-                return self._sampler.sample("train", rng, tasks, part)
-            batch = self._sampler.sample("train", rng, runs * tasks).to(theta.device, theta.dtype)
+                return draw(self._sampler, "train", rng, tasks, part)
+            batch = draw(self._sampler, "train", rng, runs * tasks).to(theta.device, theta.dtype)
             self._drawn[worker, epoch] = block, batch
         return batch.part(slice(place * tasks + part.start, place * tasks + part.stop))

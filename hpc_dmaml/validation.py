@@ -10,6 +10,7 @@ from hpc_dmaml.engine import learning_curve
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import Split
+from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.worker import Learner
 
 BLOCK = 32
@@ -33,7 +34,7 @@ def validate(
     curves = np.zeros((2, steps + 1, tasks))
     for start in range(mine.start, mine.stop, BLOCK):
         part = slice(start, min(start + BLOCK, mine.stop))
-        batch = learner.sampler.sample(split, generator(learner.config.seed, *key), tasks, part)
+        batch = draw(learner.sampler, split, generator(learner.config.seed, *key), tasks, part)
         curve = learning_curve(learner.objective, theta, batch, learner.config.maml.inner_lr, steps, learner.chunk)
         curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
     comm.all_sum(curves)

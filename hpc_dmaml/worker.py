@@ -28,6 +28,8 @@ class Learner:
     training: TrainingTasks
     objective: Objective
     chunk: int
+    warnings: tuple[str, ...] = ()
+    """What its trial brought to light."""
 
     @cached_property
     def inner(self) -> InnerLoop:

@@ -15,6 +15,8 @@ from hpc_dmaml.weight_generators import (
     LossMedian,
     LossMovingAverage,
     LossWeighted,
+    WeightGenerator,
+    check,
     worker_weights,
 )
 
@@ -113,3 +115,64 @@ def test_gradient_norm_among_updates_of_no_length_is_the_mean():
     updates = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0]])
     weights = worker_weights(GradientNorm(), np.ones((1, 3)), np.full(3, True), updates @ updates.T)
     np.testing.assert_allclose(weights, 1 / 3)
+
+
+def test_geometric_median_of_updates_that_are_mostly_the_same_is_that_update():
+    updates = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [-1e9, 0.0]])
+    weights = worker_weights(GeometricMedian(), np.ones((1, 4)), np.full(4, True), updates @ updates.T)
+    np.testing.assert_allclose(weights @ updates, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("length", [1e2, 1e4, 1e6, 1e9, 1e15])
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_geometric_median_is_as_robust_against_updates_of_any_length(length, bad):
+    """Within what 3 of 8 can do at most: the median of the good ones moves by a few times their spread."""
+    rng = np.random.default_rng(bad)
+    good = 3 + rng.normal(size=(8 - bad, 20))
+    updates = np.vstack([good, -length * rng.normal(size=(bad, 20))])
+    weights = worker_weights(GeometricMedian(), np.ones((1, 8)), np.full(8, True), updates @ updates.T)
+    spread = np.linalg.norm(good - good.mean(0), axis=1).mean()
+    assert np.linalg.norm(weights @ updates - good.mean(0)) < 3 * spread
+
+
+def test_geometric_median_says_when_it_has_not_converged():
+    updates = np.random.default_rng(0).normal(size=(6, 9)) ** 3
+    with pytest.warns(RuntimeWarning, match=r"not converged after 1 iterations.*weight_generator\.iterations"):
+        worker_weights(GeometricMedian(iterations=1), np.ones((1, 6)), np.full(6, True), updates @ updates.T)
+
+
+class Own(WeightGenerator):
+    """A user's own generator, which gives what it is told to."""
+
+    def __init__(self, gives):
+        self.gives = gives
+
+    def weights(self, losses, memory, gram):
+        return self.gives
+
+
+@pytest.mark.parametrize(
+    ("gives", "rule"),
+    [
+        ([1.0, 1.0, 1.0], "one number for each of the 2 workers"),
+        (1.0, "one number for each of the 2 workers"),
+        (np.ones((2, 1)), "one number for each of the 2 workers"),
+        (None, "one number for each of the 2 workers"),
+        (["a", "b"], "one number for each of the 2 workers"),
+        ([2.0, -1.0], "finite and 0 or more"),
+        ([np.nan, 1.0], "finite and 0 or more"),
+        ([np.inf, 1.0], "finite and 0 or more"),
+        ([0.0, 0.0], "more than 0 for one worker at least"),
+    ],
+)
+def test_what_is_no_weights_is_refused_and_the_generator_named(gives, rule):
+    with pytest.raises(FloatingPointError, match=f"Own gave the weights .* must be {rule}"):
+        worker_weights(Own(gives), np.array([[1.0, 2.0, np.nan]]), np.array([True, True, False]))
+    with pytest.raises(ValueError, match="weight_generator: tried on losses .*Own gave"):
+        check(Own(gives), 2)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e308])
+def test_weights_of_any_size_become_a_distribution(scale):
+    weights = worker_weights(Own(np.array([scale, scale])), np.ones((1, 2)), np.full(2, True))
+    np.testing.assert_array_equal(weights, [0.5, 0.5])

@@ -14,7 +14,10 @@ from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
 from hpc_dmaml.engine.losses import LOSSES
 from hpc_dmaml.engine.meta_gradient import InnerLoop, MetaGradient, adapt, learning_curve, meta_gradient
+from hpc_dmaml.engine.module import prepare
 from hpc_dmaml.engine.objective import Objective
+from hpc_dmaml.engine.trial import try_out
+from hpc_dmaml.parameters import Layout
 
 __all__ = [
     "LOSSES",
@@ -26,27 +29,26 @@ __all__ = [
     "learning_curve",
     "meta_gradient",
     "objective_for",
+    "prepare",
+    "try_out",
 ]
 
-RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
 WORKING_SET_BYTES = 1 << 24
 """Of the widest layer's activations: small tasks go together, so that calls cost little; large ones go one by one."""
 
 
-def objective_for(module: nn.Module, sample_shape: tuple[int, ...], loss: str) -> Objective:
-    """The fast objective if `module` is a chain of known layers, else the general one.
+def objective_for(
+    module: nn.Module, sample_shape: tuple[int, ...], loss: str, layout: Layout | None = None, layerwise: bool = True
+) -> Objective:
+    """The fast objective if `module` is a chain of known layers and `layerwise` allows it, else the general one.
 
-    Raises ValueError for a module whose output is random: its gradient would be that of another function at each call.
+    `layout`: the order of the parameters in θ; by default the module's own. Raises ValueError for an unknown loss.
     """
-    for name, part in module.named_modules():
-        if isinstance(part, RANDOM_LAYERS) or (isinstance(part, nn.RNNBase) and part.dropout > 0):
-            raise ValueError(
-                f"model: layer {name or type(part).__name__} ({type(part).__name__}) is random, which adaptation by "
-                "gradient descent cannot use; leave it out, or set its probability in the module to none by nn.Identity"
-            )
-    if not any(True for _ in module.parameters()):
-        raise ValueError("model: it has no parameters to learn")
-    return LayerwiseObjective.of(module, sample_shape, LOSSES[loss]) or AutogradObjective(module, LOSSES[loss])
+    if loss not in LOSSES:
+        raise ValueError(f"task: there is no loss {loss!r}; there are {', '.join(LOSSES)}")
+    layout = layout or Layout.of(module)
+    fast = LayerwiseObjective.of(module, layout, sample_shape, LOSSES[loss]) if layerwise else None
+    return fast or AutogradObjective(module, layout, LOSSES[loss])
 
 
 def default_chunk(objective: Objective, samples: int, device: torch.device) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpc_dmaml.engine.losses import Loss
+from hpc_dmaml.engine.module import copied
 from hpc_dmaml.engine.objective import Gradient, Parameters
 from hpc_dmaml.parameters import Layout
 
@@ -24,14 +26,15 @@ class AutogradRecord(NamedTuple):
 class AutogradObjective:
     """Exact for every differentiable module, at the price of a graph and a Python step for each task.
 
-    The module runs in training mode, so that batch norm uses (and differentiates) the current batch; running
-    statistics are neither used nor changed.
+    The module runs in the mode that it is in; its constants are used as they are, and never changed.
     """
 
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
+    derivatives = "autograd"
+
+    def __init__(self, module: nn.Module, layout: Layout, loss: Loss) -> None:
         # A copy, because `functional_call` leaves a module that stands in two places with the last call's parameters.
-        self.module, self.loss = deepcopy(module).train(), loss
-        self.layout = Layout.of(module)
+        self.module, self.layout, self.loss = copied(module), layout, loss
+        self._is_twice_differentiable = False
 
     def enter(self, theta: Tensor, tasks: int) -> Parameters:
         return tuple(self.layout.views(theta.expand(tasks, -1)).values())
@@ -59,6 +62,9 @@ class AutogradObjective:
         return Gradient(torch.stack(losses), torch.stack(outputs), value, record)
 
     def hessian_vector(self, record: AutogradRecord, v: Parameters) -> Parameters:
+        if not self._is_twice_differentiable:
+            check_twice_differentiable(record.gradients[0])
+            self._is_twice_differentiable = True
         products = []
         for b, (leaves, gradients) in enumerate(zip(*record, strict=True)):
             on_graph = [(g, u[b]) for g, u in zip(gradients, v, strict=True) if g.requires_grad]
@@ -73,4 +79,42 @@ class AutogradObjective:
     def _call(self, parameters: list[Tensor], x: Tensor) -> Tensor:
         named = dict(zip(self.layout.names, parameters, strict=True))
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        return functional_call(self.module, {**named, **buffers}, (x,))
+        with _twice_differentiable_attention():
+            return functional_call(self.module, {**named, **buffers}, (x,))
+
+
+def check_twice_differentiable(gradients: list[Tensor]) -> None:
+    """Raise ValueError where a function on the gradients' graph is marked `once_differentiable`.
+
+    PyTorch itself passes such a node by in silence, where the parameters can be reached by other ways.
+    """
+    nodes, seen = [g.grad_fn for g in gradients], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise ValueError(
+                "model: a function in it is once_differentiable, so that its second derivative is not known"
+            )
+        seen.add(node)
+        nodes += [below for below, _ in node.next_functions]
+
+
+@contextmanager
+def _twice_differentiable_attention() -> Iterator[None]:
+    """PyTorch's fused attention kernels have no second derivative: within the block it takes plain products."""
+    cuda = torch.backends.cuda
+    switches = (
+        (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+        (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
+        (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+    )
+    before = [is_on() for is_on, _ in switches]
+    for _, switch in switches:
+        switch(False)
+    try:
+        yield
+    finally:
+        for (_, switch), was_on in zip(switches, before, strict=True):
+            switch(was_on)

@@ -23,6 +23,8 @@ class LayerwiseRecord(NamedTuple):
 class LayerwiseObjective:
     """Forward, backward and Hessian-vector product, layer by layer, for all tasks at once."""
 
+    derivatives = "layerwise"
+
     def __init__(self, layers: list[Layer], packed: list[list[Tensor]], loss: LayerwiseLoss) -> None:
         """`packed`: for each layer its packed parameters, holding their numbers in the flat vector."""
         self.layers, self.loss = layers, loss
@@ -32,25 +34,30 @@ class LayerwiseObjective:
         self.first = next(i for i, count in enumerate(self.counts) if count)  # no derivative is needed before it
 
     @classmethod
-    def of(cls, module: nn.Module, sample_shape: tuple[int, ...], loss: LayerwiseLoss) -> LayerwiseObjective | None:
+    def of(
+        cls, module: nn.Module, layout: Layout, sample_shape: tuple[int, ...], loss: LayerwiseLoss
+    ) -> LayerwiseObjective | None:
         """The objective for `module`, or None where it holds anything else than a plain chain of known layers."""
         modules = flattened(module)
-        if modules is None:
+        if modules is None or not all(p.requires_grad for p in module.parameters()):
             return None
-        numbers = Layout.of(module).views(torch.arange(Layout.of(module).size))
+        numbers = layout.views(torch.arange(layout.size))
         names = {id(p): name for name, p in module.named_parameters()}
         shape = (*sample_shape[1:], sample_shape[0]) if len(sample_shape) == 3 else sample_shape
         layers: list[Layer] = []
         packed: list[list[Tensor]] = []
         for part in joined(pooled_first(modules), shape):
-            layer = LAYERS[type(part)].of(part, shape)
-            if layer is None:
+            try:
+                layer = LAYERS[type(part)].of(part, shape)
+            except RuntimeError:
+                layer = None
+            if layer is None or min(layer.out_shape) < 1:  # or nothing is left of the image, which PyTorch says better
                 return None
             shape = layer.out_shape
             layers.append(layer)
             packed.append([p.contiguous() for p in layer.pack(*(numbers[names[id(p)]] for p in part.parameters()))])
         objective = cls(layers, packed, loss) if any(packed) and len(shape) == 1 else None
-        shared = objective is None or len(objective.order) != Layout.of(module).size  # a parameter used twice
+        shared = objective is None or len(objective.order) != layout.size  # a parameter used twice
         return None if shared else objective
 
     def enter(self, theta: Tensor, tasks: int) -> Parameters:
@@ -114,8 +121,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def flattened(module: nn.Module) -> list[nn.Module] | None:
-    """The modules of a chain in order, nested `nn.Sequential`s opened; None if any is of another type or has hooks."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+    """The modules of a chain in order, nested `nn.Sequential`s opened; None if any is of another type or altered."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(module) or nn.modules.module._has_any_global_hook():
         return None
     if type(module) in LAYERS:
         return [module]

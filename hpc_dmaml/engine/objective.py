@@ -29,6 +29,9 @@ class Gradient(NamedTuple):
 class Objective(Protocol):
     """L_b(θ_b; x_b, y_b) for b = 1 … B."""
 
+    derivatives: str
+    """How they are computed, in a word."""
+
     @property
     def loss(self) -> Loss:
         """What `value` averages over the samples."""

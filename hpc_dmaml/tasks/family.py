@@ -20,6 +20,18 @@ class Samples(NamedTuple):
     x: Any
     y: Any
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Samples:
+        """The same as tensors: bytes of x become numbers in [0, 1], class numbers int64, and the rest `dtype`."""
+        import torch
+
+        x, y = torch.as_tensor(self.x), torch.as_tensor(self.y)
+        if x.dtype == torch.uint8:  # moved as bytes, a quarter of the size
+            x = x.to(device).to(dtype).div_(255)
+        return Samples(
+            x.to(device, dtype if x.is_floating_point() else None),
+            y.to(device, dtype if y.is_floating_point() else torch.int64),
+        )
+
 
 @dataclass(frozen=True)
 class TaskBatch:
@@ -46,16 +58,8 @@ class TaskBatch:
         return TaskBatch(*(Samples(s.x[tasks], s.y[tasks]) for s in (self.support, self.held_query)))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TaskBatch:
-        """The same tasks as tensors: bytes become numbers in [0, 1], other inputs `dtype`, class numbers stay int64."""
-        import torch
-
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            given = torch.as_tensor(array)
-            if given.dtype == torch.uint8:  # moved as bytes, a quarter of the size
-                return given.to(device).to(dtype).div_(255)
-            return given.to(device, dtype if given.is_floating_point() else None)
-
-        return TaskBatch(*(Samples(tensor(s.x), tensor(s.y)) for s in (self.support, self.held_query)))
+        """The same tasks as tensors, see `Samples.to`."""
+        return TaskBatch(self.support.to(device, dtype), self.held_query.to(device, dtype))
 
 
 class TaskSampler(Protocol):

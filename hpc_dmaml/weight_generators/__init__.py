@@ -1,7 +1,7 @@
 """Weight generators: how much each worker counts."""
 
 from hpc_dmaml.weight_generators.arithmetic_mean import ArithmeticMean
-from hpc_dmaml.weight_generators.generator import WeightGenerator, check_any_finite, worker_weights
+from hpc_dmaml.weight_generators.generator import WeightGenerator, check, check_any_finite, worker_weights
 from hpc_dmaml.weight_generators.geometric_median import GeometricMedian
 from hpc_dmaml.weight_generators.gradient_norm import GradientNorm
 from hpc_dmaml.weight_generators.loss_median import LossMedian
@@ -16,6 +16,7 @@ __all__ = [
     "LossMovingAverage",
     "LossWeighted",
     "WeightGenerator",
+    "check",
     "check_any_finite",
     "worker_weights",
 ]

@@ -40,14 +40,43 @@ def worker_weights(
         finite: (W,) bool.
         gram: (W, W), if the generator needs it.
 
-    Raises FloatingPointError if no worker is finite.
+    Raises FloatingPointError if no worker is finite, or if what the generator gives is no weights.
     """
     check_any_finite(finite)
     known = memory[:, finite]
     raw = generator.weights(known[-1], known, None if gram is None else gram[np.ix_(finite, finite)])
     weights = np.zeros(len(finite))
-    weights[finite] = raw / raw.sum()
+    weights[finite] = _distribution(raw, known.shape[1], type(generator).__name__)
     return weights
+
+
+def check(generator: WeightGenerator, workers: int) -> None:
+    """Raise ValueError unless the generator gives weights for made-up losses and updates of so many workers."""
+    losses = np.arange(1.0, workers + 1)[None]
+    try:
+        worker_weights(generator, losses, np.full(workers, True), np.diag(losses[0]) if generator.needs_gram else None)
+    except Exception as error:  # a user's own generator may fail in any way
+        raise ValueError(f"weight_generator: tried on losses {losses[0].tolist()}: {error}") from error
+
+
+def _distribution(raw: object, workers: int, name: str) -> np.ndarray:
+    """λ (workers,) as a generator gave it, divided by its sum. Raises FloatingPointError where it is no such thing."""
+    try:
+        weights = np.asarray(raw, np.float64)
+    except (TypeError, ValueError):
+        weights = np.empty(())
+    wrong = None
+    if weights.shape != (workers,):
+        wrong = f"one number for each of the {workers} workers whose loss is finite"
+    elif not np.isfinite(weights).all() or (weights < 0).any():
+        wrong = "finite and 0 or more"
+    elif not weights.any():
+        wrong = "more than 0 for one worker at least"
+    if wrong:
+        came = " ".join(repr(raw).split())
+        raise FloatingPointError(f"{name} gave the weights {came}; they must be {wrong}")
+    weights = weights / weights.max()  # whose sum can neither overflow nor vanish
+    return weights / weights.sum()
 
 
 def check_any_finite(finite: np.ndarray) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from hpc_dmaml.weight_generators.generator import WeightGenerator
+
+CONVERGED = 1e-3
+"""A last step, relative to the distance between the updates, that nobody need hear of."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class GeometricMedian(WeightGenerator):
     iterations: int = 100
     """At most so many steps of Weiszfeld's iteration."""
     smoothing: float = 1e-6
-    """Least distance, relative to the largest distance from the mean: keeps an update on the median from dividing by 0."""
+    """Least distance, relative to the median distance from the most central update: keeps an update on the median from
+    dividing by 0."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or not self.smoothing > 0:
@@ -35,17 +40,31 @@ class GeometricMedian(WeightGenerator):
 
     def weights(self, losses: np.ndarray, memory: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
         assert gram is not None
-        weights = np.full(len(losses), 1 / len(losses))
-        least = self.smoothing * self._distances(weights, gram).max()
-        if least == 0:  # all updates are the same
-            return weights
+        squares = gram.diagonal()
+        apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0))
+        from_centre = apart[apart.sum(1).argmin()]  # of the update with the least distances to all: never a bad one
+        spread = np.median(from_centre)
+        # Half of the updates is a start that the others, however long, have no part in.
+        current = (from_centre <= spread).astype(float)
+        current /= current.sum()
+        if spread == 0:  # more than half of the updates are the same
+            return current
         for _ in range(self.iterations):
-            previous = weights
-            weights = 1 / np.maximum(self._distances(weights, gram), least)
-            weights /= weights.sum()
-            if np.abs(weights - previous).max() < 1e-10:
-                break
-        return weights
+            previous = current
+            current = 1 / np.maximum(self._distances(current, gram), self.smoothing * spread)
+            current /= current.sum()
+            change = current - previous
+            moved = np.sqrt(max(change @ gram @ change, 0)) / spread
+            if moved < 1e-8:
+                return current
+        if moved > CONVERGED:
+            warnings.warn(
+                f"GeometricMedian has not converged after {self.iterations} iterations: its last step was {moved:.1e} of "
+                "the distance between the updates; raise weight_generator.iterations",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return current
 
     @staticmethod
     def _distances(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:

@@ -63,7 +63,8 @@ class BatchNorm:
     def of(cls, module: nn.BatchNorm1d | nn.BatchNorm2d, in_shape: Shape) -> BatchNorm | None:
         dimensions = 3 if isinstance(module, nn.BatchNorm2d) else 1
         known = module.affine and len(in_shape) == dimensions and in_shape[-1] == module.num_features
-        return cls(in_shape, module.eps) if known else None
+        by_batch = module.training or module.running_mean is None
+        return cls(in_shape, module.eps) if known and by_batch else None
 
     def pack(self, *parameters: Tensor) -> Tensors:
         return tuple(p[None] for p in parameters)
@@ -72,6 +73,8 @@ class BatchNorm:
         gamma, beta = w
         x = x.flatten(1, -2)
         rows = x.shape[1]
+        if rows < 2:  # as PyTorch has it: nothing would be left of the data
+            raise ValueError("batch norm needs more than one sample, or pixel, of a task")
         c = x - total(x) / rows
         s = (sums(c, c)[1] / rows + self.eps).rsqrt_()
         p, winners = self.choose(c, gamma)

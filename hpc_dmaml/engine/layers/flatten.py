@@ -1,4 +1,4 @@
-"""Images (n, H, W, C) to vectors (n, C·H·W), in the order of PyTorch's channels-first images."""
+"""Samples of any axes to vectors: images (n, H, W, C) in the order of PyTorch's channels-first (n, C·H·W)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class Flatten(LinearMap):
         return self.apply(None, x), None
 
     def apply(self, tape: None, x: Tensor) -> Tensor:
-        return x.movedim(-1, 2).flatten(2)
+        return (x.movedim(-1, 2) if len(self.in_shape) == 3 else x).flatten(2)
 
     def transpose(self, tape: None, y_bar: Tensor) -> Tensor:
+        if len(self.in_shape) != 3:
+            return y_bar.unflatten(2, self.in_shape)
         *spatial, channels = self.in_shape
         return y_bar.unflatten(2, (channels, *spatial)).movedim(2, -1).contiguous()

@@ -1,0 +1,64 @@
+"""What the engine takes a module for: a function of its parameters that gives the same answer each time.
+
+`prepare` makes a freshly built module one where that is possible, and refuses by name what cannot be.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+
+def prepare(module: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
+    """The module, ready for the engine; it keeps the mode, training or evaluation, that each part was built in.
+
+    Lazy layers get their shapes from one dry run. Norms that would use the current batch in training and running
+    statistics in evaluation use the current batch in both, as MAML's evaluation does: statistics over tasks before
+    adaptation say nothing of a task after it. A norm that was put into evaluation mode keeps its statistics.
+
+    Raises ValueError for what is no model.
+    """
+    if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
+        try:
+            with torch.no_grad():
+                module(torch.zeros(2, *sample_shape))
+        except Exception as error:  # a module may fail in any way
+            raise ValueError(
+                f"model: its lazy layers cannot take samples {sample_shape}: {first_line(error)}"
+            ) from error
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:
+            part.track_running_stats = False
+            part.running_mean = part.running_var = part.num_batches_tracked = None
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, tensor in named.items():
+        if tensor.is_meta:
+            raise ValueError(f"model: {name} has no values (device meta)")
+        if tensor.is_complex():
+            raise ValueError(f"model: {name} is complex; only real numbers can be learned here")
+    for name, parameter in module.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise ValueError(f"model: {name} has a gradient hook, which adaptation would pass by; leave it out")
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ValueError("model: it has no parameters to learn")
+    copied(module)
+    return module
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of the module. Raises ValueError for one that cannot be copied."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever a part of it cannot do
+        raise ValueError(
+            f"model: {type(module).__name__} cannot be copied: {first_line(error)}. It may hold nothing but data and "
+            "modules: tensors that follow from parameters are computed in forward (not by torch.nn.utils.weight_norm, which "
+            "computes them before), and locks and open files have no place in it"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

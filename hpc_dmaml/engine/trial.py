@@ -1,0 +1,181 @@
+"""A module is tried on one small task before it is trained: is it what the engine takes it for?
+
+In double precision, where rounding cannot hide a fault: two forwards must agree; the layers' own formulas must agree with
+autograd in value, gradient and Hessian-vector product; and that product with a finite difference of the gradient.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpc_dmaml.engine.autograd import AutogradObjective
+from hpc_dmaml.engine.layerwise import LayerwiseObjective
+from hpc_dmaml.engine.losses import LOSSES
+from hpc_dmaml.engine.module import copied, first_line
+from hpc_dmaml.engine.objective import Objective
+from hpc_dmaml.parameters import Layout
+from hpc_dmaml.tasks.family import Samples
+
+STEPS = (1e-6, 1e-5, 1e-7, 1e-4)
+"""Of the finite difference, relative to θ's length. One that agrees is enough: a ReLU may change sign within a step."""
+STEPS_SINGLE = (1e-3, 1e-2, 1e-4)
+"""The same for a module that runs in single precision alone."""
+
+
+class Trial(NamedTuple):
+    layerwise: bool
+    """Do the layers' own formulas say what the module says? Where not, autograd is to be used."""
+    warnings: list[str]
+
+
+def try_out(module: nn.Module, layout: Layout, support: Samples, outputs: int, loss: str, second_order: bool) -> Trial:
+    """Try a module on the support set of one task, (1, n, ...) tensors. It is left as it is.
+
+    Raises ValueError, saying what to do, where the module's outputs are random, change from call to call, have another
+    shape than (n, outputs), or cannot be differentiated as often as is needed.
+    """
+    name, dtype = type(module).__name__, next(module.parameters()).dtype
+    x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
+    probe = copied(module).double()
+    try:
+        z = _outputs(probe, x[0].to(_widened(x.dtype)), name, outputs)
+    except ValueError:
+        if dtype == torch.float64:
+            raise
+        probe = copied(module)  # perhaps it has single precision written into it
+        z = _outputs(probe, x[0], name, outputs)
+    single = next(probe.parameters()).dtype != torch.float64
+    x, y = (each.to(z.dtype) if each.is_floating_point() else each for each in (x, y))
+    tolerance = 1e-3 if single else 1e-8
+    _check_constancy(probe, x[0], z, name, tolerance)
+    warnings = []
+    if any(part.training for part in probe.modules()):
+        in_evaluation = copied(probe).eval()(x[0])
+        if not _close(in_evaluation, z, tolerance):
+            warnings.append(
+                f"{name} gives other outputs in evaluation mode than in training mode, in which it is trained and "
+                "evaluated here: do not call .eval() on what adapt returns"
+            )
+
+    general = AutogradObjective(probe, layout, LOSSES[loss])
+    fast = LayerwiseObjective.of(probe, layout, tuple(support.x.shape[2:]), LOSSES[loss])
+    theta = layout.flatten(probe)
+    rng = torch.Generator().manual_seed(0)
+    v = torch.randn(theta.shape, generator=rng, dtype=theta.dtype).to(theta.device)
+    v *= theta.norm().clamp(min=1) / v.norm()
+
+    def derivatives(objective: Objective) -> list[Tensor]:
+        at = objective.gradient(objective.enter(theta, 1), x, y)
+        found = [at.losses, at.outputs, objective.flat(at.value)]
+        if second_order:
+            found.append(objective.flat(objective.hessian_vector(at.record, objective.enter(v, 1))))
+        return found
+
+    try:
+        expected = derivatives(general)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        hint = "; first-order MAML (--maml.first_order true) may do without it" if second_order else ""
+        raise ValueError(
+            f"model: {name} cannot be differentiated as MAML needs it: {first_line(error)}{hint}"
+        ) from error
+    layerwise = fast is not None and all(
+        _close(mine, other, 10 * tolerance) for mine, other in zip(derivatives(fast), expected, strict=True)
+    )
+    if fast is not None and not layerwise:
+        warnings.append(
+            f"{name} looks like a chain of known layers, but gives other numbers: it is differentiated by autograd"
+        )
+    if second_order:
+        objective: Objective = fast if fast is not None and layerwise else general
+        gradient = lambda at: objective.flat(objective.gradient(objective.enter(at, 1), x, y).value)  # noqa: E731
+        _check_second_derivative(gradient, theta, v, expected[-1], name, single)
+    return Trial(layerwise, warnings)
+
+
+def _widened(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
+    """One forward of all samples (n, ...) of a task, its outputs checked."""
+    given, samples = x.clone(), tuple(x.shape[1:])
+    try:
+        z = copied(module)(given)
+    except Exception as error:  # a module may fail in any way
+        raise ValueError(f"model: {name} cannot take a task's samples {samples}: {first_line(error)}") from error
+    if not isinstance(z, Tensor) or tuple(z.shape) != (len(x), outputs) or not z.is_floating_point():
+        came = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"model: {name} gives {came} for {len(x)} samples where the task needs ({len(x)}, {outputs})")
+    if not torch.equal(given, x):
+        raise ValueError(f"model: {name} changes its input in place; let it work on a copy (x.clone(), inplace=False)")
+    if not z.isfinite().all():
+        raise ValueError(f"model: the outputs of {name} are not finite at its initial parameters")
+    return z.detach()
+
+
+def _check_constancy(module: nn.Module, x: Tensor, z: Tensor, name: str, tolerance: float) -> None:
+    """Raise ValueError where a forward draws random numbers, or gives other outputs than `z` the next time."""
+    watched = copied(module)
+    entered: list[tuple[object, ...]] = []
+    moved: list[nn.Module] = []
+
+    def leave(part: nn.Module, *_: object) -> None:
+        if _random_state(x.device) != entered.pop():
+            moved.append(part)
+
+    for part in watched.modules():
+        part.register_forward_pre_hook(lambda *_: entered.append(_random_state(x.device)))
+        part.register_forward_hook(leave)
+    again = [watched(x).detach(), watched(x).detach()]
+    if moved:  # the innermost one has been left first
+        where = next(path for path, part in watched.named_modules() if part is moved[0])
+        layer = f"layer {where} ({type(moved[0]).__name__})" if where else name
+        raise ValueError(
+            f"model: {layer} is random, which adaptation by gradient descent cannot use; leave it out, or call .eval() on "
+            "it where the model is built"
+        )
+    if not all(_close(other, z, tolerance) for other in again):
+        raise ValueError(
+            f"model: {name} gives other outputs for the same samples the next time: it keeps a state, or draws from a "
+            "random generator of its own; take that out, or call .eval() on the part where the model is built"
+        )
+
+
+def _random_state(device: torch.device) -> tuple[object, ...]:
+    """The state of every global random generator, to be compared."""
+    on_device = (torch.cuda.get_rng_state(device).numpy().tobytes(),) if device.type == "cuda" else ()
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        *on_device,
+        *(part if isinstance(part, int | float | str) else part.tobytes() for part in np.random.get_state()),  # noqa: NPY002
+        random.getstate(),
+    )
+
+
+def _check_second_derivative(
+    gradient: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor, product: Tensor, name: str, single: bool
+) -> None:
+    """Raise ValueError where the Hessian-vector product is none."""
+    least = float("inf")
+    for step in STEPS_SINGLE if single else STEPS:
+        difference = (gradient(theta + step * v) - gradient(theta - step * v)) / (2 * step)
+        scale = max(product.norm().item(), difference.norm().item(), 1e-6 * gradient(theta).norm().item(), 1e-30)
+        least = min(least, (difference - product).norm().item() / scale)
+        if least < (0.1 if single else 1e-3):
+            return
+    raise ValueError(
+        f"model: the second derivative of {name} is wrong by {least:.0%} against a finite difference: a part of it can be "
+        "differentiated only once (such as PyTorch's weight_norm, or a torch.autograd.Function of your own whose backward "
+        "is not made of differentiable operations) or stops gradients (detach). Write that part differently, or do "
+        "without it by first-order MAML: --maml.first_order true"
+    )
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return (one - other).norm().item() <= tolerance * max(1e-30, other.norm().item())

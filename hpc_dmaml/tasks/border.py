@@ -1,0 +1,77 @@
+"""The border: samples from a task family or a user's hands are checked here, once, and behind it nothing is again."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskSampler
+
+
+class Form(Protocol):
+    """What samples look like: a `TaskSampler`, or a trained model."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def loss(self) -> str: ...
+
+
+def draw(
+    sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)
+) -> TaskBatch:
+    """A batch from a sampler, checked. Raises ValueError where it is not what the sampler says of itself."""
+    batch = sampler.sample(split, rng, tasks, part)
+    of, wanted = f"task {type(sampler).__name__}: {split}", len(range(*part.indices(tasks)))
+    if not isinstance(batch, TaskBatch):
+        raise ValueError(f"{of}: sample must give a TaskBatch, not {type(batch).__name__}")
+    check(batch.support, sampler, f"{of} support", wanted)
+    if not batch.needs_adapted:
+        check(batch.held_query, sampler, f"{of} query", wanted)
+    return batch
+
+
+def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
+    """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets class numbers (tasks, n) below
+    `outputs` for cross-entropy, else numbers (tasks, n, outputs)."""
+    import torch
+
+    def refuse(part: str, came: object, wanted: str) -> None:
+        raise ValueError(f"{what} {part} must be {wanted}, not {came}")
+
+    def tensor(part: str, given: Any) -> torch.Tensor:
+        try:
+            return torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            refuse(part, type(given).__name__, "an array of numbers")
+            raise
+
+    def shape(of: torch.Tensor) -> str:
+        return f"shape {tuple(of.shape[1:])}" if of.dim() else "a single number"
+
+    x, y = tensor("x", samples.x), tensor("y", samples.y)
+    sample = ", ".join(map(str, form.sample_shape))
+    if x.dim() < 2 or tuple(x.shape[2:]) != tuple(form.sample_shape) or x.shape[1] < 1:
+        refuse("x", shape(x), f"n samples (n, {sample}) for a task")
+    if x.dtype == torch.bool or x.is_complex():
+        refuse("x", str(x.dtype), "bytes, which are scaled to [0, 1], or real numbers")
+    n = x.shape[1]
+    if form.loss == "cross_entropy":
+        of_n = f"{n} class numbers, one for each of the {n} samples of a task"
+        if tuple(y.shape[1:]) != (n,):
+            refuse("y", shape(y), f"{of_n} (not one-hot)")
+        if y.dtype == torch.bool or y.is_complex() or y.is_floating_point():
+            refuse("y", str(y.dtype), f"{of_n}, of an integer type")
+        least, most = (int(each) for each in torch.aminmax(y.long())) if y.numel() else (0, 0)
+        if least < 0 or most >= form.outputs:
+            refuse("y", f"{least} to {most}", f"class numbers from 0 to {form.outputs - 1}")
+    else:
+        if tuple(y.shape[1:]) != (n, form.outputs):
+            refuse("y", shape(y), f"({n}, {form.outputs}): {form.outputs} for each of the {n} samples of a task")
+        if not y.is_floating_point():
+            refuse("y", str(y.dtype), "of a floating type")
+    if {len(x), len(y)} != {tasks}:
+        raise ValueError(f"{what} has {len(x)} tasks in x and {len(y)} in y, where {tasks} were asked for")
