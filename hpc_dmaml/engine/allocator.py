@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = -1
 MADV_HUGEPAGE = 14
 HUGE_PAGE_BYTES = 1 << 21
-HEAP_BYTES = 1 << 32
-"""Of address space for the heap to grow in by huge pages. Memory is taken only as it is used."""
+HEAP_BYTES = 3 << 28
+"""Of address space for the heap to grow in by huge pages. Memory is taken only as it is used, but a kernel that counts
+what is promised (overcommit mode 2) would count all of it: there, the heap grows as it does."""
 
 
 def keep_freed_memory() -> bool:
@@ -28,9 +30,16 @@ def keep_freed_memory() -> bool:
         kept = all(libc.mallopt(*option) for option in options)
     except (OSError, AttributeError):
         return False
-    if kept:
+    if kept and not _counts_promises():
         _use_huge_pages(libc)
     return kept
+
+
+def _counts_promises() -> bool:
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return False
 
 
 def _use_huge_pages(libc: ctypes.CDLL) -> None:
