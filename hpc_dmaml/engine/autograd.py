@@ -69,8 +69,9 @@ class AutogradObjective:
         for b, (leaves, gradients) in enumerate(zip(*record, strict=True)):
             on_graph = [(g, u[b]) for g, u in zip(gradients, v, strict=True) if g.requires_grad]
             if on_graph:
-                outputs, directions = zip(*on_graph, strict=True)
-                product = torch.autograd.grad(outputs, leaves, directions, retain_graph=True, materialize_grads=True)
+                with torch.enable_grad():
+                    along_v = torch.stack([(g * u).sum() for g, u in on_graph]).sum()
+                product = torch.autograd.grad(along_v, leaves, retain_graph=True, materialize_grads=True)
             else:  # the loss is linear in every parameter
                 product = tuple(torch.zeros_like(p) for p in leaves)
             products.append(product)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from hpc_dmaml.engine.objective import Objective
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.tasks.family import Samples
 
+FEW = 4
+"""Samples of the task that are enough."""
 STEPS = (1e-6, 1e-5, 1e-7, 1e-4)
 """Of the finite difference, relative to θ's length. One that agrees is enough: a ReLU may change sign within a step."""
 STEPS_SINGLE = (1e-3, 1e-2, 1e-4)
@@ -40,18 +43,12 @@ def try_out(module: nn.Module, layout: Layout, support: Samples, outputs: int, l
     Raises ValueError, saying what to do, where the module's outputs are random, change from call to call, have another
     shape than (n, outputs), or cannot be differentiated as often as is needed.
     """
-    name, dtype = type(module).__name__, next(module.parameters()).dtype
+    name = type(module).__name__
     x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
-    probe = copied(module).double()
-    try:
-        z = _outputs(probe, x[0].to(_widened(x.dtype)), name, outputs)
-    except ValueError:
-        if dtype == torch.float64:
-            raise
-        probe = copied(module)  # perhaps it has single precision written into it
-        z = _outputs(probe, x[0], name, outputs)
-    single = next(probe.parameters()).dtype != torch.float64
-    x, y = (each.to(z.dtype) if each.is_floating_point() else each for each in (x, y))
+    _outputs(module, x[0], name, outputs)
+    probe, x, y = _small(module, x, y, outputs)
+    z = _outputs(probe, x[0], name, outputs)
+    single = z.dtype != torch.float64
     tolerance = 1e-3 if single else 1e-8
     _check_constancy(probe, x[0], z, name, tolerance)
     warnings = []
@@ -98,8 +95,16 @@ def try_out(module: nn.Module, layout: Layout, support: Samples, outputs: int, l
     return Trial(layerwise, warnings)
 
 
-def _widened(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype.is_floating_point else dtype
+def _small(module: nn.Module, x: Tensor, y: Tensor, outputs: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A copy of the module with few samples, in double precision; or, where it cannot take these, closer to the real ones."""
+    double = [each.double() if each.is_floating_point() else each for each in (x, y)]
+    for probe, given in ((copied(module).double(), double), (copied(module), [x, y])):
+        for samples in (FEW, len(x[0])):
+            few = [each[:, :samples] for each in given]
+            with suppress(Exception):  # a module may fail in any way
+                if copied(probe)(few[0][0].clone()).shape == (len(few[0][0]), outputs):
+                    return probe, few[0], few[1]
+    return module, x, y
 
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
@@ -162,10 +167,10 @@ def _check_second_derivative(
     gradient: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor, product: Tensor, name: str, single: bool
 ) -> None:
     """Raise ValueError where the Hessian-vector product is none."""
-    least = float("inf")
+    least, least_scale = float("inf"), 1e-6 * gradient(theta).norm().item()
     for step in STEPS_SINGLE if single else STEPS:
         difference = (gradient(theta + step * v) - gradient(theta - step * v)) / (2 * step)
-        scale = max(product.norm().item(), difference.norm().item(), 1e-6 * gradient(theta).norm().item(), 1e-30)
+        scale = max(product.norm().item(), difference.norm().item(), least_scale, 1e-30)
         least = min(least, (difference - product).norm().item() / scale)
         if least < (0.1 if single else 1e-3):
             return
