@@ -59,7 +59,10 @@ class TrainedModel:
         for name, each in zip("xy", support, strict=True):
             require(bool(each.isfinite().all()), f"adapt: {name}", "inf or NaN", "finite")
         objective = objective_for(self.module, self.sample_shape, self.loss, self.layout, self.layerwise)
-        *_, adapted = adapt(objective, objective.enter(theta, 1), support, lr, steps)
+        try:
+            *_, adapted = adapt(objective, objective.enter(theta, 1), support, lr, steps)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"adapt: the model cannot take these samples: {error}") from error
         return self.layout.fill(copy.deepcopy(self.module), objective.flat(adapted)[0])
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hpc_dmaml import optimizers, placement, results, weight_generators
@@ -24,7 +25,7 @@ from hpc_dmaml.parameters import Layout, constants, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator, seeded
 from hpc_dmaml.tasks import TaskFamily, TaskSampler
-from hpc_dmaml.tasks.border import draw
+from hpc_dmaml.tasks.border import check_sampler, draw
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
@@ -95,7 +96,7 @@ def load_task(family: TaskFamily, comm: Communicator, node: Communicator) -> Tas
         if node.rank == 0:
             family.prepare()
     with comm.agreeing():
-        return family.load()
+        return check_sampler(family.load())
 
 
 def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
@@ -150,6 +151,7 @@ def make_learner(
     with comm.agreeing():
         batch = draw(sampler, "train", generator(config.seed, Purpose.INITIALISATION), 1)
         objective_for(module.to(device), sampler.sample_shape, sampler.loss, layout)
+    draws = comm.all_gather_objects([digest(np.asarray(each)) for each in (*batch.support, *batch.held_query)])
     trial = None
     with comm.agreeing():
         if comm.rank == 0:
@@ -160,7 +162,10 @@ def make_learner(
     objective = objective_for(module, sampler.sample_shape, sampler.loss, layout, trial.layerwise)
     samples = batch.support.x.shape[1] + batch.held_query.x.shape[1]
     chunk = config.chunk or default_chunk(objective, samples, device)
-    return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, tuple(trial.warnings))
+    warnings = tuple(trial.warnings)
+    if any(drawn != draws[0] for drawn in draws):
+        warnings += ("the ranks draw other tasks for the same worker: the result depends on which rank does what",)
+    return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, warnings)
 
 
 def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:

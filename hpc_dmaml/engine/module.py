@@ -21,6 +21,9 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
 
     Raises ValueError for what is no model.
     """
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
+            raise ValueError(f"model: {type(part).__name__} has no place here; give the module that is inside it")
     if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
         try:
             with torch.no_grad():

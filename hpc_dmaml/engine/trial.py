@@ -177,8 +177,8 @@ def _check_second_derivative(
     raise ValueError(
         f"model: the second derivative of {name} is wrong by {least:.0%} against a finite difference: a part of it can be "
         "differentiated only once (such as PyTorch's weight_norm, or a torch.autograd.Function of your own whose backward "
-        "is not made of differentiable operations) or stops gradients (detach). Write that part differently, or do "
-        "without it by first-order MAML: --maml.first_order true"
+        "is not made of differentiable operations) or stops gradients (detach, no_grad). Write that part differently, freeze "
+        "its parameters (requires_grad_(False)), or use first-order MAML: --maml.first_order true"
     )
 
 

@@ -20,6 +20,27 @@ class Form(Protocol):
     def loss(self) -> str: ...
 
 
+def check_sampler(sampler: TaskSampler) -> TaskSampler:
+    """The sampler. Raises ValueError where it does not say of itself what a `TaskSampler` says."""
+    name = type(sampler).__name__
+    for attribute, wanted, is_right in (
+        ("sample_shape", "a tuple of whole numbers", lambda v: isinstance(v, tuple) and all(map(_is_count, v))),
+        ("outputs", "a whole number, 1 or more", _is_count),
+        ("loss", "the name of a loss", lambda v: isinstance(v, str)),
+        ("block_runs", "a whole number, 1 or more", _is_count),
+        ("sample", "a method", callable),
+    ):
+        value = getattr(sampler, attribute, None)
+        if not is_right(value):
+            came = "nothing" if value is None else repr(value)
+            raise ValueError(f"task: {name}.{attribute} must be {wanted}, not {came} (see TaskSampler)")
+    return sampler
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
 def draw(
     sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)
 ) -> TaskBatch:

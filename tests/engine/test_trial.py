@@ -312,10 +312,12 @@ def test_frozen_parameters_and_buffers_are_constants() -> None:
         (lambda: nn.Linear(3, OUTPUTS, device="meta"), r"weight has no values \(device meta\)"),
         (lambda: nn.Linear(3, OUTPUTS, dtype=torch.complex64), "weight is complex"),
         (lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(3, OUTPUTS))), "weight_norm"),
+        (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 2))), "RecursiveScriptModule has no place here"),
+        (lambda: nn.DataParallel(nn.Linear(3, 2)), "DataParallel has no place here"),
         (lambda: Own(threading.Lock()), r"Own cannot be copied: "),
         (lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(9, 2)), "lazy layers cannot take samples"),
     ],
-    ids=["none", "all frozen", "meta", "complex", "old weight norm", "lock", "lazy"],
+    ids=["none", "all frozen", "meta", "complex", "old weight norm", "compiled", "parallel", "lock", "lazy"],
 )
 def test_what_is_no_model_is_refused(build: Callable[[], nn.Module], message: str) -> None:
     with warnings.catch_warnings():

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.run import run_job
+from hpc_dmaml.setup import make_learner
 from hpc_dmaml.tasks import Samples, Sinusoid, TaskBatch
-from hpc_dmaml.tasks.border import check, draw
+from hpc_dmaml.tasks.border import check, check_sampler, draw
 from tests.helpers import small_config
 
 
@@ -127,3 +128,39 @@ def test_every_batch_of_every_split_is_checked() -> None:
         draw(family, "validation", rng, 3)
     with pytest.raises(ValueError, match="validation support has 3 tasks in x and 3 in y, where 1 were asked for"):
         draw(replace(family, fault="part"), "validation", rng, 3, slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("sample_shape", [1]),
+        ("sample_shape", (0,)),
+        ("outputs", 0),
+        ("outputs", 1.0),
+        ("loss", None),
+        ("block_runs", None),
+    ],
+)
+def test_a_sampler_that_does_not_say_what_it_gives_is_refused(attribute: str, value: object) -> None:
+    class Silent(Sinusoid):
+        pass
+
+    setattr(Silent, attribute, value)
+    with pytest.raises(ValueError, match=rf"task: Silent\.{attribute} must be .*TaskSampler"):
+        check_sampler(Silent())
+
+
+def test_ranks_with_data_of_their_own_are_told() -> None:
+    class Two(Communicator):
+        """Rank 0, with another rank whose tasks are others."""
+
+        size = 2
+
+        def all_gather_objects(self, value: Any) -> list[Any]:
+            return [value, [*value[:-1], "other"] if isinstance(value, list) else value]
+
+    config = small_config()
+    module = config.model.build((1,), 1).double()
+    learner = make_learner(config, config.task.load(), module, torch.device("cpu"), comm=Two())
+    assert "the ranks draw other tasks" in learner.warnings[0]
+    assert make_learner(config, config.task.load(), module, torch.device("cpu")).warnings == ()
