@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from hpc_dmaml import optimizers, placement, results
-from hpc_dmaml.communicator import Communicator, available_cores, own_cores
+from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import default_chunk, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
@@ -23,7 +23,7 @@ from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks import TaskFamily, TaskSampler
+from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
@@ -58,7 +58,8 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         if comm.rank == 0:
             warnings += _claim(output, config.resume is not None, stack)
     node = comm.split_node()
-    sampler = load_task(config.task, comm, node)
+    splits: tuple[Split, ...] = ("train", "validation") if config.validation.every else ("train",)
+    sampler = load_task(config.task, comm, node, splits)
     device = use_device(config, comm, node)
     previous = None
     with comm.agreeing():
@@ -80,13 +81,22 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     return Job(config, comm, place, learner, model, layout, device, output, previous, warnings)
 
 
-def load_task(family: TaskFamily, comm: Communicator, node: Communicator) -> TaskSampler:
-    """One rank a node brings the data, then all open it."""
+def load_task(
+    family: TaskFamily, comm: Communicator, node: Communicator, splits: tuple[Split, ...] = ("train",)
+) -> TaskSampler:
+    """One rank a node brings the data, then all open it, and see that there are tasks of these splits."""
+    prepared = None
     with comm.agreeing():
         if node.rank == 0:
-            family.prepare()
+            prepared = family.prepare()
     with comm.agreeing():
-        return family.load()
+        sampler = family.load()
+        for split in splits:
+            sampler.sample(split, generator(0, Purpose.INITIALISATION), 1)
+    digests = {d for each in comm.all_gather_objects((prepared, getattr(sampler, "digest", None))) for d in each if d}
+    if len(digests) > 1:
+        raise Refusal("task: not all ranks see the same data. Is it another on each node, or did it change just now?")
+    return sampler
 
 
 def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
@@ -100,10 +110,12 @@ def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> tor
     return device
 
 
-def make_learner(config: RunConfig, sampler: TaskSampler, module: torch.nn.Module, device: torch.device) -> Learner:
-    """The learner for a module, tried on one task. Raises ValueError where module and tasks do not fit."""
+def make_learner(
+    config: RunConfig, sampler: TaskSampler, module: torch.nn.Module, device: torch.device, split: Split = "train"
+) -> Learner:
+    """The learner for a module, tried on one task of a split. Raises ValueError where module and tasks do not fit."""
     objective = objective_for(module.to(device), sampler.sample_shape, sampler.loss)
-    batch = sampler.sample("train", generator(config.seed, Purpose.INITIALISATION), 1)
+    batch = sampler.sample(split, generator(config.seed, Purpose.INITIALISATION), 1)
     samples = batch.support.x.shape[1] + batch.held_query.x.shape[1]
     theta = flatten(module)
     try:
