@@ -69,8 +69,8 @@ def build(
             return load(path).digest
     except OSError as error:
         raise ValueError(
-            f"cannot write {path}, the cache of {title}: {error}. It stands beside task.root where one may write there, "
-            "else in the user's cache folder: XDG_CACHE_HOME names another"
+            f"cannot write {path}, the cache of {title}: {error}. It stands beside task.root, if one may write there, else "
+            "in the user's cache folder: XDG_CACHE_HOME names another"
         ) from error
 
 
@@ -95,7 +95,7 @@ def _write(
             for _, items in tqdm(classes, unit=" classes", leave=False, disable=None):
                 decoded = np.ascontiguousarray([decode(item) for item in items])
                 images[start : start + len(items)] = decoded
-                digest.update(decoded)
+                digest.update(decoded.data)
                 start += len(items)
             file["count"] = counts
             file.create_dataset("names", data=names, dtype=h5py.string_dtype())

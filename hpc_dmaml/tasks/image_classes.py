@@ -100,9 +100,10 @@ class FewShotSampler:
     def pooled(self) -> FewShotSampler:
         """All classes of the data as each of the splits."""
         parts = self.splits.values()
-        pool = Classes(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("first", "count", "turns"))
+        first, count, turns = (
+            np.concatenate(each) for each in zip(*((p.first, p.count, p.turns) for p in parts), strict=True)
         )
+        pool = Classes(first, count, turns)
         return FewShotSampler(self.images, dict.fromkeys(get_args(Split), pool), self.family, self.digest)
 
     def sample(

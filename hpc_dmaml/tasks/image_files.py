@@ -41,7 +41,7 @@ def contents(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
     """The folders and the image files in a folder, by name. Raises ValueError for a link that leads nowhere."""
     folders, images = [], []
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             path = folder / entry.name
             if entry.name.startswith(".") or entry.name.lower() in HIDDEN:
                 (left_out.folders if entry.is_dir() else left_out.files)["hidden"] += 1
@@ -53,7 +53,7 @@ def contents(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
                 images.append(path)
             else:
                 left_out.files[path.suffix.lower() or "no suffix"] += 1
-    return sorted(folders), sorted(images)
+    return folders, images
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -119,4 +119,5 @@ def _on_white(image: Image) -> Image:
 
 def _is_plain(image: Image) -> bool:
     """Is it of one colour?"""
-    return all(low == high for low, high in image.getextrema())
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[0, 0]).all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class ImageFolder(FewShotImages):
             absent = next((name for name in members if name not in number), None)
             lacking = None if absent is None else self._absence(split, absent)
             splits[split] = Classes.of(first[numbers], count[numbers], self.rotations, lacking)
-        return FewShotSampler(images, splits, self, digest, at_random=self.split is None and "/" not in names[0])
+        return FewShotSampler(images, splits, self, digest, at_random=self.split is None and not _is_nested(names))
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -78,16 +79,12 @@ class ImageFolder(FewShotImages):
         return self.split is not None and self._path("split").is_dir()
 
     def _classes(self) -> list[tuple[str, list[Path]]]:
-        """Every class with its image files; of those in lists the ones whose files are all there."""
+        """Every class that is there, with its image files."""
         root = self._path("root")
         if not root.is_dir():
             raise ValueError(f"task.root: there is no folder {root}")
         if self._by_lists:
-            listed = [
-                (label, names) for part in read_lists(self._path("split")).values() for label, names in part.items()
-            ]
-            found = {label: [_find(root, label, name) for name in names] for label, names in listed}
-            return sorted((label, files) for label, files in found.items() if all(file.is_file() for file in files))
+            return sorted(self._listed_classes(root))
         left_out = LeftOut()
         classes = _class_folders(root, left_out)
         if str(left_out) and launched_rank(os.environ) == 0:
@@ -98,6 +95,16 @@ class ImageFolder(FewShotImages):
                 "and test with one folder a class each"
             )
         return sorted(classes.items())
+
+    def _listed_classes(self, root: Path) -> Iterator[tuple[str, list[Path]]]:
+        """The classes in lists, but those of which no image is there: maybe nobody needs them."""
+        for split, classes in read_lists(self._path("split")).items():
+            for label, names in classes.items():
+                files = [file for name in names if (file := _find(root, label, name))]
+                if len(files) == len(names):
+                    yield label, files
+                elif files:
+                    raise ValueError(self._absence(split, label))
 
     def _split(self, names: list[str]) -> dict[Split, list[str]]:
         """The classes of each split, also such as are not among `names`. Raises ValueError where none of them is."""
@@ -110,26 +117,26 @@ class ImageFolder(FewShotImages):
         path = self._path("split")
         split = {s: list(part) for s, part in read_lists(path).items()} if self._by_lists else read_classes(path)
         check_disjoint(split, path)
-        members = [(name, s) for s, part in split.items() for name in part]
-        if not members:
+        split_of = {name: s for s, members in split.items() for name in members}
+        if not split_of:
             raise ValueError(f"task.split: {path} names no class")
-        if not set(names).intersection(dict(members)):
-            raise ValueError(self._absence(*members[0]))
+        if not split_of.keys() & set(names):
+            name, s = next(iter(split_of.items()))
+            raise ValueError(self._absence(s, name))
         return split
 
-    def _absence(self, name: str, split: Split) -> str:
+    def _absence(self, split: Split, name: str) -> str:
         """What to say of a class that a split names and that is not there."""
         root, path = self._path("root"), self._path("split")
         if not self._by_lists:
             return f"task.split: {path} puts {name!r} into {split}, but {root} has no such class"
-        missing = next(file for file in read_lists(path)[split][name] if not _find(root, name, file).is_file())
+        missing = next(file for file in read_lists(path)[split][name] if not _find(root, name, file))
         return f"task.split: {path} lists {missing}, which is not in {root}"
 
 
-def _find(root: Path, label: str, name: str) -> Path:
+def _find(root: Path, label: str, name: str) -> Path | None:
     """The file of that name in `root`, or in its folder of that class."""
-    path = root / name
-    return path if path.is_file() else root / label / name
+    return next((path for path in (root / name, root / label / name) if path.is_file()), None)
 
 
 def _class_folders(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
