@@ -70,7 +70,8 @@ def check_disjoint(split: dict[Split, list[str]], source: Path) -> None:
         for name in names:
             if owner.setdefault(name, part) != part:
                 raise ValueError(
-                    f"task.split: {source} puts a class into two splits: {name!r} is in {owner[name]} and in {part}. What is tested must be new"
+                    f"task.split: {source} puts a class into two splits: {name!r} is in {owner[name]} and in {part}, "
+                    "but what is tested must be new"
                 )
 
 
@@ -95,13 +96,13 @@ def _pairs_of_csv(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path, *columns: tuple[str, ...], needed: int = 2) -> list[tuple[str, ...]]:
-    """Columns of a CSV file with a header, each under one of its names; the first `needed` must be there, others are "".
+    """Columns of a CSV file with a header, each under one of its names; the first `needed` must be there.
 
     The header shows what separates the columns. Raises ValueError, naming the file.
     """
     rows = []
     try:
-        text = _text(path).lstrip()
+        text = _text(path).lstrip("\r\n")
         header = text.partition("\n")[0]
         table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=header.count), strict=True)
         names = [name.strip().lower() for name in next(table, [])]

@@ -108,5 +108,5 @@ class TaskFamily(ABC):
     def load(self) -> TaskSampler:
         """Open the prepared data. Raises ValueError where the fields ask for what it never has.
 
-        Whether a split has enough may be left to its first draw: of the splits that a job needs, one task is drawn first.
+        Whether a split has enough may be left to its first draw: set-up draws a task of each split that a job needs.
         """

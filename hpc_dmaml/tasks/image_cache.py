@@ -42,7 +42,7 @@ def folder_listing(folder: Path, files: Iterable[Path]) -> list[tuple[str, int, 
     """Names, sizes in bytes and times of change: what tells one version of a data set from another.
 
     An image of the same size in another's place may bear its time of modification (archives bring their own), but the
-    time of the last change of its entry is the system's. Where copying alone has changed it, decoding again is only slow.
+    time of the last change of its entry is the system's. Where a copy alone has changed it, decoding again is only slow.
     """
     stats = ((str(file).removeprefix(f"{folder}/"), file.stat()) for file in files)
     return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
@@ -69,8 +69,8 @@ def build(
             return load(path).digest
     except OSError as error:
         raise ValueError(
-            f"cannot write {path}, the cache of {title}: {error}. It stands beside task.root, if one may write there, else "
-            "in the user's cache folder: XDG_CACHE_HOME names another"
+            f"cannot write {path}, the cache of {title}: {error}. It stands beside task.root, if one may write there, "
+            "else in the user's cache folder: XDG_CACHE_HOME names another"
         ) from error
 
 

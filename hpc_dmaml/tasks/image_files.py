@@ -85,7 +85,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _in_8_bits(image: Image) -> Image:
-    """A grey image of up to 16 bits in 8; others as they are. White is the greatest number that the file's type holds."""
+    """A grey image of up to 16 bits in 8, others as they are. White is the greatest number that the type holds."""
     from PIL import Image
 
     # Pillow gives the 16 bits of a PNG or PGM as mode I in some versions; in other formats I is 32 bits or signed.

@@ -27,8 +27,8 @@ class ImageFolder(FewShotImages):
     `split` is a folder of CSV lists that name them. Here and in `split`, ~ and $VARIABLES are replaced."""
     split: str | None = None
     """Which classes train, validate and test: a JSON file {"train": [names], "validation": …, "test": …}; a CSV file
-    with the columns class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label, where files
-    lie in `root` or in its folder of that label. Default: by the folders train, val and test in `root`, or else at
+    with the columns class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label, of files in
+    `root` or in its folder of that label. Default: by the folders train, val and test in `root`, or else at
     random, by `split_seed` and `fractions`."""
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
     """Shares of the classes that train, validate and test, for a random split."""
@@ -91,8 +91,8 @@ class ImageFolder(FewShotImages):
             print(f"{root}: left out {left_out}", file=sys.stderr, flush=True)
         if not classes:
             raise ValueError(
-                f"task.root: {root} holds no folder with images; it must hold one folder a class, or folders train, val "
-                "and test with one folder a class each"
+                f"task.root: {root} holds no folder with images; it must hold one folder a class, or folders train, "
+                "val and test with one folder a class each"
             )
         return sorted(classes.items())
 

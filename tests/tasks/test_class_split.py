@@ -42,6 +42,7 @@ def test_a_split_may_be_json_or_csv(folder):
         ("filename", "class{c}/{c}_{i}.png"),
         ("filename,label", "class{c}/{c}_{i}.png,n{c:08}"),
         ("filename,label", r"class{c}\{c}_{i}.png,n{c:08}"),
+        ("\tfilename\tlabel", "{c}{i}\tclass{c}/{c}_{i}.png\tn{c:08}"),
         ("path;class;size", "./class{c}/{c}_{i}.png;n{c:08};12"),
         ("filename,label", "{c}_{i}.png,class{c}"),
     ],

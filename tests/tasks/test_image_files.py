@@ -1,4 +1,4 @@
-"""An image file is read as the eye sees it, or refused by name; of a folder's files the images are taken, the rest counted."""
+"""An image file is read as the eye sees it or refused by name; a folder's images are taken and the rest is counted."""
 
 from __future__ import annotations
 
