@@ -13,10 +13,11 @@ from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, require, stored_in
 from hpc_dmaml.launch import COMPLETE, launch
+from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
+from hpc_dmaml.tasks.image_classes import FewShotSampler
 
 if TYPE_CHECKING:
     from hpc_dmaml.meta_model import TrainedModel
-    from hpc_dmaml.tasks import TaskSampler
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Evaluation:
     """Adaptation steps. Default: as in the job's validation."""
     which: Literal["last", "best"] = "last"
     """The last parameters, or the best by validation."""
-    split: Literal["train", "validation", "test"] = "test"
-    """Where the tasks come from."""
+    split: Literal["train", "validation", "test", "all"] = "test"
+    """Which classes the tasks come from; all: every class of a data set that was not trained on, whose own split, if
+    training had one, is then of no use."""
     seed: int = 0
     """Seed of the draw of the tasks: the same for every job, so that jobs are compared on the same tasks."""
     shots: int | None = None
@@ -40,7 +42,8 @@ class Evaluation:
     queries: int | None = None
     """Query samples (of each class). Default: as in training."""
     root: str | None = None
-    """Folder of the data, if it is elsewhere than in training."""
+    """Folder of the data, if it is elsewhere than in training, or of other data. Where training split its classes at
+    random, and this folder has too few for that, all of them are tested on, and it is said."""
     device: str = "auto"
     """As in training."""
 
@@ -63,6 +66,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     config = stored_in(results.read(evaluation.file))
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
+    if evaluation.split == "all" and isinstance(config.task, ImageFolder):
+        changed["split"] = None
     try:
         task = replace(config.task, **changed)  # type: ignore[type-var]
     except TypeError as error:
@@ -79,18 +84,20 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
 
     evaluation, config = settings
     node = comm.split_node()
-    sampler = load_task(config.task, comm, node)
+    sampler = load_task(config.task, comm, node, ())
+    with comm.agreeing():
+        sampler, split, source = _classes(sampler, evaluation)
     device = use_device(config, comm, node)
     with comm.agreeing():
         model = load(evaluation.file, evaluation.which)
         _check_form(model, sampler, evaluation.file)
-    learner = make_learner(config, sampler, model.module, device, model.layout, comm)
+    learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
     key = (Purpose.EVALUATION, 0)
     theta = model.layout.flatten(model.module).to(device)
-    loss, accuracy = validate(learner, theta, comm, evaluation.split, key, evaluation.tasks, steps)
+    loss, accuracy = validate(learner, theta, comm, split, key, evaluation.tasks, steps)
     if comm.rank == 0:
-        print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {evaluation.split} tasks")
+        print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {source}")
         for step, (losses, accuracies) in enumerate(zip(loss, accuracy, strict=True)):
             text = f"after step {step}" if step else "before adaptation"
             text = f"{text:<18}  loss {_interval(losses, 3)}"
@@ -106,6 +113,20 @@ def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
         trained, came = getattr(model, name), getattr(sampler, name)
         if trained != came:
             raise ValueError(f"{file} was trained on tasks with {name} {trained}, but these have {came}")
+
+
+def _classes(sampler: TaskSampler, evaluation: Evaluation) -> tuple[TaskSampler, Split, str]:
+    """The sampler and its split to draw from, and what that is in words."""
+    if not isinstance(sampler, FewShotSampler):
+        if evaluation.split == "all":
+            raise ValueError("split: all is for images in classes")
+        return sampler, evaluation.split, f"{evaluation.split} tasks"
+    split: Split = "test" if evaluation.split == "all" else evaluation.split
+    few = sampler.at_random and len(sampler.splits[split]) < sampler.family.ways
+    if evaluation.split != "all" and not (few and evaluation.root is not None):
+        return sampler, split, f"{split} tasks"
+    pool = sampler.pooled()
+    return pool, split, f"tasks of all {len(pool.splits[split])} classes"
 
 
 def _interval(values: np.ndarray, digits: int) -> str:

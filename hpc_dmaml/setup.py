@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hpc_dmaml import optimizers, placement, results, weight_generators
-from hpc_dmaml.communicator import Communicator, available_cores, own_cores
+from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import default_chunk, objective_for, prepare, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
@@ -24,7 +24,7 @@ from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, constants, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator, seeded
-from hpc_dmaml.tasks import TaskFamily, TaskSampler
+from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
@@ -63,7 +63,8 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         if comm.rank == 0:
             warnings += _claim(output, config.resume is not None, stack)
     node = comm.split_node()
-    sampler = load_task(config.task, comm, node)
+    splits: tuple[Split, ...] = ("train", "validation") if config.validation.every else ("train",)
+    sampler = load_task(config.task, comm, node, splits)
     device = use_device(config, comm, node)
     previous = None
     with comm.agreeing():
@@ -90,13 +91,22 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     )
 
 
-def load_task(family: TaskFamily, comm: Communicator, node: Communicator) -> TaskSampler:
-    """One rank a node brings the data, then all open it."""
+def load_task(
+    family: TaskFamily, comm: Communicator, node: Communicator, splits: tuple[Split, ...] = ("train",)
+) -> TaskSampler:
+    """One rank a node brings the data, then all open it, and see that there are tasks of these splits."""
+    prepared = None
     with comm.agreeing():
         if node.rank == 0:
-            family.prepare()
+            prepared = family.prepare()
     with comm.agreeing():
-        return check_sampler(family.load())
+        sampler = check_sampler(family.load())
+        for split in splits:
+            draw(sampler, split, generator(0, Purpose.INITIALISATION), 1)
+    digests = {d for each in comm.all_gather_objects((prepared, getattr(sampler, "digest", None))) for d in each if d}
+    if len(digests) > 1:
+        raise Refusal("task: not all ranks see the same data. Is it another on each node, or did it change just now?")
+    return sampler
 
 
 def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
@@ -142,14 +152,15 @@ def make_learner(
     device: torch.device,
     layout: Layout | None = None,
     comm: Communicator | None = None,
+    split: Split = "train",
 ) -> Learner:
-    """The learner for a module, which rank 0 has tried on one task. Raises Refusal where they do not fit.
+    """The learner for a module, which rank 0 has tried on one task of a split. Raises Refusal where they do not fit.
 
     `layout`: the order of the parameters in θ; by default the module's own.
     """
     comm, layout = comm or Communicator(), layout or Layout.of(module)
     with comm.agreeing():
-        batch = draw(sampler, "train", generator(config.seed, Purpose.INITIALISATION), 1)
+        batch = draw(sampler, split, generator(config.seed, Purpose.INITIALISATION), 1)
         objective_for(module.to(device), sampler.sample_shape, sampler.loss, layout)
     draws = comm.all_gather_objects([digest(np.asarray(each)) for each in (*batch.support, *batch.held_query)])
     trial = None

@@ -102,9 +102,15 @@ class TaskFamily(ABC):
     block_runs: ClassVar[int] = 1
     """See `TaskSampler`, for a family that is its own."""
 
-    def prepare(self) -> None:  # noqa: B027  (most families have nothing to prepare)
-        """Bring the data to this node: download, decode, cache. Called by one rank a node while the others wait."""
+    def prepare(self) -> str | None:  # noqa: B027  (most families have nothing to prepare)
+        """Bring the data to this node: download, decode, cache. Called by one rank a node while the others wait.
+
+        May return a digest of the data; then the `digest` of what every rank loads must be the same.
+        """
 
     @abstractmethod
     def load(self) -> TaskSampler:
-        """Open the prepared data. Raises ValueError where the fields ask for more than the data has."""
+        """Open the prepared data. Raises ValueError where the fields ask for what it never has.
+
+        Whether a split has enough may be left to its first draw: set-up draws a task of each split that a job needs.
+        """

@@ -43,25 +43,25 @@ class Glyphs(FewShotImages):
     rotations: bool = True
     """Each letter turned by 90°, 180° and 270° is a class of its own."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> str:
         classes = [
             (f"{SCRIPTS[_script(code)]} {chr(code)}", [(code, face) for face in FACES for _ in range(COPIES)])
             for code in _letters()
         ]
         rng = generator(0, Purpose.RENDERING)
         mark = image_cache.fingerprint(SHAPE, classes, [_face_size(face) for face in FACES])
-        image_cache.build(
-            self._cache(), mark, classes, SHAPE, lambda item: _draw(item[0], item[1], rng), "printed letters"
+        return image_cache.build(
+            self._cache(), mark, classes, SHAPE, "printed letters", lambda item: _draw(item[0], item[1], rng)
         )
 
     def load(self) -> FewShotSampler:
-        images, names, first, count = image_cache.load(self._cache())
+        images, names, first, count, digest = image_cache.load(self._cache())
         split_of = np.array([name.split()[0] for name in names])
         splits: dict[Split, Classes] = {
             split: Classes.of(first[split_of == split], count[split_of == split], self.rotations)
             for split in ("train", "validation", "test")
         }
-        return FewShotSampler(images, splits, self)
+        return FewShotSampler(images, splits, self, digest)
 
     def _cache(self) -> Path:
         return image_cache.cache_folder() / "glyphs_28.h5"

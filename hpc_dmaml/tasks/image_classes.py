@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, get_args
 
 import numpy as np
 
+from hpc_dmaml.files import expanded
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 
@@ -21,6 +23,13 @@ class FewShotImages(TaskFamily):
     queries: int = 1
     """Query images of each class."""
 
+    def _path(self, name: str) -> Path:
+        """The path in a field, with ~ and $VARIABLES replaced. Raises ValueError for a variable that is not set."""
+        try:
+            return expanded(getattr(self, name))
+        except ValueError as error:
+            raise ValueError(f"task.{name}: {error}") from error
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -29,12 +38,14 @@ class Classes:
     first: np.ndarray
     count: np.ndarray
     turns: np.ndarray
+    lacking: str | None = None
+    """Why they are not whole: a message for whoever wants to draw from them."""
 
     @classmethod
-    def of(cls, first: np.ndarray, count: np.ndarray, rotations: bool = False) -> Classes:
+    def of(cls, first: np.ndarray, count: np.ndarray, rotations: bool = False, lacking: str | None = None) -> Classes:
         """`rotations`: each class also turned by 90°, 180° and 270°, as three classes more."""
         turns = np.arange(4 if rotations else 1)
-        return cls(np.repeat(first, len(turns)), np.repeat(count, len(turns)), np.tile(turns, len(first)))
+        return cls(np.repeat(first, len(turns)), np.repeat(count, len(turns)), np.tile(turns, len(first)), lacking)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -46,40 +57,68 @@ class FewShotSampler:
     loss: ClassVar[str] = "cross_entropy"
     block_runs: ClassVar[int] = 1
 
-    def __init__(self, images: np.ndarray, splits: dict[Split, Classes], family: FewShotImages) -> None:
-        """`images`: (n, C, H, W) uint8, in memory or memory-mapped."""
+    def __init__(
+        self,
+        images: np.ndarray,
+        splits: dict[Split, Classes],
+        family: FewShotImages,
+        digest: str = "",
+        at_random: bool = False,
+    ) -> None:
+        """`images`: (n, C, H, W) uint8, in memory or memory-mapped. Raises ValueError for fields out of range.
+
+        `digest` tells the images from others; `at_random`: the splits are but random shares of the classes. Whether a
+        split has enough classes and images is asked when it is first drawn from: nobody needs all of them.
+        """
         self.images, self.splits, self.family = images, splits, family
+        self.digest, self.at_random = digest, at_random
         self.sample_shape = tuple(images.shape[1:])
         self.outputs = family.ways
-        self._check()
-
-    def _check(self) -> None:
-        family = self.family
-        for name, value, least in (
-            ("ways", family.ways, 2),
-            ("shots", family.shots, 1),
-            ("queries", family.queries, 1),
-        ):
-            if value < least:
-                raise ValueError(f"task.{name} must be at least {least}, not {value}")
-        for split, classes in self.splits.items():
-            if family.ways > len(classes):
-                raise ValueError(f"task.ways is {family.ways}, but the {split} split has only {len(classes)} classes")
-            smallest = int(classes.count.min())
-            if family.shots + family.queries > smallest:
-                raise ValueError(
-                    f"task.shots + task.queries is {family.shots} + {family.queries}, but the smallest class of the "
-                    f"{split} split has only {smallest} images"
-                )
-        if (self.splits["train"].turns % 2).any() and self.sample_shape[1] != self.sample_shape[2]:
+        self._enough: set[tuple[Split, int]] = set()
+        for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
+            if getattr(family, name) < least:
+                raise ValueError(f"task.{name} must be at least {least}, not {getattr(family, name)}")
+        turned = any((classes.turns % 2).any() for classes in splits.values())
+        if turned and self.sample_shape[1] != self.sample_shape[2]:
             raise ValueError(f"task.rotations needs square images, not {self.sample_shape[1:]}")
+
+    def check(self, split: Split, queries: int | None = None) -> None:
+        """Raise ValueError where a split has too few classes or images for a task."""
+        family, classes = self.family, self.splits.get(split)
+        if classes is not None and classes.lacking is not None:
+            raise ValueError(classes.lacking)
+        if classes is None or family.ways > len(classes):
+            number = f"only {len(classes)}" if classes else "no"
+            raise ValueError(f"task.ways is {family.ways}, but the {split} split has {number} classes")
+        smallest, queries = int(classes.count.min()), queries or family.queries
+        if family.shots + queries > smallest:
+            raise ValueError(
+                f"task.shots + task.queries is {family.shots} + {queries}, but the smallest class of the "
+                f"{split} split has only {smallest} images"
+            )
+
+    def pooled(self) -> FewShotSampler:
+        """All classes of the data as each of the splits."""
+        parts = self.splits.values()
+        first, count, turns = (
+            np.concatenate(each) for each in zip(*((p.first, p.count, p.turns) for p in parts), strict=True)
+        )
+        pool = Classes(first, count, turns)
+        return FewShotSampler(self.images, dict.fromkeys(get_args(Split), pool), self.family, self.digest)
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> TaskBatch:
-        """Images (B, ways · shots, C, H, W) uint8 and class numbers (B, ways · shots) int64; likewise the queries."""
-        classes, shots = self.splits[split], self.family.shots
+        """Images (B, ways · shots, C, H, W) uint8 and class numbers (B, ways · shots) int64; likewise the queries.
+
+        Raises ValueError where the split has too few of them.
+        """
+        shots = self.family.shots
         each = shots + (queries or self.family.queries)
+        if (split, each) not in self._enough:
+            self.check(split, queries)
+            self._enough.add((split, each))
+        classes = self.splits[split]
         chosen = distinct(rng, np.full(tasks, len(classes)), self.family.ways)
         places = distinct(rng, classes.count[chosen], each)
         chosen, places = chosen[part], places[part]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import math
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
+from hpc_dmaml.communicator import launched_rank
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import image_cache
+from hpc_dmaml.tasks.class_split import check_disjoint, read_classes, read_lists, split_named
 from hpc_dmaml.tasks.family import Split
 from hpc_dmaml.tasks.image_classes import Classes, FewShotImages, FewShotSampler
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-SPLITS: tuple[Split, ...] = get_args(Split)
+from hpc_dmaml.tasks.image_files import LeftOut, contents
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class ImageFolder(FewShotImages):
     """Images of your own: one folder a class. Decoded once into a memory-mapped cache."""
 
     root: str = "data/images"
-    """Folder with one folder a class; or with all images, if `split` is a folder of CSV lists that name them."""
+    """Folder with one folder a class, or with folders train, val and test of such folders; or with all images, if
+    `split` is a folder of CSV lists that name them. Here and in `split`, ~ and $VARIABLES are replaced."""
     split: str | None = None
     """Which classes train, validate and test: a JSON file {"train": [names], "validation": …, "test": …}; a CSV file
-    with the columns class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label.
-    Default: at random, by `split_seed` and `fractions`."""
+    with the columns class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label, of files in
+    `root` or in its folder of that label. Default: by the folders train, val and test in `root`, or else at
+    random, by `split_seed` and `fractions`."""
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
     """Shares of the classes that train, validate and test, for a random split."""
     split_seed: int = 0
@@ -38,24 +41,27 @@ class ImageFolder(FewShotImages):
     rotations: bool = False
     """Each class turned by 90°, 180° and 270° is a class of its own."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> str:
         if self.channels not in (1, 3) or min(self.size) < 1:
             raise ValueError(f"task.channels must be 1 or 3, task.size positive, not {self.channels}, {self.size}")
-        classes = self._classes()
-        listing = image_cache.folder_listing(Path(self.root), (f for _, files in classes for f in files))
+        if min(self.fractions) < 0 or not math.isclose(sum(self.fractions), 1, abs_tol=1e-6):
+            raise ValueError(f"task.fractions must be three shares that add up to 1, not {self.fractions}")
+        classes, root = self._classes(), self._path("root")
+        self._split([name for name, _ in classes])  # before the work of decoding: does it fit?
+        listing = image_cache.folder_listing(root, (file for _, files in classes for file in files))
         mark = image_cache.fingerprint(self._shape, [(n, len(files)) for n, files in classes], listing)
-        image_cache.build(
-            self._cache, mark, classes, self._shape, lambda file: image_cache.read_image(file, self._shape), self.root
-        )
+        return image_cache.build(self._cache, mark, classes, self._shape, self.root)
 
     def load(self) -> FewShotSampler:
-        images, names, first, count = image_cache.load(self._cache)
+        images, names, first, count, digest = image_cache.load(self._cache)
         number = {name: i for i, name in enumerate(names)}
         splits: dict[Split, Classes] = {}
         for split, members in self._split(names).items():
-            numbers = [number[name] for name in members]
-            splits[split] = Classes.of(first[numbers], count[numbers], self.rotations)
-        return FewShotSampler(images, splits, self)
+            numbers = [number[name] for name in members if name in number]
+            absent = next((name for name in members if name not in number), None)
+            lacking = None if absent is None else self._absence(split, absent)
+            splits[split] = Classes.of(first[numbers], count[numbers], self.rotations, lacking)
+        return FewShotSampler(images, splits, self, digest, at_random=self.split is None and not _is_nested(names))
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -63,89 +69,105 @@ class ImageFolder(FewShotImages):
 
     @property
     def _cache(self) -> Path:
-        root = Path(self.root)
-        source = image_cache.fingerprint(str(root.resolve()), self.split)[:8]
+        root = Path(os.path.abspath(self._path("root")))  # noqa: PTH100  (its own name, also where it is "." or a link)
+        source = image_cache.fingerprint(str(root.resolve()), self._by_lists and str(self._path("split").resolve()))
         size = "x".join(map(str, self._shape))
-        return image_cache.cache_folder(root.parent) / f"{root.name}_{size}_{source}.h5"
+        return image_cache.cache_folder(root.parent) / f"{root.name[:40]}_{size}_{source[:16]}.h5"
+
+    @property
+    def _by_lists(self) -> bool:
+        return self.split is not None and self._path("split").is_dir()
 
     def _classes(self) -> list[tuple[str, list[Path]]]:
-        """Every class with its image files."""
-        root = Path(self.root)
+        """Every class that is there, with its image files."""
+        root = self._path("root")
         if not root.is_dir():
             raise ValueError(f"task.root: there is no folder {root}")
-        if self.split is not None and Path(self.split).is_dir():
-            files: dict[str, list[Path]] = {}
-            for label, name in ((label, name) for rows in self._lists().values() for name, label in rows):
-                files.setdefault(label, []).append(root / name)
-            missing = next((file for each in files.values() for file in each if not file.is_file()), None)
-            if missing is not None:
-                raise ValueError(f"task.split: {self.split} lists {missing.name}, which is not in {root}")
-        else:
-            folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
-            files = {f.name: sorted(p for p in f.iterdir() if p.suffix.lower() in SUFFIXES) for f in folders}
-            files = {name: images for name, images in files.items() if images}
-        if not files:
-            raise ValueError(f"task.root: {root} holds no folder with images")
-        return sorted(files.items())
+        if self._by_lists:
+            return sorted(self._listed_classes(root))
+        left_out = LeftOut()
+        classes = _class_folders(root, left_out)
+        if str(left_out) and launched_rank(os.environ) == 0:
+            print(f"{root}: left out {left_out}", file=sys.stderr, flush=True)
+        if not classes:
+            raise ValueError(
+                f"task.root: {root} holds no folder with images; it must hold one folder a class, or folders train, "
+                "val and test with one folder a class each"
+            )
+        return sorted(classes.items())
+
+    def _listed_classes(self, root: Path) -> Iterator[tuple[str, list[Path]]]:
+        """The classes in lists, but those of which no image is there: maybe nobody needs them."""
+        for split, classes in read_lists(self._path("split")).items():
+            for label, names in classes.items():
+                files = [file for name in names if (file := _find(root, label, name))]
+                if len(files) == len(names):
+                    yield label, files
+                elif files:
+                    raise ValueError(self._absence(split, label))
 
     def _split(self, names: list[str]) -> dict[Split, list[str]]:
+        """The classes of each split, also such as are not among `names`. Raises ValueError where none of them is."""
+        if self.split is None and _is_nested(names):
+            return _split_by_folder(self._path("root"), names)
         if self.split is None:
             shuffled = generator(self.split_seed, Purpose.CLASS_SPLIT).permutation(names).tolist()
             train, validation = (round(len(names) * sum(self.fractions[:i])) for i in (1, 2))
             return {"train": shuffled[:train], "validation": shuffled[train:validation], "test": shuffled[validation:]}
-        path = Path(self.split)
-        if path.is_dir():
-            split = {s: sorted({label for _, label in rows}) for s, rows in self._lists().items()}
-        elif path.suffix.lower() == ".json":
-            split = self._json(path)
-        else:
-            rows = _rows(path, ("class", "split"))
-            split = {s: [name for name, its in rows if _split_name(its) == s] for s in SPLITS}
-        for s, members in split.items():
-            unknown = sorted(set(members) - set(names))
-            if unknown:
-                raise ValueError(f"task.split: {path} puts {unknown[0]!r} into {s}, but {self.root} has no such class")
-            if not members:
-                raise ValueError(f"task.split: {path} has no classes for {s}")
-        if sum(map(len, split.values())) != len(set().union(*split.values())):
-            raise ValueError(f"task.split: {path} puts a class into two splits")
+        path = self._path("split")
+        split = {s: list(part) for s, part in read_lists(path).items()} if self._by_lists else read_classes(path)
+        check_disjoint(split, path)
+        split_of = {name: s for s, members in split.items() for name in members}
+        if not split_of:
+            raise ValueError(f"task.split: {path} names no class")
+        if not split_of.keys() & set(names):
+            name, s = next(iter(split_of.items()))
+            raise ValueError(self._absence(s, name))
         return split
 
-    def _lists(self) -> dict[Split, list[tuple[str, str]]]:
-        """(file, label) of each split, from a folder of CSV lists."""
-        folder = Path(str(self.split))
-        found: dict[Split, list[tuple[str, str]]] = {}
-        for path in sorted(folder.glob("*.csv")):
-            found[_split_name(path.stem)] = _rows(path, ("filename", "label"))
-        if set(found) != set(SPLITS):
-            raise ValueError(f"task.split: {folder} must hold train.csv, val.csv and test.csv")
-        return found
-
-    def _json(self, path: Path) -> dict[Split, list[str]]:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            split = {_split_name(key): value for key, value in content.items() if isinstance(value, list)}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise ValueError(f"task.split: cannot read {path}: {error}") from error
-        if set(split) != set(SPLITS) or not all(isinstance(n, str) for names in split.values() for n in names):
-            raise ValueError(f"task.split: {path} must hold three lists of class names: train, validation, test")
-        return split
+    def _absence(self, split: Split, name: str) -> str:
+        """What to say of a class that a split names and that is not there."""
+        root, path = self._path("root"), self._path("split")
+        if not self._by_lists:
+            return f"task.split: {path} puts {name!r} into {split}, but {root} has no such class"
+        missing = next(file for file in read_lists(path)[split][name] if not _find(root, name, file))
+        return f"task.split: {path} lists {missing}, which is not in {root}"
 
 
-def _split_name(name: str) -> Split:
-    for split in SPLITS:
-        if name.strip().lower() in (split, split[:3]):
-            return split
-    raise ValueError(f"task.split: {name!r} is not a split; they are {', '.join(SPLITS)}")
+def _find(root: Path, label: str, name: str) -> Path | None:
+    """The file of that name in `root`, or in its folder of that class."""
+    return next((path for path in (root / name, root / label / name) if path.is_file()), None)
 
 
-def _rows(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
-    """Two columns of a CSV file with a header."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [(row[columns[0]], row[columns[1]]) for row in csv.DictReader(file)]
-        if any(value is None for row in rows for value in row):
-            raise ValueError("a row is too short")
-        return rows
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise ValueError(f"task.split: cannot read the columns {columns} of {path}: {error!r}") from error
+def _class_folders(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
+    """The images of each folder; where none has any, of the folders in train, val and test, named like train/cat."""
+    folders, beside = contents(root, left_out)
+    found = {folder.name: contents(folder, left_out) for folder in folders}
+    if not any(images for _, images in found.values()):
+        parts = {part: below for part, (below, _) in found.items() if split_named(part)}
+        left_out.folders["beside train, val and test"] += len(found) - len(parts)
+        found = {f"{part}/{each.name}": contents(each, left_out) for part, below in parts.items() for each in below}
+    left_out.files["beside the classes"] += len(beside)
+    left_out.folders["without images"] += sum(not images for _, images in found.values())
+    left_out.folders["inside a class"] += sum(len(below) for below, images in found.values() if images)
+    return {name: images for name, (_, images) in found.items() if images}
+
+
+def _is_nested(names: list[str]) -> bool:
+    """Are the classes those of folders train, val and test? Other folders have no / in their names."""
+    return "/" in names[0]
+
+
+def _split_by_folder(root: Path, names: list[str]) -> dict[Split, list[str]]:
+    """The classes of each split, as the folders that they lie in say."""
+    folder_of: dict[Split, str] = {}
+    split: dict[Split, list[str]] = {}
+    for name in names:
+        folder = name.partition("/")[0]
+        part = split_named(folder)
+        assert part is not None  # no other folders are taken
+        if folder_of.setdefault(part, folder) != folder:
+            raise ValueError(f"task.root: {root} has two folders for {part}: {folder_of[part]} and {folder}")
+        split.setdefault(part, []).append(name)
+    check_disjoint({part: [name.partition("/")[2] for name in members] for part, members in split.items()}, root)
+    return split

@@ -13,8 +13,11 @@ from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import image_cache
 from hpc_dmaml.tasks.family import Split
 from hpc_dmaml.tasks.image_classes import Classes, FewShotImages, FewShotSampler
+from hpc_dmaml.tasks.image_files import LeftOut, contents, read_image
 
-SUBSETS = ("images_background", "images_evaluation")
+CHARACTERS = {"images_background": 964, "images_evaluation": 659}
+DRAWINGS = 20
+"""Of each character."""
 SHAPE = (1, 28, 28)
 
 
@@ -32,33 +35,25 @@ class Omniglot(FewShotImages):
     rotations: bool = True
     """Each character turned by 90°, 180° and 270° is a class of its own."""
 
-    def prepare(self) -> None:
-        folder = Path(self.root)
+    def prepare(self) -> str:
+        folder = self._path("root")
         if self._data() is None:
             _download(folder)
         data = self._data()
         if data is None:
-            raise ValueError(f"task.root: after the download, {folder} still lacks {' or '.join(SUBSETS)}")
-        classes = [
-            (str(character.relative_to(data)), sorted(character.glob("*.png")))
-            for subset in SUBSETS
-            for character in sorted((data / subset).glob("*/character*"))
-        ]
-        if not classes or not all(files for _, files in classes):
-            raise ValueError(
-                f"task.root: {data} holds no drawings, or a character without any: unpack the archives again"
-            )
+            raise ValueError(f"task.root: after the download, {folder} still lacks {' or '.join(CHARACTERS)}")
+        classes = _drawings(data)
         listing = image_cache.folder_listing(data, (file for _, files in classes for file in files))
         mark = image_cache.fingerprint(SHAPE, listing)
-        image_cache.build(self._cache(), mark, classes, SHAPE, _decode, "Omniglot")
+        return image_cache.build(self._cache(), mark, classes, SHAPE, "Omniglot", _decode)
 
     def load(self) -> FewShotSampler:
-        images, names, first, count = image_cache.load(self._cache())
+        images, names, first, count, digest = image_cache.load(self._cache())
         splits: dict[Split, Classes] = {
             split: Classes.of(first[numbers], count[numbers], self.rotations)
             for split, numbers in self._characters(names).items()
         }
-        return FewShotSampler(images, splits, self)
+        return FewShotSampler(images, splits, self, digest)
 
     def _characters(self, names: list[str]) -> dict[Split, np.ndarray]:
         """The numbers of each split's characters."""
@@ -67,7 +62,7 @@ class Omniglot(FewShotImages):
             train, validation, test = np.split(rng.permutation(len(names)), (1100, 1200))
             return {"train": train, "validation": validation, "test": test}
         subset, alphabet = np.array([name.split("/")[:2] for name in names]).T
-        background = subset == SUBSETS[0]
+        background = subset == "images_background"
         held_out = np.isin(alphabet, rng.permutation(np.unique(alphabet[background]))[:5])
         masks: dict[Split, np.ndarray] = {
             "train": background & ~held_out,
@@ -78,22 +73,43 @@ class Omniglot(FewShotImages):
 
     def _data(self) -> Path | None:
         """The folder that holds both subsets, unpacked."""
-        for folder in (Path(self.root), Path(self.root) / "omniglot-py"):
-            if all((folder / subset).is_dir() for subset in SUBSETS):
+        root = self._path("root")
+        for folder in (root, root / "omniglot-py"):
+            if all((folder / subset).is_dir() for subset in CHARACTERS):
                 return folder
         return None
 
     def _cache(self) -> Path:
-        return image_cache.cache_folder(Path(self.root)) / "omniglot_28.h5"
+        return image_cache.cache_folder(self._path("root")) / "omniglot_28.h5"
+
+
+def _drawings(data: Path) -> list[tuple[str, list[Path]]]:
+    """Every character with its drawings. Raises ValueError unless they are the whole of Omniglot."""
+    classes, unseen = [], LeftOut()
+    for subset, whole in CHARACTERS.items():
+        alphabets, _ = contents(data / subset, unseen)
+        characters = [character for alphabet in alphabets for character in contents(alphabet, unseen)[0]]
+        if len(characters) != whole:
+            raise ValueError(
+                f"task.root: {data / subset} has {len(characters)} characters where Omniglot has {whole}: unpack its "
+                "archive again"
+            )
+        classes += [(str(character.relative_to(data)), contents(character, unseen)[1]) for character in characters]
+    odd = next(((name, len(files)) for name, files in classes if len(files) != DRAWINGS), None)
+    if odd is not None:
+        raise ValueError(
+            f"task.root: {data / odd[0]} has {odd[1]} drawings where Omniglot has {DRAWINGS}: unpack its archive again"
+        )
+    return classes
 
 
 def _decode(file: Path) -> np.ndarray:
-    return 255 - image_cache.read_image(file, SHAPE)
+    return 255 - read_image(file, SHAPE)
 
 
 def _download(root: Path) -> None:
     advice = (
-        f"Put Omniglot's two archives, unpacked, into {root.resolve()} as {SUBSETS[0]}/ and {SUBSETS[1]}/ "
+        f"Put Omniglot's two archives, unpacked, into {root.resolve()} as {'/ and '.join(CHARACTERS)}/ "
         "(from https://github.com/brendenlake/omniglot, folder python), or name their folder by --task.root"
     )
     try:

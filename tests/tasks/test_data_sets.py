@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tarfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks import Glyphs, ImageFolder, Omniglot, image_cache
+from hpc_dmaml.tasks import Glyphs, ImageFolder, Omniglot
 from tests.helpers import DATA
+from tests.tasks.folders import shades
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
 
@@ -48,24 +45,6 @@ def test_letters_are_drawn_within_the_image(glyphs):
     assert (edge.max(1) > 127).mean() < 0.01
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Ten classes of three grey or colour images, each class of one shade."""
-    for c in range(10):
-        (tmp_path / "images" / f"class{c}").mkdir(parents=True)
-        for i in range(3):
-            mode, shade = (("L", 20 * c), ("RGB", (20 * c,) * 3))[i % 2]
-            Image.new(mode, (12 + i, 10), shade).save(tmp_path / "images" / f"class{c}" / f"{c}_{i}.png")
-    return tmp_path
-
-
-def shades(family: ImageFolder) -> dict[str, set[int]]:
-    """The shades of grey that each split's classes have."""
-    family.prepare()
-    sampler = family.load()
-    return {s: {int(sampler.images[f].mean()) // 20 for f in c.first} for s, c in sampler.splits.items()}
-
-
 def test_folders_are_classes_split_at_random_by_seed(folder):
     family = ImageFolder(root=str(folder / "images"), ways=2, size=(8, 6))
     split = shades(family)
@@ -75,119 +54,10 @@ def test_folders_are_classes_split_at_random_by_seed(folder):
     assert shades(ImageFolder(root=str(folder / "images"), ways=2, size=(8, 6), split_seed=1)) != split
 
 
-def test_a_split_may_be_json_or_csv_or_ravis_lists(folder):
-    expected = {"train": {0, 1, 2, 3}, "validation": {4, 5, 6}, "test": {7, 8}}
-    names = {split: [f"class{c}" for c in sorted(classes)] for split, classes in expected.items()}
-    (folder / "split.json").write_text(json.dumps(names))
-    rows = "".join(f"{name},{split}\n" for split, members in names.items() for name in members)
-    (folder / "split.csv").write_text("class,split\n" + rows)
-    flat, lists = folder / "flat", folder / "lists"
-    flat.mkdir()
-    lists.mkdir()
-    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
-        lines = []
-        for c in sorted(expected[split]):
-            for i in range(3):
-                shutil.copy(folder / "images" / f"class{c}" / f"{c}_{i}.png", flat)
-                lines.append(f"{c}_{i}.png,n{c:08}\n")
-        (lists / f"{name}.csv").write_text("filename,label\n" + "".join(lines))
-    for root, split in (("images", "split.json"), ("images", "split.csv"), ("flat", "lists")):
-        family = ImageFolder(root=str(folder / root), split=str(folder / split), ways=2, size=(8, 8), channels=1)
-        assert shades(family) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("s.json", "{", "cannot read"),
-        ("s.json", '{"train": ["class0"]}', "must hold three lists"),
-        ("s.json", '{"train": ["no"], "validation": ["class1"], "test": ["class2"]}', "'no' into train"),
-        ("s.json", '{"train": ["class1"], "validation": ["class1"], "test": ["class2"]}', "a class into two splits"),
-        ("s.csv", "a,b\n1,2\n", "cannot read the columns"),
-        ("s.csv", "class,split\nclass0,training\n", "'training' is not a split"),
-        ("s.csv", "class,split\nclass0\n", "a row is too short"),
-        ("s.json", "[" * 100_000, "cannot read"),
-    ],
-)
-def test_a_bad_split_is_named(folder, name, content, message):
-    (folder / name).write_text(content)
-    family = ImageFolder(root=str(folder / "images"), split=str(folder / name), ways=2, size=(8, 8))
-    with pytest.raises(ValueError, match=message):
-        shades(family)
-
-
 def test_a_broken_image_is_named(folder):
     (folder / "images" / "class3" / "3_1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with pytest.raises(ValueError, match=r"3_1\.png is not a readable image"):
         ImageFolder(root=str(folder / "images"), ways=2).prepare()
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> dict[str, bytes]:
-    """One small picture in several formats."""
-    folder, shades = tmp_path_factory.mktemp("pictures"), np.arange(108, dtype=np.uint8).reshape(6, 6, 3)
-    for suffix in ("png", "jpg", "webp"):
-        Image.fromarray(2 * shades).save(folder / f"x.{suffix}")
-    return {path.suffix: path.read_bytes() for path in folder.iterdir()}
-
-
-def damaged(data, good: bytes) -> bytes:
-    """Cut off, or with some bytes changed."""
-    bad = bytearray(good)
-    for place in data.draw(st.lists(st.integers(0, len(good) - 1), max_size=4), "places"):
-        bad[place] = data.draw(st.integers(0, 255), "byte")
-    return bytes(bad[: data.draw(st.integers(0, len(good)), "length")])
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_image_is_read_or_refused_by_name(pictures, tmp_path, data):
-    suffix = data.draw(st.sampled_from(sorted(pictures)), "format")
-    path = tmp_path / f"damaged{suffix}"
-    path.write_bytes(damaged(data, pictures[suffix]))
-    try:
-        assert image_cache.read_image(path, (3, 6, 6)).shape == (3, 6, 6)
-    except ValueError as error:
-        assert f"{path} is not a readable image" in str(error)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_cache_is_never_believed(tmp_path, data):
-    path, classes = tmp_path / "cache.h5", [("one", [1, 2]), ("two", [3])]
-    image_cache.build(path, "mark", classes, (1, 4, 4), lambda item: np.full((1, 4, 4), item, np.uint8), "numbers")
-    good = path.read_bytes()
-    bad = damaged(data, good)
-    assume(bad != good)
-    path.write_bytes(bad)
-    assert not image_cache.is_valid(path, "mark")
-    path.write_bytes(good)
-    assert image_cache.is_valid(path, "mark")
-
-
-def test_a_cache_is_rebuilt_when_it_is_corrupt_or_stale_and_only_then(folder):
-    family = ImageFolder(root=str(folder / "images"), ways=2, size=(8, 8))
-    family.prepare()
-    (cache,) = folder.glob("*.h5")
-    made = cache.stat().st_mtime_ns
-    family.prepare()
-    assert cache.stat().st_mtime_ns == made
-    good = cache.read_bytes()
-    images = np.array(image_cache.load(cache).images)
-    offset = good.index(images[5].tobytes())
-    for bad in (good[: len(good) // 2], good[:offset] + b"\xff" + good[offset + 1 :], b""):
-        cache.write_bytes(bad)
-        family.prepare()
-        np.testing.assert_array_equal(image_cache.load(cache).images, images)
-    Image.new("L", (20, 20), 255).save(folder / "images" / "class0" / "0_3.png")
-    family.prepare()
-    assert len(image_cache.load(cache).images) == 31
-
-
-def test_images_are_mapped_into_memory_not_read(folder):
-    family = ImageFolder(root=str(folder / "images"), ways=2, size=(8, 8))
-    family.prepare()
-    assert isinstance(family.load().images, np.memmap)
 
 
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path):
@@ -197,29 +67,52 @@ def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path):
         ImageFolder(root=str(tmp_path)).prepare()
 
 
-def make_omniglot(root: Path, alphabets: int = 50, characters: int = 33) -> None:
-    """Omniglot's folders with two tiny drawings each, of 1,623 characters."""
-    left = 1623
-    for a in range(alphabets):
-        subset = "images_background" if a < 30 else "images_evaluation"
-        for c in range(min(characters, left)):
-            folder = root / subset / f"alphabet{a:02}" / f"character{c + 1:02}"
+@pytest.fixture(scope="module")
+def omniglot(tmp_path_factory):
+    """Omniglot's folders: 964 + 659 characters of 50 alphabets, 20 drawings of each, all of them links to one."""
+    root = tmp_path_factory.mktemp("omniglot")
+    drawing = root / "drawing.png"
+    Image.new("1", (5, 5), 1).save(drawing)
+    for subset, alphabets, characters in (("images_background", 30, 964), ("images_evaluation", 20, 659)):
+        for c in range(characters):
+            folder = root / "omniglot-py" / subset / f"alphabet{c % alphabets:02}" / f"character{c // alphabets:02}"
             folder.mkdir(parents=True)
-            for i in range(2):
-                Image.new("1", (5, 5), (a + c + i) % 2).save(folder / f"{i}.png")
-        left -= min(characters, left)
+            for i in range(20):
+                os.link(drawing, folder / f"{i:02}.png")
+    return root
 
 
-def test_omniglot_is_found_unpacked_and_split_by_seed_or_as_lake(tmp_path):
-    make_omniglot(tmp_path / "omniglot-py")
-    family = Omniglot(root=str(tmp_path))
+def test_omniglot_is_found_unpacked_and_split_by_seed_or_as_lake(omniglot, monkeypatch):
+    monkeypatch.setattr("hpc_dmaml.tasks.omniglot._decode", lambda file: np.zeros((1, 28, 28), np.uint8))  # for speed
+    (omniglot / "omniglot-py" / "images_background" / "alphabet00" / "._character00").touch()
+    family = Omniglot(root=str(omniglot))
     family.prepare()
     sampler = family.load()
     assert {s: len(c) for s, c in sampler.splits.items()} == {"train": 4400, "validation": 400, "test": 1692}
-    other = Omniglot(root=str(tmp_path), split_seed=1).load()
+    other = Omniglot(root=str(omniglot), split_seed=1).load()
     assert set(other.splits["train"].first) != set(sampler.splits["train"].first)
-    lake = Omniglot(root=str(tmp_path), split="lake", rotations=False).load()
-    assert {s: len(c) for s, c in lake.splits.items()} == {"train": 825, "validation": 165, "test": 633}
+    lake = {s: len(c) for s, c in Omniglot(root=str(omniglot), split="lake", rotations=False).load().splits.items()}
+    assert lake["train"] + lake["validation"] == 964
+    assert 5 * 32 <= lake["validation"] <= 5 * 33  # five of the alphabets
+    assert lake["test"] == 659
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("images_background/alphabet07", "images_background has 932 characters where Omniglot has 964"),
+        ("images_evaluation/alphabet03/character02", "images_evaluation has 658 characters where Omniglot has 659"),
+        ("images_background/alphabet29/character01/19.png", "alphabet29/character01 has 19 drawings where .* has 20"),
+    ],
+)
+def test_an_omniglot_that_is_not_whole_is_refused(omniglot, tmp_path, gone, message):
+    missing = omniglot / "omniglot-py" / gone
+    missing.rename(tmp_path / "away")
+    try:
+        with pytest.raises(ValueError, match=rf"task\.root: .*{message}"):
+            Omniglot(root=str(omniglot)).prepare()
+    finally:
+        (tmp_path / "away").rename(missing)
 
 
 def test_without_data_and_network_the_message_says_what_to_put_where(tmp_path, monkeypatch):
@@ -262,9 +155,24 @@ def test_real_photographs(tmp_path):
     assert 60 < batch.held_query.x.mean() < 200
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_data_folder_that_cannot_be_written_is_no_obstacle(folder, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    (folder).chmod(0o555)
-    ImageFolder(root=str(folder / "images"), ways=2).prepare()
-    assert list((folder / "cache").rglob("*.h5"))
+def test_what_systems_leave_beside_images_is_no_class_and_what_is_left_out_is_said(folder, capsys, monkeypatch):
+    root = folder / "images"
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        shutil.copytree(root / "class0", root / name)
+    (root / "class1" / "._1_0.png").write_bytes(bytes(4096))
+    (root / "class1" / ".DS_Store").touch()
+    for name in ("a.npy", "b.npy", "notes.TXT"):
+        (root / "class2" / name).touch()
+    (root / "class3" / "deeper").mkdir()
+    (root / "empty").mkdir()
+    shutil.copy(root / "class0" / "0_0.png", root / "cover.png")
+    family = ImageFolder(root=str(root), ways=2, size=(8, 6))
+    assert set.union(*shades(family).values()) == set(range(10))
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "left out" in line] == [
+        f"{root}: left out 6 files: hidden (2), .npy (2), .txt (1), beside the classes (1); "
+        "5 folders: hidden (3), without images (1), inside a class (1)"
+    ]
+    monkeypatch.setenv("PMI_RANK", "3")  # of many nodes one speaks
+    family.prepare()
+    assert capsys.readouterr().err == ""

@@ -77,7 +77,24 @@ def test_rotated_classes_are_the_images_turned():
 )
 def test_more_than_there_is_cannot_be_asked_for(fields, message):
     with pytest.raises(ValueError, match=message):
-        numbered_sampler(**fields)
+        numbered_sampler(**fields).sample("train", generator(0, Purpose.TRAINING), 1)
+
+
+def test_more_queries_than_there_are_images_cannot_be_asked_for():
+    sampler = numbered_sampler(shots=2, queries=2)
+    with pytest.raises(ValueError, match=r"2 \+ 3, but the smallest class of the test split has only 4 images"):
+        sampler.sample("test", generator(0, Purpose.EVALUATION), 1, queries=3)
+
+
+def test_a_split_that_is_not_drawn_from_may_lack_classes():
+    sampler = numbered_sampler(ways=4)
+    few = Classes.of(np.array([0]), np.array([4]))
+    sampler = FewShotSampler(sampler.images, {"train": few, "test": sampler.splits["test"]}, sampler.family)
+    assert sampler.sample("test", generator(0, Purpose.EVALUATION), 2).support.x.shape == (2, 4, 1, 2, 2)
+    with pytest.raises(ValueError, match="the train split has only 1 classes"):
+        sampler.sample("train", generator(0, Purpose.EVALUATION), 2)
+    with pytest.raises(ValueError, match="the validation split has no classes"):
+        sampler.sample("validation", generator(0, Purpose.EVALUATION), 2)
 
 
 def test_sine_waves_are_finns():

@@ -1,0 +1,131 @@
+"""Which classes train, validate and test: read from a JSON or CSV file, or from a folder of CSV lists of images."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+from hpc_dmaml.tasks.family import Split
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+FILE, CLASS, SPLIT = ("filename", "file", "path", "image"), ("label", "class"), ("split",)
+"""Names that a column may have."""
+
+
+def split_named(name: str) -> Split | None:
+    """The split of that name: train, val, valid, validation or test."""
+    plain = name.strip().lower()
+    return next((split for split in SPLITS if plain in (split, split[:3], split[:5])), None)
+
+
+def read_classes(path: Path) -> dict[Split, list[str]]:
+    """Class names of each split in a file that names any. Raises ValueError, naming the file."""
+    found: dict[Split, list[str]] = {}
+    for key, name in _pairs_of_json(path) if path.suffix.lower() == ".json" else _pairs_of_csv(path):
+        split = split_named(key)
+        if split is None:
+            raise ValueError(f"task.split: {path}: {key!r} is not a split; they are {', '.join(SPLITS)}")
+        found.setdefault(split, []).append(name)
+    return {split: list(dict.fromkeys(names)) for split, names in found.items()}
+
+
+def read_lists(folder: Path) -> dict[Split, dict[str, list[str]]]:
+    """The files of each class of each split, from a folder's train.csv, val.csv and test.csv: filename,label.
+
+    Without a label the folder in the file's name is the class. Raises ValueError, naming the file.
+    """
+    found: dict[Split, dict[str, list[str]]] = {}
+    class_of: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        split = split_named(path.stem)
+        if split is None or path.suffix.lower() != ".csv":
+            continue
+        if split in found:
+            raise ValueError(f"task.split: {folder} has two lists for {split}, {path.name} is one of them")
+        classes = found[split] = {}
+        for given, label in _rows(path, FILE, CLASS, needed=1):
+            place = PurePosixPath(given.replace("\\", "/"))
+            name, label = str(place), label or place.parent.name
+            if not label:
+                raise ValueError(f"task.split: {path} does not say which class {given!r} is of; add a column label")
+            if class_of.setdefault(name, label) != label:
+                raise ValueError(f"task.split: {path} lists {name} as {label!r}, and it is {class_of[name]!r} already")
+            classes.setdefault(label, []).append(name)
+        for label, files in classes.items():
+            classes[label] = list(dict.fromkeys(files))
+    if not found:
+        raise ValueError(f"task.split: {folder} must hold train.csv, val.csv and test.csv")
+    return found
+
+
+def check_disjoint(split: dict[Split, list[str]], source: Path) -> None:
+    """Raise ValueError where a class is in two splits: it would be tested on what it was trained on."""
+    owner: dict[str, Split] = {}
+    for part, names in split.items():
+        for name in names:
+            if owner.setdefault(name, part) != part:
+                raise ValueError(
+                    f"task.split: {source} puts a class into two splits: {name!r} is in {owner[name]} and in {part}, "
+                    "but what is tested must be new"
+                )
+
+
+def _pairs_of_json(path: Path) -> Iterator[tuple[str, str]]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name is there twice")
+        return dict(pairs)
+
+    try:
+        content = json.loads(_text(path), object_pairs_hook=once)
+        splits = [(key, names) for key, names in content.items() if isinstance(names, list)]
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"task.split: cannot read {path}: {error}") from error
+    if not splits or not all(isinstance(name, str) for _, names in splits for name in names):
+        raise ValueError(f"task.split: {path} must hold three lists of class names: train, validation, test")
+    return ((key, name) for key, names in splits for name in names)
+
+
+def _pairs_of_csv(path: Path) -> Iterator[tuple[str, str]]:
+    return ((split, name) for name, split in _rows(path, CLASS, SPLIT))
+
+
+def _rows(path: Path, *columns: tuple[str, ...], needed: int = 2) -> list[tuple[str, ...]]:
+    """Columns of a CSV file with a header, each under one of its names; the first `needed` must be there.
+
+    The header shows what separates the columns. Raises ValueError, naming the file.
+    """
+    rows = []
+    try:
+        text = _text(path).lstrip("\r\n")
+        header = text.partition("\n")[0]
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=header.count), strict=True)
+        names = [name.strip().lower() for name in next(table, [])]
+        places = [next((names.index(name) for name in known if name in names), None) for known in columns]
+        if None in places[:needed]:
+            known = " or ".join(columns[places.index(None)])
+            raise ValueError(f"it has no column {known}; its first line is {header.strip()!r}")
+        for cells in table:
+            row = [cell.strip() for cell in cells]
+            if not any(row):
+                continue
+            if len(row) < len(names) or any(row[len(names) :]):
+                raise ValueError(f"line {table.line_num} has {len(row)} columns, the first line {len(names)}")
+            rows.append(tuple("" if place is None else row[place] for place in places))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"task.split: cannot read {path}: {error}") from error
+    return rows
+
+
+def _text(path: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 where it begins with that mark, as spreadsheets write it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
