@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_c
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import default_chunk, objective_for, prepare, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
+from hpc_dmaml.engine.layers import Normalize
 from hpc_dmaml.files import Busy, locked
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, constants, digest, set_constants
@@ -26,6 +28,7 @@ from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator, seeded
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
+from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
@@ -73,6 +76,10 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     previous = comm.broadcast_object(previous)
     with comm.agreeing():
         module = build_module(config, sampler.sample_shape, sampler.outputs)
+    if previous is None and isinstance(sampler, FewShotSampler) and sampler.family.normalize:
+        with comm.agreeing():
+            statistics = sampler.statistics() if comm.rank == 0 else None
+        set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")
     layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous))
     warnings += share_start(module, layout, previous, comm)
     with comm.agreeing():
@@ -182,7 +189,10 @@ def make_learner(
 def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
     """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError."""
     with seeded(int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))):
-        module = prepare(config.model.build(sample_shape, outputs), sample_shape)
+        module = config.model.build(sample_shape, outputs)
+        if isinstance(config.task, FewShotImages) and config.task.normalize:
+            module = torch.nn.Sequential(OrderedDict(normalize=Normalize(sample_shape[0]), model=module))
+        module = prepare(module, sample_shape)
     return module.to(getattr(torch, config.dtype))
 
 
