@@ -30,7 +30,10 @@ class Augmentation:
         return bool(self.flip or self.shift or self.jitter)
 
     def apply(self, images: np.ndarray, chances: np.ndarray) -> np.ndarray:
-        """Images (..., C, H, W) uint8, changed as `chances` (..., CHANCES) say, random numbers below 1; in place or not."""
+        """Images (..., C, H, W) uint8, changed as `chances` (..., CHANCES) say, random numbers below 1.
+
+        `images` itself may be changed.
+        """
         flat, chances = images.reshape(-1, *images.shape[-3:]), chances.reshape(-1, CHANCES)
         if self.flip:
             mirrored = np.flatnonzero(chances[:, 0] < 0.5)
@@ -57,9 +60,9 @@ def recoloured(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     All three are linear in an image's colours: one matrix for all its pixels does them, and one rounding to bytes.
     Contrast is about the image's mean grey, and saturation about each pixel's, which one channel already is.
     """
-    channels = images.shape[1]
+    n, channels, height, width = images.shape
     grey = LUMA if channels == 3 else np.full(channels, 1 / channels, np.float32)
-    pixels = images.reshape(len(images), channels, -1).astype(np.float32)
+    pixels = images.reshape(n, channels, height * width).astype(np.float32)
     brightness, contrast, saturation = factors.astype(np.float32).T[..., None]
     mixed = saturation[..., None] * np.eye(channels, dtype=np.float32) + (1 - saturation[..., None]) * grey
     offset = (1 - contrast) * brightness * (pixels.mean(2) @ grey)[:, None] + 0.5  # to be cut off to whole numbers

@@ -129,7 +129,7 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"there is no such file; known by name are {', '.join(sorted(NAMED))}") from error
+        raise ValueError(f"{error.strerror}; known by name are {', '.join(sorted(NAMED))}") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
