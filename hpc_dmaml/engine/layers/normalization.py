@@ -40,4 +40,5 @@ class Normalization(LinearMap):
     def apply(self, tape: None, x: Tensor) -> Tensor:
         return x / self.std
 
-    transpose = apply
+    def transpose(self, tape: None, y_bar: Tensor) -> Tensor:
+        return y_bar / self.std
