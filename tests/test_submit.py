@@ -5,15 +5,15 @@ HPC_DMAML_WRITE_GOLDEN=1 pytest tests/test_submit.py    writes them anew, to be 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
+import options
 import pytest
+import submit
 
 from hpc_dmaml import sweep
 from hpc_dmaml.sweep import states
-from tests.processes import ROOT
 from tests.test_sweep import fake
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -33,16 +33,6 @@ CLUSTER = """
 #SBATCH --time=04:00:00
 ##SBATCH --qos=none
 """
-
-
-def load_script():
-    specification = importlib.util.spec_from_file_location("submit", ROOT / "slurm" / "submit.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-submit = load_script()
 
 
 @pytest.fixture
@@ -83,7 +73,7 @@ def test_the_script_of_the_analysis(scaled):
 
 
 def test_the_clusters_options_take_the_place_of_the_scripts():
-    ours = submit.options_in("#SBATCH --time=1\n#SBATCH --requeue   # yes\n##SBATCH --qos=x\n#SBATCH --ntasks 3\n")
+    ours = options.options_in("#SBATCH --time=1\n#SBATCH --requeue   # yes\n##SBATCH --qos=x\n#SBATCH --ntasks 3\n")
     assert ours == {"time": "1", "requeue": "", "ntasks": "3"}
 
 
@@ -129,7 +119,7 @@ def slurm(monkeypatch):
 
 
 def dependencies(scripts):
-    return [submit.options_in(script).get("dependency") for script in scripts]
+    return [options.options_in(script).get("dependency") for script in scripts]
 
 
 def test_points_of_different_ranks_are_different_arrays_and_the_analysis_waits_for_all(scaled, slurm, capsys):
@@ -158,7 +148,7 @@ def test_a_second_submission_runs_only_what_is_left(scaled, slurm, capsys):
     assert "9 of 12 points are complete, running or waiting; --only-missing submits the rest" in capsys.readouterr().err
     assert slurm.scripts == []
     assert submit.main(["scaled.yaml", "--only-missing"]) == 0
-    assert [submit.options_in(script).get("array") for script in slurm.scripts] == ["9-11", None]
+    assert [options.options_in(script).get("array") for script in slurm.scripts] == ["9-11", None]
     for point in scaled.points[9:]:
         complete(point)
     assert submit.main(["scaled.yaml", "--only-missing"]) == 2

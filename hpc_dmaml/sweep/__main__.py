@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from hpc_dmaml import console
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig
@@ -23,6 +24,7 @@ STOPPED = (INTERRUPTED, 128 + signal.SIGINT)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    console.settle()
     parser = argparse.ArgumentParser(
         prog="python -m hpc_dmaml.sweep", description="List or run the points of a sweep; by default, list them."
     )

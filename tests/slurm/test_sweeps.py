@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import submit
 
 from hpc_dmaml import results, sweep
 from hpc_dmaml.sweep import states
 from tests.helpers import differing
 from tests.processes import ROOT
 from tests.slurm.cluster import SRUN, wait_for
-from tests.test_submit import submit
 
 COMMON = """
 set:
