@@ -13,10 +13,17 @@ CLUSTER = Path(__file__).with_name("cluster.sh")
 SHORT = {
     "A": "account", "B": "extra-node-info", "C": "constraint", "D": "chdir", "F": "nodefile", "G": "gpus",
     "J": "job-name", "L": "licenses", "M": "clusters", "N": "nodes", "S": "core-spec", "a": "array", "b": "begin",
-    "c": "cpus-per-task", "d": "dependency", "e": "error", "i": "input", "k": "no-kill", "m": "distribution",
+    "c": "cpus-per-task", "d": "dependency", "e": "error", "i": "input", "m": "distribution",
     "n": "ntasks", "o": "output", "p": "partition", "q": "qos", "t": "time", "w": "nodelist", "x": "exclude",
 }  # fmt: skip
-FLAGS = {"H": "hold", "O": "overcommit", "Q": "quiet", "W": "wait", "s": "oversubscribe", "v": "verbose"}
+FLAGS = {
+    "H": "hold", "O": "overcommit", "Q": "quiet", "W": "wait", "k": "no-kill", "s": "oversubscribe", "v": "verbose",
+}  # fmt: skip
+VALUED = {
+    *SHORT.values(), "export", "gpus-per-node", "gpus-per-task", "gres", "mail-type", "mail-user", "mem", "mem-per-cpu",
+    "mem-per-gpu", "ntasks-per-node", "open-mode", "reservation", "signal",
+}  # fmt: skip
+"""Without a value such an option would take the next word for it, which may be the script's name."""
 
 
 def options_in(script: str) -> "dict[str, str]":
@@ -52,9 +59,8 @@ def _options(words: "list[str]") -> "dict[str, str]":
             options[long[1]] = long[3]
             wanting = None if long[2] else long[1]
         elif short and short[1] in SHORT:
-            wanting = SHORT[short[1]]
-            options[wanting] = short[2]
-            wanting = None if short[2] else wanting
+            options[SHORT[short[1]]] = short[2]
+            wanting = None if short[2] else SHORT[short[1]]
         elif short and short[1] in FLAGS and not short[2]:
             options[FLAGS[short[1]]] = ""
             wanting = None
@@ -63,6 +69,9 @@ def _options(words: "list[str]") -> "dict[str, str]":
             wanting = None
         else:
             raise ValueError(f"{word!r} is no option; write --option=value")
+    for name in options.keys() & VALUED:
+        if not options[name]:
+            raise ValueError(f"--{name} has no value; write --{name}=value")
     return options
 
 

@@ -98,7 +98,10 @@ def test_options_are_read_as_sbatch_reads_them(lines, expected):
     assert options.options_in(lines) == expected
 
 
-@pytest.mark.parametrize("line", ["long", "--time 1 2", "-", "-y 3", "--=3", "--comment='open", "-HO", "--requeue x y"])
+@pytest.mark.parametrize(
+    "line",
+    ["long", "--time 1 2", "-", "-y 3", "--=3", "--comment='open", "-HO", "--requeue x y", "--time", "-p", "--mem="],
+)
 def test_a_line_that_has_no_options_is_refused_by_file_and_line(scaled, capsys, line):
     Path("cluster.sh").write_text(f"# mine\n#SBATCH {line}\n")
     assert submit.main(["scaled.yaml", "--dry-run", "--cluster", "cluster.sh"]) == 2
@@ -249,6 +252,10 @@ def test_points_of_different_ranks_are_different_arrays_and_the_analysis_waits_f
     assert states.submitted(scaled.folder)[points(scaled, 2)[1].name] == "102_1"
     assert sorted(path.read_text() for path in (scaled.folder / "jobs").glob("*.sbatch")) == sorted(slurm.scripts)
     assert sweep.read_folder(scaled.folder).points == scaled.points
+    noted = states.submitted(scaled.folder)
+    with (scaled.folder / "jobs" / "submitted.txt").open("a") as file:
+        file.write("\n104_")  # as a full disk leaves it
+    assert states.submitted(scaled.folder) == noted
 
 
 def test_with_a_limit_for_the_whole_sweep_one_array_waits_for_the_other(scaled, slurm):

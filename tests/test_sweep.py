@@ -140,25 +140,32 @@ def test_text_arrives_as_text_in_the_configuration(tmp_path):
     assert config.model.arguments == {"x": {"y": "2e1", "n": 3}}
 
 
+@pytest.mark.parametrize("word", ["null", "~", "true", "12e6", "010", "1:30", "2020-01-01", "[1]", "{a: 1}", "", "x"])
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "fields",
     [
-        ("init_from: 'null'", "init_from: the text 'null' would be taken for None"),
-        (
-            "model: Module, model.arguments.x: '12e6'",
-            "model.arguments.x: the text '12e6' would be taken for 12000000.0",
-        ),
-        (
-            "model: {class_path: Module, init_args: {arguments: {x: 'true'}}}",
-            "model.arguments.x: the text 'true' would be taken for True",
-        ),
-        ("tasks: '2'", "tasks: the text '2' would be taken for 2; where that is meant, leave the quotes out"),
+        "init_from: '{}'",
+        "model: Module, model.arguments.x: '{}'",
+        "model: {{class_path: Module, init_args: {{arguments: {{x: '{}'}}}}}}",
     ],
 )
-def test_text_that_would_become_something_else_is_refused_when_listed_and_when_run(tmp_path, text, message):
-    read = sweep.load(written(tmp_path, f"set: {{{text}}}\nranks: 1\n"))
+def test_text_is_never_taken_for_something_else_without_a_word(tmp_path, fields, word):
+    read = sweep.load(written(tmp_path, f"set: {{{fields.format(word)}}}\nranks: 1\n"))
+    try:
+        read.check()
+    except ValueError as error:
+        assert re.search(rf"point seed=0: .*(init_from|x): the text {re.escape(repr(word))} would be", str(error))
+    else:
+        config = read.parse(read.points[0])
+        assert word == (config.init_from if "init_from" in fields else config.model.arguments["x"])
+
+
+def test_a_number_in_quotes_is_refused_when_listed_and_when_run(tmp_path):
+    read = sweep.load(written(tmp_path, "set: {tasks: '2'}\nranks: 1\n"))
     for look in (read.check, lambda: read.parse(read.points[0])):
-        with pytest.raises(ValueError, match=f"point seed=0: {re.escape(message)}"):
+        with pytest.raises(
+            ValueError, match="point seed=0: tasks: the text '2' would be taken for 2; .* leave the quotes"
+        ):
             look()
 
 
@@ -172,6 +179,11 @@ def test_a_home_stands_for_itself_in_a_sweeps_path_and_in_results(tmp_path, monk
     monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
     written(tmp_path)
     assert sweep.load("~/small.yaml", "$SCRATCH/results").folder == tmp_path / "scratch" / "results" / "small"
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(tmp_path):
+    read = sweep.load(written(tmp_path, "set: {workers: 1e1}\nseeds: [1e3, 2.0]\n"))
+    assert [(p.ranks, p.seed, p.name) for p in read.points] == [(10, 1000, "seed=1000"), (10, 2, "seed=2")]
 
 
 def test_there_are_as_many_ranks_as_workers_unless_a_number_or_a_label_says_otherwise(tmp_path):
@@ -439,5 +451,6 @@ def test_a_file_of_other_settings_is_not_taken_for_the_point(tmp_path):
     fake(read.points[0].output, "complete", config="runs: 2\nseed: 0\n")
     fake(read.points[1].output, "complete", config="runs: 3\nseed: 9\n")
     first, second = states.states(read)[:2]
+    assert states.differing({"init_from": "~/x.h5"}, {"init_from": str(Path.home() / "x.h5")}) == []
     assert (first.word, first.note) == ("interrupted", "has another runs")  # more runs than before: it goes on
     assert (second.word, second.note) == ("failed", "has another seed")

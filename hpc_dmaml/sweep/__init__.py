@@ -14,9 +14,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ class Point:
         return words + [f"--{name}={_text(self.fields[name])}" for name in chosen]
 
     def __str__(self) -> str:
-        """Its settings as they stand in the sweep."""
-        return ",".join(f"{axis}={value}" for axis, value in [*self.settings.items(), ("seed", self.seed)])
+        """Its settings as they stand in the sweep, on one line."""
+        settings = {**self.settings, "seed": self.seed}
+        return " ".join(",".join(f"{axis}={value}" for axis, value in settings.items()).split())
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
     figures = content.get("figures", [])
     quoted = isinstance(figures, list) and all(isinstance(f, str) and f and _slug(f) == f for f in figures)
     _require(quoted, path, "figures", figures, "a list of quoted numbers ('6.10' is not 6.1) or names")
-    seeds = content.get("seeds", [0])
+    seeds = _canonical(content.get("seeds", [0]))
     whole = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
     _require(whole, path, "seeds", seeds, "a list of whole numbers, at least one, none negative or above 2**63 - 1")
     common = _fields(path, "set", content.get("set", {}))
@@ -230,6 +232,7 @@ def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None
             given = document.read(configuration.preset(config), "configuration").get("workers")
         if given is None:
             raise ValueError(f"{path}: ranks: as many as workers, but the field workers is not given; give a number")
+    given = _canonical(given)
     _require(type(given) is int and given >= 1, path, "ranks", given, "a number, 1 or more, or workers")
     return int(given)
 
@@ -248,7 +251,7 @@ def _check_names(path: Path, points: Iterable[Point]) -> None:
 
 
 def _canonical(value: Any) -> Any:
-    """1 for 1.0: numbers that are equal make the same job."""
+    """1 for 1.0 and 1e0: numbers that are equal make the same job."""
     if isinstance(value, dict):
         return {key: _canonical(below) for key, below in value.items()}
     if isinstance(value, list):
@@ -259,8 +262,9 @@ def _canonical(value: Any) -> Any:
 def _retyped(name: str, given: Any, taken: Any) -> Iterator[str]:
     """What is wrong where text of a sweep became something else in the configuration, as "null" and, among free
     arguments, "12e6" do on the command line."""
-    if isinstance(given, str) and (taken is None or isinstance(taken, bool | int | float | list | dict)):
-        yield f"{name}: the text {given!r} would be taken for {taken!r}; where that is meant, leave the quotes out"
+    if isinstance(given, str):
+        if not (is_dataclass(taken) or (isinstance(taken, str | Path) and str(taken) in (given, in_full(given)))):
+            yield f"{name}: the text {given!r} would be taken for {taken!r}; where that is meant, leave the quotes out"
     elif isinstance(given, dict):
         for key, value in given.get("init_args", given).items():
             if key != "class_path":
@@ -271,6 +275,11 @@ def _retyped(name: str, given: Any, taken: Any) -> Iterator[str]:
     elif isinstance(given, list) and isinstance(taken, list | tuple):
         for place, (value, below) in enumerate(zip(given, taken, strict=False)):
             yield from _retyped(f"{name}[{place}]", value, below)
+
+
+def in_full(text: str) -> str:
+    """Text as a configuration keeps it where it is a path: ~ and $VARIABLES are what they stand for."""
+    return str(Path(os.path.expanduser(os.path.expandvars(text))))  # noqa: PTH111  (that of Path raises RuntimeError)
 
 
 def _mapping(path: Path, key: str, content: Mapping[str, Any]) -> dict[str, Any]:

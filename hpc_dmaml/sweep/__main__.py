@@ -117,7 +117,7 @@ def show(sweep: Sweep, points: Sequence[Point]) -> None:
     for point in points:
         settings = [str(point.settings[axis]) for axis in sweep.axes]
         row = [point.index, *settings, point.seed, point.ranks, words[point.index], point.output]
-        rows.append([str(cell) for cell in row])
+        rows.append([" ".join(str(cell).split()) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

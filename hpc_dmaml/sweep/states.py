@@ -12,7 +12,7 @@ from typing import Any
 
 from hpc_dmaml import results
 from hpc_dmaml.files import is_locked
-from hpc_dmaml.sweep import Point, Sweep
+from hpc_dmaml.sweep import Point, Sweep, in_full
 
 COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
     "complete", "running", "waiting", "interrupted", "failed", "missing",
@@ -82,6 +82,8 @@ def _stored(config: Any, name: str) -> Any:
 def _same(value: Any, stored: Any) -> bool:
     if isinstance(stored, Mapping):
         return not isinstance(value, str) or value.split(".")[-1] == str(stored.get("class_path")).split(".")[-1]
+    if isinstance(value, str):
+        return str(stored) in (value, in_full(value))
     return isinstance(value, list | dict) or value == stored or str(value) == str(stored)
 
 
