@@ -22,6 +22,8 @@ class _Loader(yaml.SafeLoader):
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)  # noqa: RUF012
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
             for key, _ in node.value:
@@ -39,7 +41,7 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 for _kind in ("binary", "omap", "pairs", "set", "timestamp"):  # what JSON, and so the command line, does not have
-    _Loader.add_constructor(_TAG + _kind, yaml.SafeLoader.construct_undefined)
+    del _Loader.yaml_constructors[_TAG + _kind]
 
 
 def read(path: Path, what: str) -> dict[str, Any]:

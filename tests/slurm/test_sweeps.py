@@ -150,7 +150,7 @@ def test_a_sweep_of_odd_words_in_an_odd_folder_for_a_cluster_of_its_own_runs(clu
     (cluster.folder / "mine.sh").write_bytes(
         b"#SBATCH --mem-per-cpu 300M\r\nsource slurm/cluster.sh\r\n#SBATCH -t 7\r\n#SBATCH --comment='my own' # comment\r\n"
     )
-    results_ = cluster.folder / 'it\'s $HOME; "my" #1 *, 100% %j'
+    results_ = cluster.folder / 'it\'s $; "my" #1 *, 100% %j'
     arguments = f"--results {shlex.quote(str(results_))}"
     array, analysis = cluster.submit_sweep(path, MPIRUN, arguments, DMAML_CLUSTER="mine.sh")
     assert cluster.facts(f"{array}_0")["TimeLimit"] == cluster.facts(analysis)["TimeLimit"] == "00:07:00"
