@@ -57,7 +57,7 @@ def array_script(
         "ntasks": str(points[0].ranks),
         **({"dependency": f"afterany:{after}"} if after else {}),
     }
-    names = "\n".join(f"  [{task}]={shlex.quote(point.name)}" for task, point in enumerate(points))
+    names = "\n".join(f"  [{task}]='{point.name}'" for task, point in enumerate(points))  # which has no quotes
     number = f"{len(points)} point{'s' * (len(points) != 1)}"
     return f"""#!/usr/bin/env bash
 # {comment(sweep)}: {number} on {points[0].ranks} rank{"s" * (points[0].ranks != 1)}. Written by slurm/submit.py.

@@ -133,6 +133,7 @@ def bash(text: str, **variables: str) -> subprocess.CompletedProcess[str]:
 @example("Two rates\ntouch EXECUTED", 'it\'s $HOME; touch "EXECUTED" #100% *')
 @example("$(touch EXECUTED)", "-x")
 @example("a\x85b\u2028touch EXECUTED", "a\nb")
+@example("tabs\tand\x0b\x0c\x1b", "a\x85b\u2028c")
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_that_a_sweep_or_a_path_says_becomes_a_command_or_an_option(scaled, description, folder):
     Path("slurm").mkdir(exist_ok=True)
@@ -150,10 +151,10 @@ def test_nothing_that_a_sweep_or_a_path_says_becomes_a_command_or_an_option(scal
         assert len(head) == lines
         assert all(line.startswith("#") for line in head)
     assert options.options_in(script)["output"] == f"{folder.replace('%', '%%')}/scaled/jobs/%A_%a.out"
-    said = base64.b64decode(bash(script).stdout).decode().splitlines()
+    said = base64.b64decode(bash(script).stdout).decode().split("\n")[:-1]
     given = f"{'./' * folder.startswith('-')}{folder}/scaled"
     assert said == ["python", "-m", "hpc_dmaml.sweep", given, "--point", points(read, 4)[0].name]
-    lines = [line for line in analysis.splitlines() if line.startswith("try python")]
+    lines = [line for line in analysis.split("\n") if line.startswith("try python")]
     assert [shlex.split(line)[3] for line in lines] == [given, "6.10"]
     assert {path.name for path in Path().iterdir()} == {"cluster.sh", "scaled.yaml", "slurm"}
 
@@ -278,7 +279,7 @@ def test_no_task_has_a_number_that_the_cluster_does_not_take(scaled, slurm, only
     assert dependencies(slurm.scripts)[:3] == [None, "afterany:101", "afterany:102"]
     assert dependencies(slurm.scripts)[-1] == "afterany:" + ":".join(str(101 + place) for place in range(len(arrays)))
     named = {f"{101 + place}_{task}": name for place, text in enumerate(arrays)
-             for task, name in re.findall(r"^  \[(\d+)\]=(.*)$", text, re.MULTILINE)}  # fmt: skip
+             for task, name in re.findall(r"^  \[(\d+)\]='(.*)'$", text, re.MULTILINE)}  # fmt: skip
     assert {name: job for job, name in named.items()} == states.submitted(scaled.folder)
     assert sorted(named.values()) == sorted(point.name for point in scaled.points if point not in taken)
 
