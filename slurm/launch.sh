@@ -2,9 +2,18 @@
 # What the job scripts share: the environment of your cluster, and `launch COMMAND`, which runs it on all ranks and ends
 # the job. To be sourced in the root of the repository; DMAML_CLUSTER names another file than slurm/cluster.sh.
 
+if [ -n "${DMAML_CLUSTER:-}" ] && [ ! -f "$DMAML_CLUSTER" ]; then
+  echo "launch.sh: there is no file $DMAML_CLUSTER, which DMAML_CLUSTER names" >&2
+  exit 2
+fi
 : "${DMAML_CLUSTER:=slurm/cluster.sh}"
-# shellcheck source=slurm/cluster.example.sh
-if [ -f "$DMAML_CLUSTER" ]; then source "$DMAML_CLUSTER"; fi
+if grep -qs $'\r$' "$DMAML_CLUSTER"; then # bash would take it for a part of the line's last word
+  # shellcheck source=/dev/null
+  source <(tr -d '\r' <"$DMAML_CLUSTER")
+elif [ -f "$DMAML_CLUSTER" ]; then
+  # shellcheck source=slurm/cluster.example.sh
+  source "$DMAML_CLUSTER"
+fi
 
 launch() {
   local launcher code cancelled=
