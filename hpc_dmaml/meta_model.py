@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hpc_dmaml import results
 from hpc_dmaml.config import RunConfig, stored_in
 from hpc_dmaml.engine import adapt, objective_for
+from hpc_dmaml.files import expanded
 from hpc_dmaml.parameters import Layout
-from hpc_dmaml.setup import build_module, stored_parameters
+from hpc_dmaml.setup import stored_module, stored_parameters
 from hpc_dmaml.tasks import Samples
 
 Which = Literal["last", "best"]
@@ -54,17 +55,20 @@ class TrainedModel:
         return dict(self.module.state_dict())
 
 
-def load(path: str | Path, which: Which = "last") -> TrainedModel:
+def load(path: str | Path, which: Which = "last", trust: bool = False) -> TrainedModel:
     """The meta-model in a result file: its last parameters, or the best by validation.
 
-    Raises ValueError, naming the file, where it is damaged or not a result.
+    A file names classes: those of this package and of torch.nn are taken as they are. With `trust`, modules of your own are
+    imported too, which runs their code.
+
+    Raises ValueError, naming the file, where it is damaged or not a result, or asks for an import that is not trusted.
     """
-    source = results.read(path)
-    config = stored_in(source)
-    sample_shape = tuple(int(n) for n in source.attributes["sample_shape"])
-    module = build_module(config, sample_shape, int(source.attributes["outputs"]))
+    source = results.read(expanded(path))
+    config = stored_in(source, lambda _: trust)
+    sample_shape = tuple(int(n) for n in source.attribute("sample_shape"))
+    module = stored_module(source, config, sample_shape, int(source.attribute("outputs")))
     module = _with_parameters(module, stored_parameters(source, Layout.of(module), which))
-    return TrainedModel(config, module, sample_shape, str(source.attributes["loss"]))
+    return TrainedModel(config, module, sample_shape, str(source.attribute("loss")))
 
 
 def _with_parameters(module: nn.Module, theta: Tensor) -> nn.Module:

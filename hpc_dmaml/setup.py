@@ -15,10 +15,11 @@ import torch
 
 from hpc_dmaml import optimizers, placement, results
 from hpc_dmaml.communicator import Communicator, available_cores, own_cores
-from hpc_dmaml.config import RunConfig
+from hpc_dmaml.config import RunConfig, own_parts
 from hpc_dmaml.engine import default_chunk, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Busy, locked
+from hpc_dmaml.importing import described
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import Placement
@@ -66,7 +67,10 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
             previous = results.read(config.resume, verify=True)
     previous = comm.broadcast_object(previous)
     with comm.agreeing():
-        module = build_module(config, sampler.sample_shape, sampler.outputs)
+        if previous is None:
+            module = build_module(config, sampler.sample_shape, sampler.outputs)
+        else:
+            module = stored_module(previous, config, sampler.sample_shape, sampler.outputs)
         learner = make_learner(config, sampler, module, device)
         theta, layout = flatten(module).to(device), Layout.of(module)
         if previous is not None:
@@ -75,7 +79,8 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
             theta = stored_parameters(results.read(config.init_from), layout, "last").to(theta)
     model = MetaModel(theta, config.optimizer)
     if previous is not None:
-        model.load_optimizer_state(previous.group("checkpoint/optimizer/"))
+        with comm.agreeing():
+            model.load_optimizer_state(previous.group("checkpoint/optimizer/"), len(previous["runs/run"]) > 0)
     place = Placement(comm.size, workers, comm.rank)
     return Job(config, comm, place, learner, model, layout, device, output, previous, warnings)
 
@@ -121,19 +126,45 @@ def make_learner(config: RunConfig, sampler: TaskSampler, module: torch.nn.Modul
 
 
 def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
-    """The configured model, initialised by the job's seed."""
+    """The configured model, initialised by the job's seed. Raises ValueError where it cannot be built."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(config.seed, Purpose.INITIALISATION).integers(2**63)))
-        module = config.model.build(sample_shape, outputs)
+        try:
+            module = config.model.build(sample_shape, outputs)
+        except ValueError:  # a message to the user
+            raise
+        except Exception as error:
+            raise ValueError(f"model: {type(config.model).__name__} cannot be built: {described(error)}") from error
     return module.to(getattr(torch, config.dtype))
+
+
+def stored_module(
+    source: results.Results, config: RunConfig, sample_shape: tuple[int, ...], outputs: int
+) -> torch.nn.Module:
+    """The model of a file's configuration, if it is one for the file's parameters. Raises ValueError.
+
+    It is first built without memory: a file can ask for a model that is larger than the machine. What is the user's own
+    is trusted, and may not know how to do that.
+    """
+    if not own_parts(config):
+        with torch.device("meta"):
+            check_layout(source, Layout.of(build_module(config, sample_shape, outputs)))
+    return build_module(config, sample_shape, outputs)
 
 
 def stored_parameters(source: results.Results, layout: Layout, which: str) -> torch.Tensor:
     """The last or the best parameters (P,) of a file, if they are of this layout."""
+    if which not in ("last", "best"):
+        raise ValueError(f"which must be last or best, not {which!r}")
+    check_layout(source, layout)
+    return torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
+
+
+def check_layout(source: results.Results, layout: Layout) -> None:
+    """Raise ValueError unless the parameters in a file are of this layout."""
     stored = layout_of(source)
     if stored != layout:
         raise ValueError(f"{source.path} holds the parameters of another model: {_first_difference(stored, layout)}")
-    return torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
 
 
 def layout_of(source: results.Results) -> Layout:

@@ -76,7 +76,7 @@ def test_a_configuration_survives_its_yaml(config):
         ("--tassk Glyphs", "tassk"),
         ("--task.wys 3", "wys"),
         ("--task Omnigl", "task: there is no TaskFamily 'Omnigl'; known are"),
-        ("--seed x", "seed.*int.*x"),
+        ("--seed x", "seed must be a whole number, not .x."),
         ("--tasks -1", "tasks must be 1 or more, not -1"),
         ("--runs 0", "runs must be 1 or more, not 0"),
         ("--maml.inner_lr nan", "maml.inner_lr.*nan"),
