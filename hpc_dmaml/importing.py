@@ -27,7 +27,7 @@ def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any
             return kind
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         names = ", ".join(sorted(known))
-        message = f"{name}: there is no {base.__name__} {path!r}; known are {names}, or the import path of your own"
+        message = f"{name}: there is no {base.__name__} {str(path)[:80]!r}; known are {names}, or the import path of your own"
         raise ValueError(message + did_you_mean(str(path), known))
     allow(name, path, trusted)
     kind = imported(name, path)

@@ -199,7 +199,7 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except Exception as error:  # a damaged file makes HDF5 fail in many ways
-        raise ValueError(f"{path} is not a readable result file: {error}") from error
+        raise ValueError(f"{path} is not a readable result file: {' '.join(str(error).split())}") from error
     if not ours:
         raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {schema})")
     return Results(path, attributes, arrays)

@@ -34,10 +34,10 @@ def check_attributes(given: Mapping[str, Any]) -> None:
         value = given[name]
         right = {int: np.integer, float: np.floating}.get(kind, kind)
         if not isinstance(value, right):
-            raise ValueError(f"its attribute {name} is {value!r}, of another type than {kind.__name__}")
+            raise ValueError(f"its attribute {name} is of type {type(value).__name__}")
     shape = given["sample_shape"]
     if shape.ndim != 1 or shape.dtype.kind not in "iu" or (shape < 1).any() or given["outputs"] < 1:
-        raise ValueError(f"samples of shape {shape} and {given['outputs']} outputs are impossible")
+        raise ValueError("its sample_shape and outputs are no shapes")
     if given["restarts"] < 0:
         raise ValueError(f"{given['restarts']} restarts are impossible")
     if not isinstance(load_yaml(given["config"]), dict):

@@ -14,7 +14,7 @@ import yaml
 
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import STRATEGIES, RunConfig
-from hpc_dmaml.config.values import hints, make, typed
+from hpc_dmaml.config.values import hints, make, shown, typed
 from hpc_dmaml.importing import Trusted, allow, did_you_mean, find, is_own, path_of
 from hpc_dmaml.plain_yaml import load_yaml
 
@@ -31,11 +31,11 @@ DEFAULTS: Layer = {name: type(getattr(_DEFAULT, name)) for name in PARTS}
 def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> Layer:
     """A layer from nested content, as a YAML file has it. Raises ValueError."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"it must be a mapping of fields and values, not {content!r}")
+        raise ValueError(f"it must be a mapping of fields and values, not {shown(content)}")
     flat: Layer = {}
     for name, value in content.items():
         if not isinstance(name, str):
-            raise ValueError(f"{name!r} is not the name of a field")
+            raise ValueError(f"{shown(name)} is not the name of a field")
         if name in PARTS:
             flat |= _part(name, value, trusted)
         elif name in GROUPS:
@@ -57,7 +57,7 @@ def _part(name: str, value: Any, trusted: Trusted) -> Layer:
     if not own:
         return _below(name, value)
     if len(own) < len(value):
-        raise ValueError(f"{name} must have class_path and init_args alone, not {', '.join(map(str, value))}")
+        raise ValueError(f"{name} must have class_path and init_args alone, not {shown(list(value))}")
     chosen = {name: find(name, PARTS[name], value["class_path"], trusted)} if "class_path" in value else {}
     return chosen | _below(name, value.get("init_args") or {})
 
@@ -66,7 +66,7 @@ def _below(name: str, value: Any) -> Layer:
     """The fields of a group."""
     value = typed(name, value, Any)
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} must be a mapping of its fields, not {value!r}")
+        raise ValueError(f"{name} must be a mapping of its fields, not {shown(value)}")
     return {f"{name}.{below}": item for below, item in value.items()}
 
 
@@ -118,8 +118,8 @@ def _unknown(name: str, kinds: Mapping[str, Any], types: Mapping[str, Any]) -> s
     part, _, field = name.partition(".")
     if field and part in PARTS:
         known = {other.partition(".")[2] for other in types if other.startswith(f"{part}.")}
-        return f"{part}: {kinds[part].__name__} has no field {field!r}" + did_you_mean(field, known)
-    return f"there is no field {name!r}" + did_you_mean(name, [*types, *PARTS])
+        return f"{part}: {kinds[part].__name__} has no field {shown(field)}" + did_you_mean(field, known)
+    return f"there is no field {shown(name)}" + did_you_mean(name, [*types, *PARTS])
 
 
 def changes(one: RunConfig, other: RunConfig) -> list[str]:

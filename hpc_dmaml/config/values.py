@@ -47,6 +47,12 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         ) from error
 
 
+def shown(value: Any) -> str:
+    """A value in a message: as it was written, and not too long."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def make(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
     """An instance of a dataclass, from typed values; `name`: the field that it is for. Raises ValueError."""
     for item in fields(kind):

@@ -46,17 +46,17 @@ class Module(Model):
         """What makes the module. torch.nn's own are looked up and never imported: a file may name them, trusted or not."""
         from torch import nn
 
-        made: Any
-        if self.path.startswith("torch.nn."):
-            made = getattr(nn, self.path.rpartition(".")[2], None)
-            if not (isinstance(made, type) and issubclass(made, nn.Module) and made.__module__.startswith("torch.nn.")):
-                raise ValueError(f"model.path: torch.nn has no module {self.path!r}")
-            if self.path not in (f"torch.nn.{made.__name__}", f"{made.__module__}.{made.__name__}"):
-                raise ValueError(
-                    f"model.path: torch.nn has no module {self.path!r}; do you mean torch.nn.{made.__name__}?"
-                )
-        else:
+        if not self.path.startswith("torch.nn."):
             made = imported("model.path", self.path)
-        if not callable(made):
-            raise ValueError(f"model.path: {self.path} is a {type(made).__name__}, not a class or function")
-        return made
+            if not callable(made):
+                raise ValueError(f"model.path: {self.path} is a {type(made).__name__}, not a class or function")
+            return made
+        found = getattr(nn, self.path.rpartition(".")[2], None)
+        if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.modules."):
+            if found.__module__.endswith((".rnn", ".sparse", ".transformer")):
+                raise ValueError(f"model.path: {self.path} is no model by itself: it does not take and give one tensor")
+            if "device" in self.arguments:
+                raise ValueError("model.arguments: the device is the job's, not the model's: use --device")
+            if self.path in (f"torch.nn.{found.__name__}", f"{found.__module__}.{found.__name__}"):
+                return found
+        raise ValueError(f"model.path: cannot import {self.path!r}: torch.nn has no such module")
