@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
-LONGEST = 100_000
-"""Characters. A configuration has a thousand or two; a parser would be busy for minutes with what a file can hold."""
+LONGEST, DEEPEST = 50_000, 50
+"""Characters, and mappings and lists within one another. A configuration has a thousand and four; with what a file can hold
+a parser would be busy for minutes."""
 
 
 def load_yaml(text: str) -> Any:
     """The content of a YAML text. Raises ValueError."""
+    return copy.deepcopy(_loaded(text))
+
+
+@lru_cache(16)  # a file is asked for its configuration by several
+def _loaded(text: str) -> Any:
     if len(text) > LONGEST:
         raise ValueError(f"it has {len(text):,} characters; at most {LONGEST:,} can be a configuration")
     try:
@@ -30,10 +38,17 @@ class _Loader(yaml.SafeLoader):
     """A few lines of aliases can stand for more than fits anywhere; of two values YAML would take the last, and be silent;
     it takes 1e-3, without a point, for text, and 2026-01-01 for an object."""
 
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise ValueError("aliases (*name) have no place in it")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         given = set()
