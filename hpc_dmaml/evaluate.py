@@ -58,9 +58,11 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     if "help" in given:
         _help()
     types = hints(Evaluation)
-    unknown = [*(f"--{name}" for name in given if name not in types), *positional[1:]]
-    if unknown:
-        raise ValueError(f"there is no option {unknown[0]}" + did_you_mean(unknown[0], [f"--{name}" for name in types]))
+    for name in given:
+        if name not in types:
+            raise ValueError(f"there is no option --{name}" + did_you_mean(name, types, "--"))
+    if positional[1:]:
+        raise ValueError(f"{positional[1]!r} belongs to no option: one file at a time")
     given |= {"trust": True} if "trust" in given else {}
     given |= {name: Word(expanded(given[name])) for name in ("file", "root") if name in given}
     evaluation: Evaluation = make(Evaluation, "", {name: typed(name, v, types[name]) for name, v in given.items()})

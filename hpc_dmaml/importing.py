@@ -27,7 +27,9 @@ def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any
             return kind
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         names = ", ".join(sorted(known))
-        message = f"{name}: there is no {base.__name__} {str(path)[:80]!r}; known are {names}, or the import path of your own"
+        message = (
+            f"{name}: there is no {base.__name__} {str(path)[:80]!r}; known are {names}, or the import path of your own"
+        )
         raise ValueError(message + did_you_mean(str(path), known))
     allow(name, path, trusted)
     kind = imported(name, path)
@@ -86,10 +88,10 @@ def described(error: BaseException) -> str:
     return text if text and isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str], dashes: str = "") -> str:
     """The nearest of the known names, as the end of a message."""
     near = difflib.get_close_matches(given, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {dashes + near[0] if dashes else repr(near[0])}?" if near else ""
 
 
 def _package(base: type[Any]) -> str:

@@ -179,14 +179,19 @@ def configuration(file: h5py.File, rng: random.Random) -> None:
             case 0:
                 inner[key] = rng.choice(VALUES)
             case 1:
-                inner[rng.choice([*PATHS, "config", "class_path", "init_args", "task", "resume", "output"])] = inner.pop(key)
+                inner[rng.choice([*PATHS, "config", "class_path", "init_args", "task", "resume", "output"])] = (
+                    inner.pop(key)
+                )
             case 2:
                 inner[key] = rng.choice([str(inner[key]), {"class_path": rng.choice(PATHS)}, SECRET])
             case 3:
                 part = content[rng.choice(["task", "model", "optimizer", "weight_generator"])]
                 part["class_path"] = rng.choice(PATHS)
             case 4:
-                arguments = {"path": rng.choice(PATHS), "arguments": {"in_features": rng.choice(VALUES), "out_features": 1}}
+                arguments = {
+                    "path": rng.choice(PATHS),
+                    "arguments": {"in_features": rng.choice(VALUES), "out_features": 1},
+                }
                 content["model"] = {"class_path": "Module", "init_args": arguments}
     file.attrs["config"] = yaml.safe_dump(content)
 

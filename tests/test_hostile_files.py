@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 import yaml
 
@@ -18,10 +17,9 @@ from hpc_dmaml import evaluate, results
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
 from hpc_dmaml.files import seal
-from hpc_dmaml.models import Module
 from hpc_dmaml.run import run_job
-from tests.helpers import Poisoned, run, small_config
-from tests.mutations import CANARY, SECRET, mutated, watched
+from tests.helpers import run, small_config
+from tests.mutations import mutated, watched
 
 MUTATIONS = int(os.environ.get("HPC_DMAML_MUTATIONS", "200"))
 FIRST = int(os.environ.get("HPC_DMAML_MUTATIONS_FROM", "0"))

@@ -12,7 +12,19 @@ import yaml
 
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import MAY_CHANGE, STRATEGIES, RunConfig
-from hpc_dmaml.config.layers import PARTS, Layer, build, changes, imports, layer, nested, over, plain, stored_in
+from hpc_dmaml.config.layers import (
+    PARTS,
+    Layer,
+    build,
+    changes,
+    checked,
+    imports,
+    layer,
+    nested,
+    over,
+    plain,
+    stored_in,
+)
 from hpc_dmaml.config.values import Word
 from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean, find
@@ -42,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
             _help(name, value)
     asked: Layer = {}
     for file in (value for name, value in special if name == "config"):
-        asked = over(asked, read(preset(file)))
+        asked = read(preset(file), asked)
     asked = over(asked, layer({name: value for name, value in options if (name, value) not in special}))
     for name in PATHS:
         if isinstance(asked.get(name), str):
@@ -78,16 +90,16 @@ def split(words: Iterable[str], flags: Iterable[str] = FLAGS) -> tuple[list[tupl
             if left and not left[0].startswith("--"):
                 value = left.pop(0)
             elif not name.endswith(".help"):
-                raise ValueError(f"--{name} needs a value")
+                raise ValueError(f"--{name} needs a value" + did_you_mean(name, flags, "--"))
         options.append((name.replace(".init_args.", "."), Word(value)))
     return options, positional
 
 
-def read(path: Path) -> Layer:
-    """The layer of a YAML file, of which each value is checked. Raises ValueError, naming the file."""
+def read(path: Path, lower: Layer) -> Layer:
+    """The layer of a YAML file over a lower one, with its values checked. Raises ValueError, naming the file."""
     try:
-        flat = layer(load_yaml(path.read_text(encoding="utf-8")) or {})
-        build(flat)
+        flat = over(lower, layer(load_yaml(path.read_text(encoding="utf-8")) or {}))
+        checked(flat)
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {path}: {error}") from error
     return flat

@@ -14,7 +14,7 @@ import yaml
 
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import STRATEGIES, RunConfig
-from hpc_dmaml.config.values import hints, make, shown, typed
+from hpc_dmaml.config.values import Word, hints, make, shown, typed
 from hpc_dmaml.importing import Trusted, allow, did_you_mean, find, is_own, path_of
 from hpc_dmaml.plain_yaml import load_yaml
 
@@ -86,6 +86,16 @@ def _depth(name: str) -> int:
 
 def build(flat: Layer) -> RunConfig:
     """The configuration that a layer describes, with defaults where it is silent. Raises ValueError."""
+    values, kinds = checked(flat)
+    made = {
+        name: make(kind, name, {f: values.pop(f"{name}.{f}") for f in hints(kind) if f"{name}.{f}" in values})
+        for name, kind in kinds.items()
+    }
+    return make(RunConfig, "", {**values, **made})
+
+
+def checked(flat: Layer) -> tuple[dict[str, Any], dict[str, type[Any]]]:
+    """The values of a layer as their fields want them, and the classes of groups and parts. Raises ValueError."""
     flat = over(DEFAULTS, flat)
     kinds = GROUPS | {name: flat.pop(name) for name in PARTS}
     types = {name: hint for name, hint in TYPES.items() if name not in kinds}
@@ -102,24 +112,22 @@ def build(flat: Layer) -> RunConfig:
                 inner[parent] = inner = dict(inner.get(parent) or {})
             inner[last] = typed(name, flat[name], Any)
         else:
-            raise ValueError(_unknown(name, kinds, types))
-    made = {
-        name: make(kind, name, {f: values.pop(f"{name}.{f}") for f in hints(kind) if f"{name}.{f}" in values})
-        for name, kind in kinds.items()
-    }
-    return make(RunConfig, "", {**values, **made})
+            raise ValueError(_unknown(name, flat[name], kinds, types))
+    return values, kinds
 
 
 def _holds_items(hint: Any) -> bool:
     return hint is Any or (get_origin(hint) or hint) is dict
 
 
-def _unknown(name: str, kinds: Mapping[str, Any], types: Mapping[str, Any]) -> str:
+def _unknown(name: str, given: Any, kinds: Mapping[str, Any], types: Mapping[str, Any]) -> str:
     part, _, field = name.partition(".")
+    dashes = "--" * isinstance(given, Word)
     if field and part in PARTS:
-        known = {other.partition(".")[2] for other in types if other.startswith(f"{part}.")}
-        return f"{part}: {kinds[part].__name__} has no field {shown(field)}" + did_you_mean(field, known)
-    return f"there is no field {shown(name)}" + did_you_mean(name, [*types, *PARTS])
+        known = [other for other in types if other.startswith(f"{part}.")]
+        return f"{part}: {kinds[part].__name__} has no field {shown(field)}" + did_you_mean(name, known, dashes)
+    what = f"option --{name[:80]}" if dashes else f"field {shown(name)}"
+    return f"there is no {what}" + did_you_mean(name, [*types, *PARTS], dashes)
 
 
 def changes(one: RunConfig, other: RunConfig) -> list[str]:

@@ -52,7 +52,11 @@ class Module(Model):
                 raise ValueError(f"model.path: {self.path} is a {type(made).__name__}, not a class or function")
             return made
         found = getattr(nn, self.path.rpartition(".")[2], None)
-        if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.modules."):
+        if (
+            isinstance(found, type)
+            and issubclass(found, nn.Module)
+            and found.__module__.startswith("torch.nn.modules.")
+        ):
             if found.__module__.endswith((".rnn", ".sparse", ".transformer")):
                 raise ValueError(f"model.path: {self.path} is no model by itself: it does not take and give one tensor")
             if "device" in self.arguments:
