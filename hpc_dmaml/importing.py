@@ -84,7 +84,7 @@ def imported(name: str, path: str) -> Any:
 
 def described(error: BaseException) -> str:
     """An error on one line, with its type where it is no plain message to a user."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:300]
     return text if text and isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"
 
 

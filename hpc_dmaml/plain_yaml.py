@@ -29,6 +29,11 @@ def _loaded(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def dump_yaml(content: Any) -> str:
+    """A text of which `load_yaml` gives the content again."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def check_yaml(text: str) -> None:
     """Raise ValueError for what is no YAML, or has aliases or a key twice."""
     load_yaml(text)
@@ -66,3 +71,12 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would take for a number, and writes out what stands in two places."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

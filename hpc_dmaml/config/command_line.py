@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import MAY_CHANGE, STRATEGIES, RunConfig
 from hpc_dmaml.config.layers import (
@@ -28,7 +26,7 @@ from hpc_dmaml.config.layers import (
 from hpc_dmaml.config.values import Word
 from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean, find
-from hpc_dmaml.plain_yaml import load_yaml
+from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 PRESETS = Path(__file__).parents[1] / "presets"
 FLAGS = ("help", "trust", "print_config")
@@ -151,7 +149,7 @@ def _print(config: RunConfig, flags: str) -> NoReturn:
         rest = {other: v for other, v in kept.items() if other != name}
         if ("skip_default" in chosen or value is None) and _gives(rest, config):
             kept = rest
-    print(yaml.safe_dump(nested(kept), sort_keys=False, allow_unicode=True), end="")
+    print(dump_yaml(nested(kept)), end="")
     sys.exit(0)
 
 

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_origin
 
-import yaml
-
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import STRATEGIES, RunConfig
 from hpc_dmaml.config.values import Word, hints, make, shown, typed
 from hpc_dmaml.importing import Trusted, allow, did_you_mean, find, is_own, path_of
-from hpc_dmaml.plain_yaml import load_yaml
+from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 Layer = dict[str, Any]
 
@@ -186,7 +184,7 @@ def stored_in(source: results.Results, trusted: Trusted) -> RunConfig:
 
 def to_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML, which `from_yaml` and `--config` read."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(plain(config))
 
 
 def nested(flat: Layer) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Module(Model):
             accepted = inspect.signature(make).parameters
             module = make(**{name: value for name, value in shapes.items() if name in accepted}, **self.arguments)
         except TypeError as error:
-            raise ValueError(f"model.arguments do not fit {self.path}: {error}") from error
+            raise ValueError(f"model.arguments do not fit {self.path}: {described(error)}") from error
         except Exception as error:
             raise ValueError(f"model: {self.path} cannot be made: {described(error)}") from error
         if not isinstance(module, nn.Module):
