@@ -48,7 +48,7 @@ def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any
 
 def own(base: type[Any]) -> dict[str, type[Any]]:
     """The classes of this package below `base`, by their names."""
-    found = {}
+    found: dict[str, type[Any]] = {}
     for kind in base.__subclasses__():
         if is_own(kind):
             found |= {kind.__name__: kind, **own(kind)}

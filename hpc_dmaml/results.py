@@ -191,7 +191,7 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
         with h5py.File(path, "r", locking=False) as file:
             attributes = plain_hdf5.attributes(file)
             schema = attributes.get("schema")
-            ours = bool(np.ndim(schema) == 0 and schema == SCHEMA and attributes.get("status") in STATUSES)
+            ours = isinstance(schema, np.integer) and schema == SCHEMA and attributes.get("status") in STATUSES
             arrays = _arrays(file, groups) if ours else {}
         if ours:
             check_attributes(attributes)

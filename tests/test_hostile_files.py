@@ -311,10 +311,11 @@ def test_a_resume_needs_the_whole_state(changed, change, message):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("workers", 10**9), ("validation", {"tasks": 10**9}), ("validation", {"steps": 7})]
+    ("field", "value"),
+    [("workers", 10**9), ("validation", {"tasks": 10**9}), ("validation", {"steps": 7}), ("tasks", 10**9)],
 )
 def test_a_configuration_that_does_not_fit_its_log_is_refused(configured, field, value):
     path = configured(lambda c: c[field].update(value) if isinstance(value, dict) else c.update({field: value}))
     for name in ("load", "resume"):
-        with pytest.raises(ValueError, match="is not of the size that the configuration says"):
+        with pytest.raises(ValueError, match="of the configuration says"):
             READERS[name](path)

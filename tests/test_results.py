@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from hpc_dmaml import results
 from hpc_dmaml.results import Log
-from tests.helpers import run, small_config
+from tests.helpers import ATTRIBUTES, run, small_config
 
 SIZES = {"worker": 2, "rank": 1, "step": 3, "task": 4}
-ATTRIBUTES = {
-    "status": "running", "config": "runs: 3\n", "seed": 0, "versions": "", "git_commit": "", "start": "", "end": "",
-    "written": "", "sample_shape": [1], "outputs": 1, "loss": "squared_error", "restarts": 0, "best_run": -1,
-    "best_score": float("nan"),
-}  # fmt: skip
 
 
 def filled_log(runs: int) -> Log:

@@ -63,7 +63,8 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
     else:
         own = imports(asked)
         stored = stored_in(
-            results.read(source, "checkpoint", "validation", verify=True), lambda path: "trust" in given or path in own
+            results.read(source, "runs", "validation", "checkpoint", verify=True),
+            lambda path: "trust" in given or path in own,
         )
         config = _resumed(source, stored, build(over(layer(plain(stored)), asked)))
     if "print_config" in given:

@@ -141,6 +141,7 @@ class RunConfig:
         for name in ("workers", "threads", "chunk"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "1 or more")
+        require(self.threads is None or self.threads <= 1024, "threads", self.threads, "1024 or less")
         require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
         require(self.check_every >= 0, "check_every", self.check_every, "0 or more")
         for name in ("local_lr", "time_limit_s"):

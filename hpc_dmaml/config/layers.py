@@ -172,11 +172,16 @@ def stored_in(source: results.Results, trusted: Trusted) -> RunConfig:
     """The configuration of the job that wrote a file. Raises ValueError, naming the file, also where they do not agree."""
     try:
         config = from_yaml(source.attribute("config"), trusted)
-        sizes = {"checkpoint/memory": config.workers, "validation/step": config.validation.steps + 1,
-                 "validation/task": config.validation.tasks}  # fmt: skip
-        for name, size in sizes.items():
-            if name in source.arrays and source[name].shape[-1] != size:
-                raise ValueError(f"{name} is not of the size that the configuration says, {size}")
+        seen = (config.workers or 0) * config.epochs * config.tasks
+        wanted = {
+            "checkpoint/memory": ("workers", lambda a: a.shape[1] == config.workers),
+            "validation/step": ("validation.steps", lambda a: len(a) == config.validation.steps + 1),
+            "validation/task": ("validation.tasks", lambda a: len(a) == config.validation.tasks),
+            "runs/seen_tasks": ("tasks", lambda a: len(a) == 0 or int(a[-1]) == seen * len(a)),
+        }
+        for name, (field, agrees) in wanted.items():
+            if name in source.arrays and not agrees(source[name]):
+                raise ValueError(f"{name} is not what {field} of the configuration says")
     except ValueError as error:
         raise ValueError(f"{source.path}: {error}") from error
     return config

@@ -36,7 +36,8 @@ WORKING_SET_BYTES = 1 << 24
 def objective_for(module: nn.Module, sample_shape: tuple[int, ...], loss: str) -> Objective:
     """The fast objective if `module` is a chain of known layers, else the general one.
 
-    Raises ValueError for a module whose output is random: its gradient would be that of another function at each call.
+    Raises ValueError for a module whose output is random: its gradient would be that of another function at each call;
+    and for the name of a loss that there is not.
     """
     for name, part in module.named_modules():
         if isinstance(part, RANDOM_LAYERS) or (isinstance(part, nn.RNNBase) and part.dropout > 0):
@@ -46,6 +47,8 @@ def objective_for(module: nn.Module, sample_shape: tuple[int, ...], loss: str) -
             )
     if not any(True for _ in module.parameters()):
         raise ValueError("model: it has no parameters to learn")
+    if loss not in LOSSES:
+        raise ValueError(f"task: there is no loss {loss!r}; known are {', '.join(sorted(LOSSES))}")
     return LayerwiseObjective.of(module, sample_shape, LOSSES[loss]) or AutogradObjective(module, LOSSES[loss])
 
 
