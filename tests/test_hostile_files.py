@@ -20,6 +20,7 @@ from hpc_dmaml.config import parse
 from hpc_dmaml.files import seal
 from hpc_dmaml.models import Module
 from hpc_dmaml.run import run_job
+from hpc_dmaml.tasks import Sinusoid
 from tests.helpers import Poisoned, run, small_config
 from tests.mutations import CANARY, SECRET, mutated, watched
 
@@ -192,6 +193,34 @@ def test_what_a_command_line_names_itself_is_trusted_in_the_file_that_it_resumes
     assert evaluate.parse([str(path), "--trust"])[1].task == stored.task
     with pytest.raises(ValueError, match="--trust"):
         evaluate.parse([str(path)])
+
+
+@pytest.mark.parametrize(("task", "trust"), [(Poisoned(), " --trust"), (Sinusoid(), "")])
+def test_an_interrupted_job_says_how_it_goes_on(tmp_path, capsys, task, trust):
+    output = str(tmp_path / "x.h5")
+    assert run_job(small_config(task=task, output=output, time_limit_s=1e-9), Communicator()) == 75
+    assert f"Go on with: python -m hpc_dmaml --resume {output}{trust}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{file} --taks 3", "there is no option --taks; did you mean --tasks?"),
+        ("{file} --tasks x", "tasks must be a whole number, not 'x'"),
+        ("{file} {file}", "belongs to no option: one file at a time"),
+        ("--tasks 3", "file must be given"),
+        ("$NOWHERE/x.h5", "no environment variable NOWHERE"),
+        ("{file} --root x", "was trained on Sinusoid: .*root"),
+    ],
+)
+def test_an_evaluation_is_refused_with_one_clear_message(good, line, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.parse([word.format(file=good) for word in line.split()])
+
+
+def test_an_evaluation_finds_its_file_by_variables(good, monkeypatch):
+    monkeypatch.setenv("SCRATCH", str(good.parent))
+    assert evaluate.parse(["--tasks", "1e1", "$SCRATCH/job.h5"])[0].tasks == 10
 
 
 def deleted(name):
