@@ -41,7 +41,7 @@ def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> L
         else:
             flat[name.replace(".init_args.", ".")] = value
     for name in _import_fields(flat):
-        if isinstance(path := flat.get(name), str):
+        if isinstance(path := flat.get(name), str) and not path.startswith("torch.nn."):  # looked up, not imported
             allow(name, path, trusted)
     return flat
 
