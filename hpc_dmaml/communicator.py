@@ -80,7 +80,7 @@ class Communicator:
         message = None
         try:
             yield
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             message = str(error)
         messages = [m for m in self.all_gather_objects(message) if m is not None]
         if messages:

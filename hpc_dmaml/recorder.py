@@ -21,7 +21,7 @@ from tqdm import tqdm
 from hpc_dmaml import results
 from hpc_dmaml.config import to_yaml
 from hpc_dmaml.exchange import RankReport, Reports
-from hpc_dmaml.parameters import constants
+from hpc_dmaml.parameters import constant_arrays
 from hpc_dmaml.setup import Job
 
 STILL = 3
@@ -179,7 +179,7 @@ class Recorder:
             "meta_model/best_parameters": theta if self.best is None else self.best[1],
             "meta_model/names": list(layout.names),
             "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
-            **{f"meta_model/constants/{name}": t.cpu().numpy() for name, t in constants(self.job.module).items()},
+            **{f"meta_model/constants/{name}": a for name, a in constant_arrays(self.job.module).items()},
             "checkpoint/memory": self.memory,
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import yaml
 
+from hpc_dmaml import plain_hdf5
 from hpc_dmaml.files import is_sealed, replacing, seal
+from hpc_dmaml.plain_yaml import load_yaml
+from hpc_dmaml.validity import check_arrays, check_attributes, check_content
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "interrupted", "failed")
@@ -51,6 +53,9 @@ VARIABLES = {
 SCALES = {"run": "runs/run", "worker": "workers/worker", "rank": "ranks/rank", "validation": "validation/run",
           "step": "validation/step", "task": "validation/task"}  # fmt: skip
 """Where the numbers of each dimension stand."""
+DIMENSIONS = {name: variable.dimensions for name, variable in VARIABLES.items()} | {
+    name: (dimension,) for dimension, name in SCALES.items()
+}
 RANK_TIMES = ("exchange_s", "wait_s", "validation_s")
 """Times that a rank knows only after the run: they come with the next one."""
 
@@ -161,7 +166,7 @@ class Results:
     @property
     def config(self) -> dict[str, Any]:
         """The job's whole configuration."""
-        content: dict[str, Any] = yaml.safe_load(self.attributes["config"])
+        content: dict[str, Any] = load_yaml(self.attributes["config"])
         return content
 
     def group(self, prefix: str) -> Arrays:
@@ -172,8 +177,8 @@ class Results:
 def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     """Read a file: all of it, or the arrays of some groups ("workers", "validation", …).
 
-    A file that was damaged since it was written is always refused; `verify`: so is one that another program has
-    changed. Raises ValueError, naming the file, where it is not a whole file of ours.
+    A file that was damaged since it was written is always refused, and so is one whose content is not what `write` writes,
+    whoever made it; `verify`: so is one that another program has changed. Raises ValueError, naming the file.
     """
     path = Path(path)
     try:
@@ -184,28 +189,23 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
             raise ValueError("it was cut off, or changed by another program, or is not one of ours: it bears no seal")
         # The file is replaced and never changed, so it needs no lock, which some file systems cannot give.
         with h5py.File(path, "r", locking=False) as file:
-            attributes = dict(file.attrs.items())
-            ours = bool(attributes.get("schema") == SCHEMA and attributes.get("status") in STATUSES)
+            attributes = plain_hdf5.attributes(file)
+            schema = attributes.get("schema")
+            ours = isinstance(schema, np.integer) and schema == SCHEMA and attributes.get("status") in STATUSES
             arrays = _arrays(file, groups) if ours else {}
-        has_config = ours and isinstance(yaml.safe_load(attributes["config"]), dict)
+        if ours:
+            check_attributes(attributes)
+            check_content(arrays)
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except Exception as error:  # a damaged file makes HDF5 fail in many ways
-        raise ValueError(f"{path} is not a readable result file: {error}") from error
+        raise ValueError(f"{path} is not a readable result file: {' '.join(str(error).split())}") from error
     if not ours:
-        schema = attributes.get("schema")
-        raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {schema})")
-    if not has_config:
-        raise ValueError(f"{path} holds no configuration")
+        raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {str(schema)[:9]!r})")
     return Results(path, attributes, arrays)
 
 
-def _arrays(file: h5py.File, groups: tuple[str, ...] = ()) -> Arrays:
-    arrays: Arrays = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and (not groups or name.split("/")[0] in groups):
-            arrays[name] = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
-
-    file.visititems(visit)
-    return arrays
+def _arrays(file: h5py.File, groups: tuple[str, ...]) -> Arrays:
+    found = plain_hdf5.datasets(file)
+    check_arrays(found, DIMENSIONS)
+    return {n: plain_hdf5.values(d) for n, d in found.items() if not groups or n.split("/")[0] in groups}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +16,13 @@ import torch
 
 from hpc_dmaml import optimizers, placement, results, weight_generators
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
-from hpc_dmaml.config import RunConfig
+from hpc_dmaml.config import RunConfig, own_parts
 from hpc_dmaml.engine import default_chunk, objective_for, prepare, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Busy, locked
+from hpc_dmaml.importing import described
 from hpc_dmaml.outer import MetaModel
-from hpc_dmaml.parameters import Layout, constants, digest, set_constants
+from hpc_dmaml.parameters import Layout, constant_arrays, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator, seeded
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
@@ -72,19 +73,22 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
             previous = results.read(config.resume, verify=True)
     previous = comm.broadcast_object(previous)
     with comm.agreeing():
-        module = build_module(config, sampler.sample_shape, sampler.outputs)
+        if previous is None:
+            module = build_module(config, sampler.sample_shape, sampler.outputs)
+        else:
+            module = stored_module(previous, config, sampler.sample_shape, sampler.outputs)
     layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous))
-    warnings += share_start(module, layout, previous, comm)
     with comm.agreeing():
-        theta = layout.flatten(module).to(device)
-        if previous is not None:
-            theta = stored_parameters(previous, layout, "last").to(theta)
-        elif config.init_from is not None:
-            theta = stored_parameters(results.read(config.init_from), layout, "last").to(theta)
+        source = previous
+        if comm.rank == 0 and previous is None and config.init_from is not None:
+            source = results.read(config.init_from)
+    warnings += share_start(module, layout, source, comm)
+    theta = layout.flatten(module).to(device)
     learner = make_learner(config, sampler, module, device, layout, comm)
     model = MetaModel(theta, config.optimizer)
     if previous is not None:
-        model.load_optimizer_state(previous.group("checkpoint/optimizer/"))
+        with comm.agreeing():
+            model.load_optimizer_state(previous.group("checkpoint/optimizer/"), len(previous["runs/run"]) > 0)
     place = Placement(comm.size, workers, comm.rank)
     return Job(
         config, comm, place, learner, model, module, layout, device, output, previous, [*warnings, *learner.warnings]
@@ -121,23 +125,27 @@ def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> tor
 
 
 def share_start(
-    module: torch.nn.Module, layout: Layout, previous: results.Results | None, comm: Communicator
+    module: torch.nn.Module, layout: Layout, source: results.Results | None, comm: Communicator
 ) -> list[str]:
-    """Give every rank's module rank 0's parameters and constants, or those of the file that is gone on with.
+    """Give every rank's module the parameters and constants of `source`, which rank 0 has read, or else rank 0's own.
 
-    Gives warnings. Raises Refusal where a rank has built another model.
+    Gives warnings. Raises Refusal where a rank has built another model, or the source holds one.
     """
     with comm.agreeing():
-        layout.check_same(Layout.of(module), "rank 0" if previous is None else str(previous.path))
-        if previous is not None:
-            set_constants(module, previous.group("meta_model/constants/"), str(previous.path))
-    theta, own = layout.flatten(module).numpy(), {name: t.numpy() for name, t in constants(module).items()}
-    starts = comm.all_gather_objects([digest(theta), *(digest(own[name]) for name in sorted(own))])
+        layout.check_same(Layout.of(module), "rank 0")
+    own = constant_arrays(module)  # which share its memory
+    start = [digest(layout.flatten(module).numpy()), *(digest(own[name]) for name in sorted(own))]
+    starts = comm.all_gather_objects(start)
+    with comm.agreeing():
+        if comm.rank == 0 and source is not None:
+            layout.fill(module, stored_parameters(source, layout, "last"))
+            set_constants(module, source.group("meta_model/constants/"), str(source.path))
+    theta = layout.flatten(module).numpy()
     comm.broadcast(theta)
     with comm.agreeing():
         layout.fill(module, torch.from_numpy(theta))
         set_constants(module, comm.broadcast_object(own), "rank 0")
-    if all(start == starts[0] for start in starts):
+    if source is not None or all(other == starts[0] for other in starts):
         return []
     return [
         "the ranks built models that differ, as by random numbers that the seed does not reach: rank 0's counts, and the "
@@ -179,15 +187,48 @@ def make_learner(
     return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, warnings)
 
 
-def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
-    """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError."""
-    with seeded(int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))):
-        module = prepare(config.model.build(sample_shape, outputs), sample_shape)
+def build_module(
+    config: RunConfig, sample_shape: tuple[int, ...], outputs: int, empty: bool = False
+) -> torch.nn.Module:
+    """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError.
+
+    `empty`: without memory, to see its shapes alone.
+    """
+    seed = int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))
+    with seeded(seed), torch.device("meta") if empty else nullcontext():
+        try:
+            module = prepare(config.model.build(sample_shape, outputs), sample_shape, empty)
+        except ValueError:  # a message to the user
+            raise
+        except Exception as error:
+            raise ValueError(f"model: {type(config.model).__name__} cannot be built: {described(error)}") from error
     return module.to(getattr(torch, config.dtype))
+
+
+def stored_module(
+    source: results.Results, config: RunConfig, sample_shape: tuple[int, ...], outputs: int
+) -> torch.nn.Module:
+    """The model of a file's configuration, if it is one for the file's parameters. Raises ValueError.
+
+    It is first built without memory: a file can ask for a model that is larger than the machine. What is the user's own
+    is trusted, and may not know how to do that.
+    """
+    if not own_parts(config):
+        check_layout(source, build_module(config, sample_shape, outputs, empty=True))
+    module = build_module(config, sample_shape, outputs)
+    check_layout(source, module)
+    return module
+
+
+def check_layout(source: results.Results, module: torch.nn.Module) -> None:
+    """Raise ValueError unless a file holds the parameters of this model."""
+    layout_of(source).check_same(Layout.of(module), str(source.path))
 
 
 def stored_parameters(source: results.Results, layout: Layout, which: str) -> torch.Tensor:
     """The last or the best parameters (P,) of a file, in the order of this layout. Raises ValueError for other ones."""
+    if which not in ("last", "best"):
+        raise ValueError(f"which must be last or best, not {which!r}")
     stored = layout_of(source)
     stored.check_same(layout, str(source.path))
     theta = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])

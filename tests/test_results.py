@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from hpc_dmaml import results
 from hpc_dmaml.results import Log
-from tests.helpers import run, small_config
+from tests.helpers import ATTRIBUTES, run, small_config
 
 SIZES = {"worker": 2, "rank": 1, "step": 3, "task": 4}
-ATTRIBUTES = {"status": "running", "config": "runs: 3\n"}
 
 
 def filled_log(runs: int) -> Log:

@@ -18,7 +18,7 @@ from hpc_dmaml import results, sweep
 from hpc_dmaml.files import locked
 from hpc_dmaml.sweep import states
 from hpc_dmaml.sweep.__main__ import main
-from tests.helpers import differing
+from tests.helpers import ATTRIBUTES, differing
 from tests.processes import MPIRUN, ROOT
 
 SHIPPED = sorted((ROOT / "slurm" / "sweeps").glob("*.yaml"))
@@ -420,8 +420,10 @@ def test_a_point_run_by_index_is_the_job_that_its_settings_describe(tmp_path):
 
 def fake(path: Path, status: str, runs: int = 3, config: str = "runs: 3\nseed: 0\n", restarts: int = 0) -> None:
     """A result file as far as states look at it."""
-    log = results.Log({"worker": 1, "rank": 1, "step": 1, "task": 1}, {"runs/run": np.arange(runs)})
-    results.write(path, log.arrays(), {"status": status, "config": config, "restarts": restarts})
+    sizes = {"run": runs, "validation": 0, "worker": 1, "rank": 1, "step": 1, "task": 1}
+    rows = {name: np.zeros([sizes[d] for d in variable.dimensions]) for name, variable in results.VARIABLES.items()}
+    log = results.Log(sizes, {**rows, "runs/run": np.arange(runs)})
+    results.write(path, log.arrays(), {**ATTRIBUTES, "status": status, "config": config, "restarts": restarts})
 
 
 POINTS = "set: {runs: 3}\nseeds: [0, 1, 2, 3, 4, 5]\nranks: 1\n"
