@@ -248,7 +248,7 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
 
 def _open(path: Path) -> Job:
     source = checked.read(path, *GROUPS)
-    return Job(path, source.attributes, checked.config(source))
+    return Job(path, source.attributes, source.config)
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -139,10 +139,10 @@ def _workers(job: Results, width: int) -> list[str]:
             f"          {spark(weight[order], room)}",
         ]
     room = max(6, min(24, (width - 30) // 2))
-    top = stats.known(loss).max(initial=0, where=np.isfinite(stats.known(loss)))
+    top = np.nan_to_num(stats.known(loss)).max()
     lines = [f"worker  {'loss':{room + 9}}weight"]
     for worker, (one, share) in enumerate(zip(loss, weight, strict=True)):
-        shown = bar(one / top, room) if np.isfinite(one) and top > 0 else "not finite".ljust(room)
+        shown = bar(one / top if top > 0 else 0.0, room) if np.isfinite(one) else "not finite".ljust(room)
         lines.append(f"{worker:6}  {one:<8.3g} {shown:{room}} {share:<5.2f} {bar(share, room)}")
     return lines
 
@@ -270,8 +270,7 @@ class Watched:
         if job["ranks/host"][0] == socket.gethostname():
             return True
         pace = _pace(job) if len(job["runs/run"]) else 0.0
-        every = job.config.get("checkpoint", {}).get("every_s")
-        every = every if isinstance(every, int | float) else 0.0
+        every = job.config.get("checkpoint", {}).get("every_s") or 0.0
         return time.time() - self._stamp[1] / 1e9 > np.fmax(QUIET_S, 3 * np.fmax(every, pace))
 
     @property

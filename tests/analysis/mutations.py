@@ -1,0 +1,124 @@
+"""Result files with odd contents under a valid seal: what a program of another version, or an enemy, might have written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+from hpc_dmaml.files import seal
+from hpc_dmaml.results import Results
+
+NUMBERS = (np.nan, np.inf, -np.inf, 1e20, -1e20, 1e300, 5e-324, 0.0, -1.0, 1e7)
+TEXTS = ("", "$x_{", "<script>alert(1)</script>", "a\nb\x1b[2J\x00", "\udc80", "λ" * 50_000, "os.system", "../../x")
+ODD = (*NUMBERS, *TEXTS, None, True, -1, 0, 2**70, 10**400, [], [[]], {}, {"class_path": []}, {"a": {"b": [1, {}]}})
+
+
+def mutate(source: Results, rng: np.random.Generator, path: Path) -> list[str]:
+    """Write a file like `source` with one to three things changed; says what."""
+    arrays, attributes = dict(source.arrays), dict(source.attributes)
+    told = [_KINDS[rng.integers(len(_KINDS))](arrays, attributes, rng) for _ in range(rng.integers(1, 4))]
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype() if values.dtype == object else None)
+        for name, value in attributes.items():
+            if isinstance(value, str):
+                text = value.replace("\0", "").encode("utf-8", "surrogateescape")  # a text ends at its first NUL
+                file.attrs.create(name, text, dtype=h5py.string_dtype())
+            else:
+                file.attrs[name] = value
+    seal(path)
+    return told
+
+
+def _pick(rng: np.random.Generator, things: Any) -> Any:
+    things = list(things)
+    return things[rng.integers(len(things))]
+
+
+def _values(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
+    """One number, a row, a column, a part or all of an array."""
+    name = _pick(rng, [n for n, a in arrays.items() if a.dtype.kind in "if" and a.size])
+    values = arrays[name].astype(float)
+    where = [slice(None)] * values.ndim
+    for axis in rng.permutation(values.ndim)[: rng.integers(values.ndim + 1)]:
+        where[axis] = _pick(rng, [int(rng.integers(values.shape[axis])), slice(0, None, 2), slice(-3, None)])
+    number = _pick(rng, NUMBERS)
+    values[tuple(where)] = number
+    with np.errstate(invalid="ignore"):
+        arrays[name] = values.astype(arrays[name].dtype)
+    return f"{name}[{where}] = {number}"
+
+
+def _shape(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
+    """An array that is missing, cut, longer, turned, of another type."""
+    name = _pick(rng, arrays)
+    values = arrays.pop(name)
+    how = _pick(rng, ("missing", "cut", "empty", "longer", "turned", "scalar", "text", "int", "reversed"))
+    if how in ("cut", "empty", "longer", "turned", "reversed", "int") and values.ndim and values.size:
+        arrays[name] = {
+            "cut": lambda: values[:-1], "empty": lambda: values[..., :0], "longer": lambda: np.repeat(values, 2, 0),
+            "turned": lambda: values.T, "reversed": lambda: values[::-1],
+            "int": lambda: values if values.dtype == object else np.nan_to_num(values).astype(int),
+        }[how]()  # fmt: skip
+    elif how != "missing":
+        arrays[name] = np.array("text" if how == "text" else 1.0, object if how == "text" else float)
+    return f"{name}: {how}"
+
+
+def _group(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
+    """All arrays of a dimension cut alike: a file of few runs, workers or validations, or of none."""
+    from hpc_dmaml.results import SCALES, VARIABLES
+
+    dimension, length = _pick(rng, SCALES), int(rng.integers(3))
+    for name, variable in VARIABLES.items():
+        if name in arrays and dimension in variable.dimensions:
+            arrays[name] = np.take(arrays[name], np.arange(length), variable.dimensions.index(dimension), mode="clip")
+    if SCALES[dimension] not in VARIABLES:
+        arrays[SCALES[dimension]] = arrays[SCALES[dimension]][:length]
+    if dimension == "rank":
+        arrays |= {name: arrays[name][:length] for name in ("ranks/host", "ranks/device")}
+    return f"{length} of {dimension}"
+
+
+def _attribute(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
+    """A root attribute that is missing or odd, mostly of its own type."""
+    name = _pick(rng, attributes)
+    value = attributes.pop(name)
+    odd = _pick(rng, (None, *(TEXTS if isinstance(value, str) else (*NUMBERS, 0, -1, 2**40, "x", [1, 2]))))
+    if odd is not None:
+        attributes[name] = type(value)(odd) if isinstance(value, np.floating) and isinstance(odd, float) else odd
+    return f"@{name} = {str(odd)[:30]!r}"
+
+
+def _config(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
+    """A field of the configuration that is missing or odd."""
+    text = attributes.get("config", "")
+    content = yaml.safe_load(text) if isinstance(text, str) and text.startswith("seed") else {"seed": 0}
+    place, name = content, _pick(rng, content)
+    while isinstance(place[name], dict) and place[name] and rng.random() < 0.7:
+        place = place[name]
+        name = _pick(rng, place)
+    odd = _pick(rng, ODD)
+    if rng.random() < 0.2:
+        del place[name]
+    else:
+        place[name if rng.random() < 0.9 else _pick(rng, (3, "$", "<b>", "x" * 5000))] = odd
+    dumped = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    attributes["config"] = dumped
+    return f"config: {str(name)[:30]} = {str(odd)[:30]!r}"
+
+
+def _host(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
+    """A text of an array."""
+    name = _pick(rng, ("ranks/host", "ranks/device"))
+    text = _pick(rng, TEXTS).replace("\x00", "").replace("\udc80", "?")
+    if name in arrays and arrays[name].ndim:
+        arrays[name] = np.array([text] * len(arrays[name]), object)
+    return f"{name} = {text[:30]!r}"
+
+
+_KINDS = (_values, _values, _values, _shape, _group, _attribute, _config, _config, _host)
