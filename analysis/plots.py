@@ -322,6 +322,7 @@ def comparison(
 def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[str, ...]:
     """What to say of curves that rest on less than they should."""
     notes = []
+    lost = curves[np.isnan(stats.known(curves["mean"]))]
     for key, jobs in settings.jobs.items():
         rows, label = _of(curves, settings, key), settings.label(key)
         if rows.empty:
@@ -331,9 +332,8 @@ def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[st
             notes.append(f"{label}: one seed, so there is no interval")
         elif 0 < rows["n"].min() < len(jobs):
             notes.append(f"{label}: some points are of {rows['n'].min()} of {len(jobs)} seeds only")
-        missing = (rows["n"] == 0).sum()
-        if missing:
-            notes.append(f"{label}: {missing} of {len(rows)} points are missing: {stats.GAPS}")
+        if missing := len(_of(lost, settings, key)):
+            notes.append(f"{label}: {missing} of {len(rows)} points are left out: {stats.GAPS}")
         if options.degree and stats.degree_for(len(rows), options.degree) < options.degree:
             degree = stats.degree_for(len(rows), options.degree)
             notes.append(f"{label}: {len(rows)} points bear a polynomial of degree {degree}, not {options.degree}")

@@ -54,7 +54,7 @@ def test_a_curve_has_one_gap_and_its_fit_does_not_bend(tmp_path, bad, degree):
         picture = plots.over_runs(settings, Options(degree=degree), "x")
     (axis,) = picture.figure.axes
     assert -1 < axis.get_ylim()[0] < axis.get_ylim()[1] < 3
-    assert "all: 1 of 30 points are missing: not finite or huge (a million times the median)" in picture.notes
+    assert "all: 1 of 30 points are left out: not finite or huge (a million times the median)" in picture.notes
     assert "means that are not finite or huge" in picture.figure.get_supxlabel().replace("\n", " ")
 
 
@@ -79,7 +79,9 @@ def test_a_setting_that_is_huge_everywhere_does_not_hide_the_others(tmp_path):
     spoil(tmp_path / "1.0.h5", "runs/wall_s", ..., 1e20)
     with style.used():
         for x in ("runs", "wall_s"):
-            (axis,) = plots.over_runs(settings, Options(), "x", x).figure.axes
+            picture = plots.over_runs(settings, Options(), "x", x)
+            (axis,) = picture.figure.axes
+            assert any(note.startswith("β 1: 30 of 30 points are left out") for note in picture.notes)
             assert axis.get_ylim()[1] < 3
             assert axis.get_xlim()[1] < 1e4
 
