@@ -11,11 +11,11 @@ from pathlib import Path
 
 from hpc_dmaml import console, files
 
-Main = Callable[[list[str] | None], int]
+Main = Callable[..., int]
 
 
 def command(name: str) -> Callable[[Main], Main]:
-    """Make a command of a main function that takes arguments (None: the command line's) and gives an exit code.
+    """Make a command of a main function: arguments (None: the command line's) to exit code.
 
     Bad input, a ValueError or OSError, is one message and 2; Ctrl-C is 130. Whoever stops reading what is printed, as
     `| head` does, has got what they wanted: 0.

@@ -301,12 +301,12 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
         if np.isfinite(rates).any():
             curves.setdefault(tuple(curve), {})[ranks] = options.summarise(rates)
     rows = []
-    for curve, points in curves.items():
+    for setting, points in curves.items():
         fewest = min(points)
         for ranks, rate in points.items() if len(points) > 1 else ():
             speed_up = rate.mean / points[fewest].mean * fewest
             row = {
-                **settings.columns((*curve, ranks)), "tasks_per_s": rate.mean, "low": rate.low, "high": rate.high,
+                **settings.columns((*setting, ranks)), "tasks_per_s": rate.mean, "low": rate.low, "high": rate.high,
                 "n": rate.n, "speed_up": speed_up, "ideal": float(ranks), "efficiency": speed_up / ranks,
             }  # fmt: skip
             rows.append(row)

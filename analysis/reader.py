@@ -289,7 +289,7 @@ def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> 
         return {"run": runs, **arrays}
     if group == "validation":
         own = source["validation/run"]
-        index = {"run": own.astype(np.int32)}
+        index: dict[str, np.ndarray] = {"run": own.astype(np.int32)}
         for name in ("seen_tasks", "wall_s"):  # between two rows where not every run has one
             index[name] = np.interp(own, runs, source[f"runs/{name}"]) if len(runs) else np.empty(0)
         dimensions = ["step", "task"]

@@ -157,7 +157,7 @@ def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:
     """A line with gaps where there are NaN; a point between two gaps, of which a line shows nothing, is a dot."""
     there = np.pad(np.isfinite(np.asarray(y, float)) & np.isfinite(np.asarray(x, float)), 1)
     alone = there[1:-1] & ~there[:-2] & ~there[2:]
-    dots = {"marker": ".", "markevery": np.flatnonzero(alone).tolist()} if alone.any() else {}
+    dots: dict[str, Any] = {"marker": ".", "markevery": np.flatnonzero(alone).tolist()} if alone.any() else {}
     axis.plot(x, y, **dots, **line)
 
 
