@@ -193,8 +193,8 @@ def differences(settings: Settings, reference: tuple[Any, ...], variable: str, o
         found = stats.difference(values, samples[reference], options.interval, options.level)
         row = {
             **settings.columns(key), "variable": variable, "reference": settings.label(reference),
-            "mean": found.mean, "low": found.low, "high": found.high, "n": len(values),
-            "n_reference": len(samples[reference]),
+            "mean": found.mean, "low": found.low, "high": found.high,
+            "n": int(np.isfinite(values).sum()), "n_reference": int(np.isfinite(samples[reference]).sum()),
         }  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)

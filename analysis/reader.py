@@ -289,9 +289,8 @@ def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> 
         return {"run": runs, **arrays}
     if group == "validation":
         own = source["validation/run"]
-        index: dict[str, np.ndarray] = {"run": own.astype(np.int32)}
-        for name in ("seen_tasks", "wall_s"):  # between two rows where not every run has one
-            index[name] = np.interp(own, runs, source[f"runs/{name}"]) if len(runs) else np.empty(0)
+        rows = np.searchsorted(runs, own)
+        index = {"run": own.astype(np.int32), **{n: source[f"runs/{n}"][rows] for n in ("seen_tasks", "wall_s")}}
         dimensions = ["step", "task"]
         if not each_task:
             arrays = {name: stats.over_tasks(values) for name, values in arrays.items()}

@@ -331,6 +331,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if not given.every > 0:
         parser.error(f"--every must be above 0, not {given.every:g}")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without block characters shows question marks
     watched = [Watched(path) for path in dict.fromkeys(given.files)]
     follow(watched, given.every, given.once)
     if given.once:
