@@ -81,7 +81,7 @@ def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> No
         axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
         axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
     else:
-        kinds = {str(job.attributes.get("loss", "")).replace("_", " ") for job in settings.all_jobs}
+        kinds = {style.words("loss", str(job.attributes["loss"])).replace("_", " ") for job in settings.all_jobs}
         axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")
 
 
