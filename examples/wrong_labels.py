@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from hpc_dmaml import console
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
 from hpc_dmaml.engine import meta_gradient
@@ -85,6 +86,7 @@ def train(learner: Learner, weights_of: WeightGenerator, bad_workers: int) -> tu
 
 
 def main() -> None:
+    console.settle()
     parser = argparse.ArgumentParser(description="Weight generators with one worker on wrong labels.")
     parser.add_argument("--config", default="sinusoid", help="preset")
     parser.add_argument("--runs", type=int, default=3000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +164,7 @@ class Results:
         """running, complete, interrupted or failed, as it was when the file was written."""
         return str(self.attributes["status"])
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The job's whole configuration."""
         content: dict[str, Any] = load_yaml(self.attributes["config"])

@@ -75,7 +75,8 @@ def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
 def _stored(config: Any, name: str) -> Any:
     for part in name.split("."):
         if isinstance(config, Mapping):
-            config = config.get("init_args", config).get(part)
+            below = config.get("init_args")
+            config = (below if isinstance(below, Mapping) else config).get(part)
     return config
 
 
