@@ -14,15 +14,17 @@ from pathlib import Path
 import torch
 
 from hpc_dmaml import optimizers, placement, results
+from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import default_chunk, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
-from hpc_dmaml.files import Busy, locked
+from hpc_dmaml.files import Lock
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import TaskFamily, TaskSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
@@ -42,11 +44,13 @@ class Job:
     device: torch.device
     output: Path
     previous: results.Results | None
-    """What a resumed job goes on with."""
+    """What a resumed job goes on with; the whole log is on rank 0 alone."""
+    lock: Lock | None
+    """On the output; held by rank 0."""
     warnings: list[str]
 
 
-def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
+def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) -> Job:
     """Check and prepare everything. The output file's lock is held until `stack` closes. Raises Refusal."""
     config = replace(config, workers=config.workers or comm.size)
     workers, warnings = config.workers or 1, []
@@ -54,9 +58,12 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
+    lock = None
     with comm.agreeing():
         if comm.rank == 0:
-            warnings += _claim(output, config.resume is not None, stack)
+            lock = claim(output, config.resume is not None, stop.asked, stack)
+            if not lock.works:
+                warnings.append(f"{output.parent} cannot lock files: no second job may write {output.name} meanwhile")
     node = comm.split_node()
     sampler = load_task(config.task, comm, node)
     device = use_device(config, comm, node)
@@ -64,7 +71,8 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     with comm.agreeing():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
-    previous = comm.broadcast_object(previous)
+    state = comm.broadcast_object(previous.state() if previous is not None else None)
+    previous = previous or state
     with comm.agreeing():
         module = build_module(config, sampler.sample_shape, sampler.outputs)
         learner = make_learner(config, sampler, module, device)
@@ -77,7 +85,7 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     if previous is not None:
         model.load_optimizer_state(previous.group("checkpoint/optimizer/"))
     place = Placement(comm.size, workers, comm.rank)
-    return Job(config, comm, place, learner, model, layout, device, output, previous, warnings)
+    return Job(config, comm, place, learner, model, layout, device, output, previous, lock, warnings)
 
 
 def load_task(family: TaskFamily, comm: Communicator, node: Communicator) -> TaskSampler:
@@ -175,20 +183,3 @@ def _new_output(config: RunConfig) -> Path:
     stem = f"{type(config.task).__name__.lower()}_{time.strftime('%Y%m%d_%H%M%S')}"
     candidates = (Path("results") / f"{stem}{suffix}.h5" for suffix in ("", *(f"_{i}" for i in range(2, 10_000))))
     return next(path for path in candidates if not path.exists())
-
-
-def _claim(output: Path, resumes: bool, stack: ExitStack) -> list[str]:
-    """Lock the output and see that it can be written. Gives warnings; raises ValueError or OSError."""
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
-    try:
-        can_lock = stack.enter_context(locked(output, wait=False))
-    except Busy as error:
-        raise ValueError(f"output: another job is writing {output}") from error
-    except OSError as error:
-        raise ValueError(f"output: cannot write {output}: {error}") from error
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} has just been written by another job")
-    if can_lock:
-        return []
-    return [f"{output.parent} cannot lock files: nothing keeps a second job from writing {output.name}"]

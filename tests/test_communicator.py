@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank, launched_size
+from hpc_dmaml.communicator import Communicator, Refusal, connect
+from hpc_dmaml.launcher import launched_rank, launched_size
 
 
 @pytest.mark.parametrize(
