@@ -180,7 +180,7 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
     try:
         first = parser.parse_args([a for a in arguments if not a.startswith("--print_config")])
         source = resume_source(first.resume, first.output)
-        stored = None if source is None else stored_in(results.read(source, "checkpoint", verify=True))
+        stored = None if source is None else stored_in(results.read(source, verify=True))
         if stored is not None:
             parser.set_defaults(_flat(_plain(stored)))
         else:
