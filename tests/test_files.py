@@ -96,6 +96,7 @@ def test_of_two_writers_the_last_wins_and_no_reader_sees_a_damaged_file(tmp_path
         sizes = set()
         while len(sizes) < 3:  # until both have been seen, and the first
             assert is_sealed(path)
+            assert all(writer.poll() is None for writer in writers)
             sizes.add(path.stat().st_size // 100_000)
         for _ in range(200):
             assert is_sealed(path)
