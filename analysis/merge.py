@@ -48,7 +48,7 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
 
 def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str]) -> None:
     with replacing(output) as temporary:
-        with h5py.File(temporary, "w") as archive:
+        with h5py.File(temporary, "w", locking=False) as archive:
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
                 if path.name == SWEEP:

@@ -26,7 +26,8 @@ from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.setup import build_module, load_task, make_learner
+from hpc_dmaml.setup import load_task, make_learner
+from hpc_dmaml.start import build_module
 from hpc_dmaml.tasks import Samples, TaskBatch
 from hpc_dmaml.validation import validate
 from hpc_dmaml.weight_generators import (

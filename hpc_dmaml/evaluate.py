@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from hpc_dmaml import results
+from hpc_dmaml import console, results, stopping
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, require, stored_in
 from hpc_dmaml.config.command_line import help_parser, split
@@ -153,4 +153,6 @@ def _interval(values: np.ndarray, digits: int) -> str:
 
 
 if __name__ == "__main__":
+    stopping.release()
+    console.settle()
     sys.exit(launch(parse, evaluate))

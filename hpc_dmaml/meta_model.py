@@ -15,7 +15,7 @@ from hpc_dmaml.config import RunConfig, positive, require, stored_in
 from hpc_dmaml.engine import adapt, objective_for
 from hpc_dmaml.files import expanded
 from hpc_dmaml.parameters import Layout, set_constants
-from hpc_dmaml.setup import layout_of, stored_module, stored_parameters
+from hpc_dmaml.start import layout_of, stored_module, stored_parameters
 from hpc_dmaml.tasks import Samples, border
 
 Which = Literal["last", "best"]

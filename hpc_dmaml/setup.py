@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,16 +15,18 @@ import numpy as np
 import torch
 
 from hpc_dmaml import optimizers, placement, results, weight_generators
+from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
-from hpc_dmaml.config import RunConfig, own_parts
-from hpc_dmaml.engine import default_chunk, objective_for, prepare, try_out
+from hpc_dmaml.config import RunConfig
+from hpc_dmaml.engine import default_chunk, objective_for, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
-from hpc_dmaml.files import Busy, locked
-from hpc_dmaml.importing import described
+from hpc_dmaml.files import Lock
 from hpc_dmaml.outer import MetaModel
-from hpc_dmaml.parameters import Layout, constant_arrays, digest, set_constants
+from hpc_dmaml.parameters import Layout, digest
 from hpc_dmaml.placement import Placement
-from hpc_dmaml.randomness import Purpose, generator, seeded
+from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.start import start
+from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
 from hpc_dmaml.training_tasks import TrainingTasks
@@ -47,11 +49,13 @@ class Job:
     device: torch.device
     output: Path
     previous: results.Results | None
-    """What a resumed job goes on with."""
+    """What a resumed job goes on with; the whole log is on rank 0 alone."""
+    lock: Lock | None
+    """On the output; held by rank 0."""
     warnings: list[str]
 
 
-def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
+def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) -> Job:
     """Check and prepare everything. The output file's lock is held until `stack` closes. Raises Refusal."""
     config = replace(config, workers=config.workers or comm.size)
     workers, warnings = config.workers or 1, []
@@ -60,9 +64,12 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         optimizers.check(config.optimizer)
         weight_generators.check(config.weight_generator, workers)
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
+    lock = None
     with comm.agreeing():
         if comm.rank == 0:
-            warnings += _claim(output, config.resume is not None, stack)
+            lock = claim(output, config.resume is not None, stop.asked, stack)
+            if not lock.works:
+                warnings.append(f"{output.parent} cannot lock files: no second job may write {output.name} meanwhile")
     node = comm.split_node()
     splits: tuple[Split, ...] = ("train", "validation") if config.validation.every else ("train",)
     sampler = load_task(config.task, comm, node, splits)
@@ -71,18 +78,10 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     with comm.agreeing():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
-    previous = comm.broadcast_object(previous)
-    with comm.agreeing():
-        if previous is None:
-            module = build_module(config, sampler.sample_shape, sampler.outputs)
-        else:
-            module = stored_module(previous, config, sampler.sample_shape, sampler.outputs)
-    layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous))
-    with comm.agreeing():
-        source = previous
-        if comm.rank == 0 and previous is None and config.init_from is not None:
-            source = results.read(config.init_from)
-    warnings += share_start(module, layout, source, comm)
+    state = comm.broadcast_object(previous.state() if previous is not None else None)
+    previous = previous or state
+    module, layout, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
+    warnings += more
     theta = layout.flatten(module).to(device)
     learner = make_learner(config, sampler, module, device, layout, comm)
     model = MetaModel(theta, config.optimizer)
@@ -90,9 +89,8 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         with comm.agreeing():
             model.load_optimizer_state(previous.group("checkpoint/optimizer/"), len(previous["runs/run"]) > 0)
     place = Placement(comm.size, workers, comm.rank)
-    return Job(
-        config, comm, place, learner, model, module, layout, device, output, previous, [*warnings, *learner.warnings]
-    )
+    warnings += learner.warnings
+    return Job(config, comm, place, learner, model, module, layout, device, output, previous, lock, warnings)
 
 
 def load_task(
@@ -122,35 +120,6 @@ def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> tor
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
         keep_freed_memory()
     return device
-
-
-def share_start(
-    module: torch.nn.Module, layout: Layout, source: results.Results | None, comm: Communicator
-) -> list[str]:
-    """Give every rank's module the parameters and constants of `source`, which rank 0 has read, or else rank 0's own.
-
-    Gives warnings. Raises Refusal where a rank has built another model, or the source holds one.
-    """
-    with comm.agreeing():
-        layout.check_same(Layout.of(module), "rank 0")
-    own = constant_arrays(module)  # which share its memory
-    start = [digest(layout.flatten(module).numpy()), *(digest(own[name]) for name in sorted(own))]
-    starts = comm.all_gather_objects(start)
-    with comm.agreeing():
-        if comm.rank == 0 and source is not None:
-            layout.fill(module, stored_parameters(source, layout, "last"))
-            set_constants(module, source.group("meta_model/constants/"), str(source.path))
-    theta = layout.flatten(module).numpy()
-    comm.broadcast(theta)
-    with comm.agreeing():
-        layout.fill(module, torch.from_numpy(theta))
-        set_constants(module, comm.broadcast_object(own), "rank 0")
-    if source is not None or all(other == starts[0] for other in starts):
-        return []
-    return [
-        "the ranks built models that differ, as by random numbers that the seed does not reach: rank 0's counts, and the "
-        "next job will start from another"
-    ]
 
 
 def make_learner(
@@ -187,60 +156,6 @@ def make_learner(
     return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, warnings)
 
 
-def build_module(
-    config: RunConfig, sample_shape: tuple[int, ...], outputs: int, empty: bool = False
-) -> torch.nn.Module:
-    """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError.
-
-    `empty`: without memory, to see its shapes alone.
-    """
-    seed = int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))
-    with seeded(seed), torch.device("meta") if empty else nullcontext():
-        try:
-            module = prepare(config.model.build(sample_shape, outputs), sample_shape, empty)
-        except ValueError:  # a message to the user
-            raise
-        except Exception as error:
-            raise ValueError(f"model: {type(config.model).__name__} cannot be built: {described(error)}") from error
-    return module.to(getattr(torch, config.dtype))
-
-
-def stored_module(
-    source: results.Results, config: RunConfig, sample_shape: tuple[int, ...], outputs: int
-) -> torch.nn.Module:
-    """The model of a file's configuration, if it is one for the file's parameters. Raises ValueError.
-
-    It is first built without memory: a file can ask for a model that is larger than the machine. What is the user's own
-    is trusted, and may not know how to do that.
-    """
-    if not own_parts(config):
-        check_layout(source, build_module(config, sample_shape, outputs, empty=True))
-    module = build_module(config, sample_shape, outputs)
-    check_layout(source, module)
-    return module
-
-
-def check_layout(source: results.Results, module: torch.nn.Module) -> None:
-    """Raise ValueError unless a file holds the parameters of this model."""
-    layout_of(source).check_same(Layout.of(module), str(source.path))
-
-
-def stored_parameters(source: results.Results, layout: Layout, which: str) -> torch.Tensor:
-    """The last or the best parameters (P,) of a file, in the order of this layout. Raises ValueError for other ones."""
-    if which not in ("last", "best"):
-        raise ValueError(f"which must be last or best, not {which!r}")
-    stored = layout_of(source)
-    stored.check_same(layout, str(source.path))
-    theta = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
-    return layout.join(stored.views(theta))
-
-
-def layout_of(source: results.Results) -> Layout:
-    """The layout of the parameters in a file."""
-    shapes = tuple(tuple(int(n) for n in str(s).split(",") if n) for s in source["meta_model/shapes"])
-    return Layout(tuple(map(str, source["meta_model/names"])), shapes)
-
-
 def choose_device(name: str, node: Communicator) -> torch.device:
     """The GPU of this rank's place on its node, the CPU where there is none, or the device that the user names."""
     if name == "auto":
@@ -267,20 +182,3 @@ def _new_output(config: RunConfig) -> Path:
     stem = f"{type(config.task).__name__.lower()}_{time.strftime('%Y%m%d_%H%M%S')}"
     candidates = (Path("results") / f"{stem}{suffix}.h5" for suffix in ("", *(f"_{i}" for i in range(2, 10_000))))
     return next(path for path in candidates if not path.exists())
-
-
-def _claim(output: Path, resumes: bool, stack: ExitStack) -> list[str]:
-    """Lock the output and see that it can be written. Gives warnings; raises ValueError or OSError."""
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
-    try:
-        can_lock = stack.enter_context(locked(output, wait=False))
-    except Busy as error:
-        raise ValueError(f"output: another job is writing {output}") from error
-    except OSError as error:
-        raise ValueError(f"output: cannot write {output}: {error}") from error
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} has just been written by another job")
-    if can_lock:
-        return []
-    return [f"{output.parent} cannot lock files: nothing keeps a second job from writing {output.name}"]

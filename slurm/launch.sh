@@ -16,7 +16,7 @@ elif [ -f "$DMAML_CLUSTER" ]; then
 fi
 
 launch() {
-  local launcher code cancelled=
+  local launcher code state cancelled=
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   : "${LAUNCHER:=mpirun}"
   if [[ $LAUNCHER == srun* ]]; then
@@ -39,6 +39,15 @@ launch() {
   wait "$launcher"
   code=$?
   trap - USR1 TERM
+  if [ "$code" = 0 ]; then                                          # srun may say so after a node's failure
+    state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null)
+    case $state in
+    COMPLETING | NODE_FAIL | PENDING | REQUEUE*)
+      echo "$(date '+%F %T') SLURM has ended this job early: $state"
+      code=1
+      ;;
+    esac
+  fi
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
     # One task of an array has the whole array's job id, and must not requeue all of it.

@@ -15,7 +15,7 @@ from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Validation
 from hpc_dmaml.models import Module
 from hpc_dmaml.run import run_job
-from hpc_dmaml.setup import build_module
+from hpc_dmaml.start import build_module
 from hpc_dmaml.weight_generators import WeightGenerator
 from tests.helpers import run, small_config
 from tests.processes import SMALL, needs_mpirun

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from hpc_dmaml import console
+from hpc_dmaml import console, stopping
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.index is not None or given.point is not None:
         return run(given.sweep, given.results, given.point if given.index is None else given.index)
+    stopping.release()
     try:
         sweep = sweeps.load(given.sweep, given.results)
         sweep.check()
