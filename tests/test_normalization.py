@@ -17,7 +17,7 @@ from hpc_dmaml.engine.layers.normalization import Normalization
 from hpc_dmaml.evaluate import evaluate, parse
 from hpc_dmaml.models import Conv4
 from hpc_dmaml.run import run_job
-from hpc_dmaml.setup import build_module
+from hpc_dmaml.start import build_module
 from hpc_dmaml.tasks import Glyphs, ImageFolder
 from hpc_dmaml.tasks.image_classes import Classes, FewShotSampler
 from tests.helpers import differing, run, small_config
@@ -97,6 +97,17 @@ def test_a_resumed_job_goes_on_with_the_numbers_that_it_began_with(config, tmp_p
     monkeypatch.setattr(FewShotSampler, "statistics", lambda self: pytest.fail("they are in the file"))
     assert run_job(replace(config, runs=4, resume=str(path), output=str(path)), Communicator()) == 0
     assert differing(whole, hpc_dmaml.results.read(path)) == {"checkpoint/restarts"}
+
+
+def test_a_warm_start_on_other_images_keeps_the_numbers_that_its_parameters_know(config, tmp_path):
+    first = run(config, tmp_path, name="first.h5")
+    make_images(tmp_path / "dark", classes=5)
+    task = replace(config.task, root=str(tmp_path / "dark"), fractions=(0.6, 0.4, 0))
+    second = run(replace(config, task=task, init_from=str(first.path)), tmp_path, name="second.h5")
+    for name in ("mean", "std"):
+        path = f"meta_model/constants/normalize.{name}"
+        np.testing.assert_array_equal(second[path], first[path])
+        assert (first[path] != task.load().statistics()[name]).all()
 
 
 def test_the_network_behind_it_starts_as_it_would_without(config):

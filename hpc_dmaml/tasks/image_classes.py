@@ -32,7 +32,7 @@ class FewShotImages(TaskFamily):
     """Augmentation: brightness, contrast and saturation of each image change by up to this share, such as 0.4."""
     normalize: bool = False
     """The model begins with a fixed layer that takes out each channel's mean and standard deviation over the training
-    classes. It goes with the model: whatever is adapted or tested takes images in [0, 1], and gets the same numbers."""
+    classes. It goes with the model, also into a warm start: whatever is adapted or tested takes images in [0, 1]."""
 
     def _path(self, name: str) -> Path:
         """The path in a field, with ~ and $VARIABLES replaced. Raises ValueError for a variable that is not set."""
