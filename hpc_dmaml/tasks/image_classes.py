@@ -91,9 +91,7 @@ class FewShotSampler:
             if getattr(family, name) < least:
                 raise ValueError(f"task.{name} must be at least {least}, not {getattr(family, name)}")
         if family.shift >= min(self.sample_shape[1:]):
-            raise ValueError(
-                f"task.shift must leave something of images of {self.sample_shape[1:]}, not {family.shift}"
-            )
+            raise ValueError(f"task.shift must be less than the images' {self.sample_shape[1:]}, not {family.shift}")
         turned = any((classes.turns % 2).any() for classes in splits.values())
         if turned and self.sample_shape[1] != self.sample_shape[2]:
             raise ValueError(f"task.rotations needs square images, not {self.sample_shape[1:]}")
@@ -151,10 +149,9 @@ class FewShotSampler:
         classes = self.splits[split]
         chosen = distinct(rng, np.full(tasks, len(classes)), self.family.ways)
         places = distinct(rng, classes.count[chosen], each)
-        augmented = split == "train" and bool(self.augmentation)
-        chances = (
-            rng.random((*places.shape, CHANCES))[part] if augmented else None
-        )  # drawn last: the tasks stay as they are
+        chances = None
+        if self.augmentation and split == "train":  # drawn last, so that the tasks are those without it
+            chances = rng.random((*places.shape, CHANCES))[part]
         chosen, places = chosen[part], places[part]
         images = self.images[classes.first[chosen][..., None] + places]
         for turns in range(1, 4):

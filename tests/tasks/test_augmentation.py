@@ -150,7 +150,7 @@ def test_each_kind_draws_the_same_whichever_others_are_on(kind):
     ("fields", "message"),
     [
         ({"shift": -1}, r"task\.shift must be 0 or more pixels, not -1"),
-        ({"shift": 6}, r"task\.shift must leave something of images of \(6, 7\), not 6"),
+        ({"shift": 6}, r"task\.shift must be less than the images' \(6, 7\), not 6"),
         ({"jitter": -0.1}, r"task\.jitter must be between 0 and 1, not -0\.1"),
         ({"jitter": float("nan")}, r"task\.jitter must be between 0 and 1, not nan"),
     ],
