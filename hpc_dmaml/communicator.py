@@ -163,6 +163,7 @@ def connect() -> Communicator:
     belong together: each would run the whole job, silently.
     """
     expected = launched_size(os.environ)
+    os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # else UCX, below some MPI libraries, takes SIGHUP for itself
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without any MPI library

@@ -254,11 +254,15 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     """
     path = Path(path)
     try:
+        size, written = path.stat().st_size, path.stat().st_blocks * 512
+        if size > 2**30 and written < size // 8:  # its digest would take minutes
+            raise ValueError(f"of its {size} bytes most were never written")
         sealed = is_sealed(path)
         if sealed is False:
             raise ValueError("it was damaged after it was written: its content does not match its seal")
         if verify and sealed is None:
             raise ValueError("it was cut off, or changed by another program, or is not one of ours: it bears no seal")
+        plain_hdf5.check_heaps(path)
         # The file is replaced and never changed, so it needs no lock, which some file systems cannot give.
         with h5py.File(path, "r", locking=False) as file:
             attributes = plain_hdf5.attributes(file)

@@ -58,7 +58,7 @@ class Job:
 
 def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) -> Job:
     """Check and prepare everything. The output file's lock is held until `stack` closes. Raises Refusal."""
-    config = replace(config, workers=config.workers or comm.size)
+    config = replace(config, workers=config.workers or comm.size, schedule=config.schedule.over(config.runs))
     workers, warnings = config.workers or 1, []
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)

@@ -301,6 +301,16 @@ def test_impossible_content_under_a_valid_seal_is_refused_by_name(changed, tmp_p
         assert not deeds
 
 
+def test_a_file_of_holes_is_not_gone_through(good, tmp_path):
+    with (tmp_path / "bad.h5").open("wb") as file:
+        file.write(good.read_bytes())
+        file.truncate(10**13)
+    with pytest.raises(
+        ValueError, match=r"bad\.h5 is not a readable result file: of its 1\d+ bytes most were never written"
+    ):
+        results.read(tmp_path / "bad.h5")
+
+
 def test_a_text_that_many_share_is_not_read_many_times(changed):
     def change(file):
         del file["ranks/device"]

@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml import results
+from hpc_dmaml.files import seal
 from hpc_dmaml.results import Log
 from tests.helpers import ATTRIBUTES, run, small_config
 
+SEAL = b"\nhpc_dmaml seal " + 32 * b"0"
 SIZES = {"worker": 2, "rank": 1, "step": 3, "task": 4}
 
 
@@ -177,6 +179,23 @@ def test_a_file_that_hdf5_would_never_come_back_from_is_not_given_to_it(job_file
     (tmp_path / "damaged.h5").write_bytes(bad)
     with pytest.raises(ValueError, match="it was damaged after it was written"):
         results.read(tmp_path / "damaged.h5")
+    (tmp_path / "sealed.h5").write_bytes(bad[: -len(SEAL)])
+    seal(tmp_path / "sealed.h5")
+    with pytest.raises(ValueError, match=r"sealed\.h5 is not a readable result file: its texts are damaged"):
+        results.read(tmp_path / "sealed.h5")
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damage_under_a_valid_seal_is_refused_by_name_or_harmless(job_file, tmp_path, data):
+    (tmp_path / "odd.h5").write_bytes(damaged(data, job_file.read_bytes()[: -len(SEAL)]))
+    seal(tmp_path / "odd.h5")
+    try:
+        assert results.read(tmp_path / "odd.h5", verify=True).status in results.STATUSES
+    except ValueError as error:
+        assert "odd.h5" in str(error)
 
 
 def test_a_file_to_which_another_program_added_something_can_be_read_but_is_no_checkpoint(job_file, tmp_path):
