@@ -70,7 +70,7 @@ def test_rotated_classes_are_the_images_turned():
     ("fields", "message"),
     [
         ({"ways": 7}, "task.ways is 7, but the train split has only 6 classes"),
-        ({"shots": 3, "queries": 2}, r"task.shots \+ task.queries is 3 \+ 2, but the smallest class .* only 4 images"),
+        ({"shots": 3, "queries": 2}, r"task.shots \+ task.queries is 3 \+ 2, but the smallest class .* only 4 samples"),
         ({"ways": 1}, "task.ways must be at least 2"),
         ({"shots": 0}, "task.shots must be at least 1"),
     ],
@@ -82,7 +82,7 @@ def test_more_than_there_is_cannot_be_asked_for(fields, message):
 
 def test_more_queries_than_there_are_images_cannot_be_asked_for():
     sampler = numbered_sampler(shots=2, queries=2)
-    with pytest.raises(ValueError, match=r"2 \+ 3, but the smallest class of the test split has only 4 images"):
+    with pytest.raises(ValueError, match=r"2 \+ 3, but the smallest class of the test split has only 4 samples"):
         sampler.sample("test", generator(0, Purpose.EVALUATION), 1, queries=3)
 
 
