@@ -127,4 +127,3 @@ class RegressionSampler:
         numbers = self.order[own.first[chosen[part], None] + places[part]]
         x, y = self.x[numbers], self.y[numbers]
         return TaskBatch(Samples(x[:, :shots], y[:, :shots]), Samples(x[:, shots:], y[:, shots:]))
-

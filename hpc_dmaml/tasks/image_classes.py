@@ -150,22 +150,12 @@ def _samples(images: np.ndarray, labels: np.ndarray, places: slice) -> Samples:
     return Samples(x.reshape(tasks, ways * each, *x.shape[3:]), y.reshape(tasks, ways * each))
 
 
-MANY = 10_000
-"""From so many on, whole numbers are drawn one after another: no array of them all is made and sorted."""
-
-
 def distinct(rng: np.random.Generator, population: np.ndarray, number: int) -> np.ndarray:
     """`number` different whole numbers below each of `population` (...), in random order: (..., number) int64."""
-    if population.max() > MANY:
-        chosen = np.empty((*population.shape, number), np.int64)
-        for i, last in enumerate(range(-number, 0)):  # after Floyd: every set is equally probable
-            greatest = population + last
-            drawn = rng.integers(greatest + 1)
-            is_there = (chosen[..., :i] == drawn[..., None]).any(-1)
-            chosen[..., i] = np.where(is_there, greatest, drawn)
-        return rng.permuted(chosen, axis=-1)
-    keys = rng.random((*population.shape, int(population.max())))
-    keys[np.arange(keys.shape[-1]) >= population[..., None]] = np.inf
-    smallest = np.argpartition(keys, number - 1, axis=-1)[..., :number]
-    order = np.take_along_axis(keys, smallest, axis=-1).argsort(axis=-1)
-    return np.take_along_axis(smallest, order, axis=-1)
+    chosen = np.empty((*population.shape, number), np.int64)
+    for i in range(number):  # Floyd's way: every set is as probable as any other, and the work is the number's alone
+        greatest = population - number + i
+        drawn = rng.integers(greatest + 1)
+        is_there = (chosen[..., :i] == drawn[..., None]).any(-1)
+        chosen[..., i] = np.where(is_there, greatest, drawn)
+    return rng.permuted(chosen, axis=-1)
