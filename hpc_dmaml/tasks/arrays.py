@@ -24,17 +24,16 @@ MUCH = 2**28
 
 @dataclass(frozen=True)
 class Arrays(FewShot):
-    """Arrays of your own in one HDF5 or .npz file, memory-mapped unless they are compressed or chunked.
-
-    Classification: x (n, *sample shape) and class, or label, (n,): whole numbers or text. Regression, tasks with samples of
-    their own, of which each draws shots + queries (ways means nothing): x (tasks, n, *sample shape) and y (tasks, n,
-    outputs); or, for tasks of different size, x (n, *sample shape), y (n, outputs) and task (n,): whose a sample is.
-    What validates and tests is new: split (train, validation or test for each sample, or for each class or task, sorted)
-    says which classes or tasks do; without it a random split does. Bytes (uint8) of x become numbers in [0, 1].
-    """
+    """Arrays of your own in one HDF5 or .npz file: classification, or regression of tasks with samples of their own."""
 
     path: str = "data/arrays.h5"
-    """The file; ~ and $VARIABLES are replaced."""
+    """The file; ~ and $VARIABLES are replaced. Classification: arrays x (n, *sample shape) and class, or label, (n,), whole
+    numbers or text. Regression: x (tasks, n, *sample shape) and y (tasks, n, outputs), of which each task draws shots +
+    queries samples, and ways means nothing; or, for tasks of different size, x (n, *sample shape), y (n, outputs) and
+    task (n,), whose a sample is. What validates and tests is new: an array split, of train, validation or test for each sample
+    or for each class or task in sorted order, says which classes or tasks do; without it they are split at random. Bytes
+    (uint8) of x become numbers in [0, 1], other whole numbers stay such. Arrays that are neither compressed nor chunked
+    are mapped into memory."""
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
     """Shares of the classes, or tasks, that train, validate and test, for a random split."""
     split_seed: int = 0
@@ -44,12 +43,10 @@ class Arrays(FewShot):
         with self._naming() as path:
             data = read_data(path, verify=True)
         self._sampler(data)  # before all of it is looked at: do the fields fit?
-        speaks = launched_rank(os.environ) == 0
-        for name in ("x", "y"):
-            array = data.arrays.get(name)
-            if array is not None and not isinstance(array, np.memmap) and array.nbytes > MUCH and speaks:
-                text = f"every rank reads {array.nbytes / 2**30:.1f} GiB of {name}; not chunked and not compressed it is mapped"
-                print(f"{path}: {text}", file=sys.stderr, flush=True)
+        size = sum(array.nbytes for array in data.arrays.values() if not isinstance(array, np.memmap))
+        if size > MUCH and launched_rank(os.environ) == 0:
+            text = f"every rank reads {size / 2**30:.1f} GiB; arrays that are neither chunked nor compressed are mapped"
+            print(f"{path}: {text}", file=sys.stderr, flush=True)
         with self._naming():
             return data.digest()
 

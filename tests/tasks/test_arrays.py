@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpc_dmaml import tasks
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Maml, Validation
 from hpc_dmaml.evaluate import evaluate, parse
@@ -259,6 +260,18 @@ def test_ranks_whose_files_differ_notice_it(tmp_path):
         other = example("task")
         other[name] = other[name][::-1].copy()
         assert family(tmp_path, other).prepare() != digest
+
+
+def test_what_fills_the_memory_of_every_rank_is_said_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tasks.arrays, "MUCH", 2000)
+    family(tmp_path, example("task"), "npz").prepare()
+    assert capsys.readouterr().err == ""
+    compressed = family(tmp_path, example("task"), "npz compressed")
+    compressed.prepare()
+    assert capsys.readouterr().err.count("mine.npz: every rank reads 0.0 GiB") == 1
+    monkeypatch.setenv("PMI_RANK", "3")
+    compressed.prepare()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("kind", "way"), [("class", "npz"), ("block", "h5"), ("task", "h5 compressed")])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks import Glyphs, Sinusoid
+from hpc_dmaml.tasks import Glyphs, Harmonic, Sinusoid
 from hpc_dmaml.tasks.image_classes import Classes, FewShotSampler, distinct
 
 COUNTS = np.array([4, 6, 5, 9, 4, 7])
@@ -50,7 +50,7 @@ def test_labels_do_not_tell_which_class_it_is():
 @settings(max_examples=50, deadline=None)
 def test_a_part_of_a_batch_is_that_part_of_the_whole_batch(tasks, a, b):
     part = slice(min(a, b), max(a, b))
-    for sampler in (numbered_sampler(), Sinusoid()):
+    for sampler in (numbered_sampler(), Sinusoid(), Harmonic(noise=0.1)):
         whole = sampler.sample("train", generator(1, Purpose.TRAINING, 2), tasks).part(part)
         some = sampler.sample("train", generator(1, Purpose.TRAINING, 2), tasks, part)
         for x, y in zip((*whole.support, *whole.held_query), (*some.support, *some.held_query), strict=True):
