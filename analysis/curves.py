@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+import checked
+import command
 import numpy as np
+import stats
 import style
 from matplotlib.figure import Figure
 
@@ -24,15 +26,17 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
     if not len(run):
         raise ValueError(f"{source.path} holds no validation yet (status {source.status})")
     panels = [("query loss", loss)]
-    if not np.isnan(accuracy).all():
+    if np.isfinite(accuracy).any():
         panels.append(("query accuracy", accuracy))
     figure, axes = style.subplots(1, len(panels))
     colours = style.steps(loss.shape[1])
+    gaps = 0
     for axis, (label, values) in zip(axes[0], panels, strict=True):
+        means = stats.known(stats.over_tasks(values), axis=None)
+        gaps += np.isnan(means).sum()
         for step, colour in enumerate(colours):
-            mean = moving_average(values[:, step].mean(axis=1), smooth)
             name = "before adaptation" if step == 0 else f"after step {step}"
-            axis.plot(run + 1, mean, color=colour, label=name, marker="." if len(run) < 3 else None)
+            style.plot(axis, run + 1, moving_average(means[:, step], smooth), color=colour, label=name)
         axis.set_xlabel("run")
         axis.set_ylabel(label)
     if len(panels) == 2:
@@ -40,44 +44,53 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
         axes[0][1].axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8, label="chance")
         axes[0][1].set_ylim(0, 1.02)
         style.percent(axes[0][1])
-    elif (loss > 0).all():
-        axes[0][0].set_yscale("log")
+    elif (means[np.isfinite(means)] > 0).all():
+        style.log(axes[0][0])
     axes[0][-1].legend()
     workers = source["workers/loss"].shape[1]
-    task = str(source.config["task"]["class_path"]).rpartition(".")[2]
+    task = style.words("task", source.config["task"]["class_path"])
     unfinished = "" if source.status == "complete" else f", {source.status}"
     smoothed = f", moving average of {smooth} validations" if smooth > 1 else ""
     title = (
         f"{task}, {workers} worker{'s' * (workers != 1)}{unfinished}: mean of {loss.shape[2]} held-out tasks{smoothed}"
     )
     style.title(figure, title)
+    if gaps:
+        style.caption(figure, f"Gaps: {gaps} means are {stats.GAPS}.")
     return figure
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` values, over fewer at the beginning."""
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(end - window, 0)
-    return (sums[end] - sums[start]) / (end - start)
+    """Mean of what is finite among the last `window` values, over fewer at the beginning. A gap stays a gap."""
+    finite = np.isfinite(values)
+    sums, counts = (_window_sums(each, window) for each in (np.where(finite, values, 0.0), finite.astype(float)))
+    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
+def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
+    """Sums over the last `window` values, of these alone: the difference of two running sums would never again be free
+    of a large value that has left the window. Each is the end of one block of `window` values and the beginning of the
+    next, and both are sums that run within a block."""
+    window = max(1, min(window, len(values)))
+    blocks = np.pad(values, (window, -len(values) % window)).reshape(-1, window)
+    beginnings = np.cumsum(blocks, axis=1)
+    ends = np.cumsum(blocks[:, ::-1], axis=1)[:, ::-1]
+    return (beginnings[1:] + np.pad(ends[:-1, 1:], ((0, 0), (0, 1)))).ravel()[: len(values)]
+
+
+@command.command("curves")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Plot a job's validation: loss and accuracy over runs.")
-    parser.add_argument("file", type=Path, help="HDF5 file of a job")
-    parser.add_argument("--output", type=Path, help="picture to write (.png, .svg or .pdf); default: FILE.png")
+    parser.add_argument("file", type=command.path, help="HDF5 file of a job")
+    parser.add_argument("--output", type=command.path, help="picture to write (.png, .svg or .pdf); default: FILE.png")
     parser.add_argument("--smooth", type=int, default=1, help="moving average over so many validations")
     given = parser.parse_args(arguments)
     output = given.output or given.file.with_suffix(".png")
-    try:
-        if given.smooth < 1:
-            raise ValueError(f"--smooth must be 1 or more, not {given.smooth}")
-        source = results.read(given.file, "validation", "workers")
-        with style.used():
-            style.save(plot(source, given.smooth), output)
-    except (ValueError, OSError) as error:
-        print(f"curves: {error}", file=sys.stderr)
-        return 2
+    if given.smooth < 1:
+        raise ValueError(f"--smooth must be 1 or more, not {given.smooth}")
+    source = checked.read(given.file, "validation", "workers")
+    with style.used():
+        style.save(plot(source, given.smooth), output)
     print(output)
     return 0
 

@@ -40,16 +40,16 @@ def draw_curve(
     places, colour = rows[x] / scale, line["color"]
     fitted = "fit" in rows and rows["fit"].notna().any()
     low, mean, high = ("fit_low", "fit", "fit_high") if fitted else ("low", "mean", "high")
-    if fitted or len(rows) == 1:
+    if fitted:
         size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
-        axis.plot(places, rows["mean"], ".", color=colour, ms=size, alpha=alpha if fitted else 1, mew=0, zorder=1.5)
-    values = {name: rows[name].to_numpy() for name in (low, mean, high)}
+        axis.plot(places, stats.known(rows["mean"]), ".", color=colour, ms=size, alpha=alpha, mew=0, zorder=1.5)
+    values = {name: stats.known(rows[name]) for name in (low, mean, high)}
     if fitted and len(rows) < SMOOTH:
         runs = rows["runs"].to_numpy()
         between = np.linspace(runs[0], runs[-1], SMOOTH)
         places = np.interp(between, runs, places)
         values = {name: _between(runs, column, between) for name, column in values.items()}
-    axis.plot(places, values[mean], label=label, **line)
+    style.plot(axis, places, values[mean], label=label, **line)
     if np.isfinite(values[low]).any():
         axis.fill_between(places, values[low], values[high], color=colour, alpha=band, linewidth=0)
 
@@ -63,10 +63,11 @@ def _between(runs: np.ndarray, fitted: np.ndarray, places: np.ndarray) -> np.nda
 
 def frame_means(axis: Axes, means: pd.Series) -> None:
     """Limits of few seeds can be far away: the picture is of the means, with room around them."""
-    room = 0.6 * (means.max() - means.min())
+    low, high = pd.Series(stats.known(means)).agg(["min", "max"])
+    room = 0.6 * (high - low)
     bottom, top = axis.get_ylim()
     if room > 0:
-        axis.set_ylim(max(bottom, means.min() - room), min(top, means.max() + room))
+        axis.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:
@@ -80,14 +81,14 @@ def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> No
         axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
         axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
     else:
-        kinds = {str(job.attributes.get("loss", "")).replace("_", " ") for job in settings.all_jobs}
+        kinds = {style.words("loss", str(job.attributes["loss"])).replace("_", " ") for job in settings.all_jobs}
         axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")
 
 
 def binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (B + 1,) in runs, and the means (W, B) of `values` (W, n) between them."""
+    """Edges (B + 1,) in runs, and the means (W, B) of the finite `values` (W, n) between them."""
     edges = np.unique(np.linspace(0, values.shape[1], PIXELS + 1).astype(int))
-    return edges, np.array([values[:, a:b].mean(axis=1) for a, b in pairwise(edges)]).T
+    return edges, np.array([stats.mean(values[:, a:b], axis=1) for a, b in pairwise(edges)]).T
 
 
 def draw_workers(
@@ -100,20 +101,26 @@ def draw_workers(
         colours = axis.pcolormesh(
             edges, np.arange(workers + 1) - 0.5, image, cmap="viridis", norm=norm, rasterized=True
         )
-        figure.colorbar(colours, ax=axis, label=words).outline.set_linewidth(0.5)
+        is_log = isinstance(norm, LogNorm)
+        bar = figure.colorbar(colours, ax=axis, label=words, format=style.LogNumbers() if is_log else None)
+        bar.outline.set_linewidth(0.5)
+        if is_log:
+            bar.minorformatter = style.LogNumbers()
         axis.set_ylabel("worker")
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(visible=False)
         return
     for worker, values in enumerate(image):
         places = (edges[1:] + edges[:-1] + 1) / 2
-        axis.plot(places, values, linewidth=0.8, color=style.COLOURS[worker], label=f"worker {worker}")
+        style.plot(axis, places, values, linewidth=0.8, color=style.COLOURS[worker], label=f"worker {worker}")
     axis.set_ylabel(words)
     axis.set_xlim(0, edges[-1])
     if isinstance(norm, LogNorm):
-        axis.set_yscale("log")
+        style.log(axis)
+    assert norm.vmin is not None
     assert norm.vmax is not None
-    axis.set_ylim(norm.vmin, norm.vmax * 1.05)
+    if norm.vmin < norm.vmax:
+        axis.set_ylim(norm.vmin, norm.vmax + 0.05 * (norm.vmax - norm.vmin))
     if variable == "weight":
         axis.axhline(1 / workers, color=style.GREY, linestyle=":", linewidth=0.8)
     if workers > 1:
@@ -169,6 +176,8 @@ def caption(
         words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
     elif repetitions:
         words.append("One seed: no confidence interval.")
+    if fitted is not None and np.isnan(stats.known(fitted["mean"])).any():
+        words.append(f"Left out: means that are {stats.GAPS}.")
     if fitted is not None and options is not None and "fit" in fitted:
         points = fitted.groupby(list(settings.by), observed=True).size() if settings.by else [len(fitted)]
         degrees = sorted({stats.degree_for(n, options.degree or 0) for n in points})

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import command
 import plots
 import reader
 import stats
@@ -181,7 +182,7 @@ def default_by(found: reader.Collection, without: set[str] = frozenset()) -> lis
     jobs = found.jobs
     if found.axes and all(axis in job.settings for axis in found.axes for job in jobs):
         return found.axes
-    tasks = sorted({str(job.fields["task"]) for job in jobs})
+    tasks = sorted({style.words("task", job.fields["task"]) for job in jobs})
     if len(tasks) > 1:
         raise ValueError(f"different experiments are mixed, of {', '.join(tasks)}: give the files of one, or --by task")
     return [name for name in reader.varying(jobs) if name not in without]
@@ -197,7 +198,9 @@ def reference(settings: Settings, against: str | None) -> tuple[Any, ...]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What figures and tables have in common."""
-    parser.add_argument("sources", nargs="*", metavar="FILE", help="result files, folders, or a sweep's YAML file")
+    parser.add_argument(
+        "sources", nargs="*", type=command.path, metavar="FILE", help="result files, folders, or a sweep's YAML file"
+    )
     parser.add_argument("--by", type=lambda text: [n for n in text.split(",") if n], metavar="FIELD,…",
                         help="fields or axes that tell settings apart; default: the sweep's axes, or what differs")  # fmt: skip
     parser.add_argument("--interval", choices=sorted(stats.NAMES), default="t",
@@ -210,11 +213,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="say what there is, and exit")
 
 
+@command.command("figures")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw a figure of the thesis by its number, or a general one by name.")
     parser.add_argument("figure", nargs="?", help="number or name; --list shows them")
     add_options(parser)
-    parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf); default: beside the files")
+    parser.add_argument(
+        "--output", type=command.path, help="picture to write (.png, .svg, .pdf); default: beside the files"
+    )
     parser.add_argument("--fit", default=str(stats.DEGREE), help="degree of the polynomial fit, or none; default 10")
     parser.add_argument("--against", metavar="SETTING", help="compare: the setting to compare with; default: the first")
     parser.add_argument("--title", help="title of a general figure")
@@ -226,34 +232,30 @@ def main(arguments: list[str] | None = None) -> int:
             )
         )
         return 0
-    try:
-        if given.figure not in THESIS and given.figure not in GENERAL:
-            raise ValueError(f"there is no figure {given.figure!r}; --list shows what there is")
-        if given.fit != "none" and not given.fit.isdigit():
-            raise ValueError(f"--fit must be a degree or none, not {given.fit!r}")
-        degree = None if given.fit == "none" else int(given.fit)
-        options = Options(given.interval, given.level, degree, given.step, given.last)
-        found = reader.read(given.sources)
-        output = given.output or default_folder(given.sources, found) / f"figure_{given.figure}.png"
-        with style.used():
-            if given.figure in THESIS:
-                picture, notes = thesis(given.figure, found, options)
-            else:
-                picture, notes = general(given.figure, found, options, given)
-            style.save(picture.figure, output)
-        picture.numbers.to_csv(output.with_suffix(".csv"), index=False)
-    except (ValueError, OSError) as error:
-        print(f"figures: {error}", file=sys.stderr)
-        return 2
+    if given.figure not in THESIS and given.figure not in GENERAL:
+        raise ValueError(f"there is no figure {given.figure!r}; --list shows what there is")
+    if given.fit != "none" and not given.fit.isdigit():
+        raise ValueError(f"--fit must be a degree or none, not {given.fit!r}")
+    degree = None if given.fit == "none" else int(given.fit)
+    options = Options(given.interval, given.level, degree, given.step, given.last)
+    found = reader.read(given.sources)
+    output = given.output or default_folder(given.sources, found) / f"figure_{given.figure}.png"
+    with style.used():
+        if given.figure in THESIS:
+            picture, notes = thesis(given.figure, found, options)
+        else:
+            picture, notes = general(given.figure, found, options, given)
+        style.save(picture.figure, output)
+    picture.numbers.to_csv(output.with_suffix(".csv"), index=False, errors="backslashreplace")
     for note in (*found.notes, *notes, *picture.notes):
         print(f"note: {note}", file=sys.stderr)
     print(output, output.with_suffix(".csv"), sep="\n")
     return 0
 
 
-def default_folder(sources: Sequence[str], found: reader.Collection) -> Path:
+def default_folder(sources: Sequence[Path], found: reader.Collection) -> Path:
     """Where the first source's files are."""
-    first = Path(sources[0])
+    first = sources[0]
     if first.is_dir():
         return first
     return first.parent if first.suffix == ".h5" else found.sweeps[0].folder

@@ -81,6 +81,13 @@ class Settings:
         """What a row of a table says of the setting."""
         return dict(zip(self.by, key, strict=True))
 
+    def frame(self, key: tuple[Any, ...], columns: Any) -> pd.DataFrame:
+        """A table of columns, with what says of the setting in front."""
+        table = pd.DataFrame(columns)
+        for place, (name, value) in enumerate(self.columns(key).items()):
+            table.insert(place, name, [value] * len(table))  # a value may be a tuple: to pandas a column of its own
+        return table
+
     def some(self, keys: Iterable[tuple[Any, ...]]) -> Settings:
         """Only these settings, looking as before."""
         part = object.__new__(Settings)
@@ -121,22 +128,25 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             raise ValueError(f"step: {wanted} is more than the {last} adaptation steps of the validation")
         table = table[table["step"] == (last if wanted is None else wanted)]
         wide = table.pivot(index="run", columns="job", values=[variable, "seen_tasks", "wall_s"])
-        summary = options.summarise(wide[variable].to_numpy().T)
+        summary = options.summarise(stats.known(wide[variable].to_numpy()).T)
         rows = {
-            **settings.columns(key), "variable": variable, "step": last if wanted is None else wanted,
-            "runs": wide.index.to_numpy() + 1, "seen_tasks": wide["seen_tasks"].mean(axis=1).to_numpy(),
-            "wall_s": wide["wall_s"].mean(axis=1).to_numpy(),
+            "variable": variable, "step": last if wanted is None else wanted,
+            "runs": wide.index.to_numpy() + 1,
+            **{x: stats.mean(stats.known(wide[x].to_numpy()), axis=1) for x in ("seen_tasks", "wall_s")},
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
         }  # fmt: skip
         if options.degree is not None:
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
                 polynomial = stats.fit(rows["runs"], rows[column], options.degree)
-                known = np.isfinite(rows[column])
-                rows[name] = np.where(known, np.nan if polynomial is None else polynomial(rows["runs"]), np.nan)
-        parts.append(pd.DataFrame(rows))
+                there = np.isfinite(stats.known(rows[column]))
+                rows[name] = np.where(there, np.nan if polynomial is None else polynomial(rows["runs"]), np.nan)
+        parts.append(settings.frame(key, rows))
     if not parts:
         raise ValueError("the files hold no validation yet")
-    return pd.concat(parts, ignore_index=True)
+    if not any(part["n"].any() for part in parts):
+        raise ValueError(f"no validation {variable} is finite")
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(**{x: stats.known(table[x]) for x in ("seen_tasks", "wall_s")})
 
 
 def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
@@ -148,14 +158,16 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
     for key, jobs in settings.jobs.items():
         ends, runs = [], []
         for job in jobs:
-            values = job.read("validation")[f"validation/{variable}"].mean(axis=2)  # (V, S + 1)
+            values = stats.known(stats.over_tasks(job.read("validation")[f"validation/{variable}"]))  # (V, S + 1)
             if len(values):
-                ends.append(values[-max(1, round(options.last * len(values))) :].mean(axis=0))
+                ends.append(stats.mean(values[-max(1, round(options.last * len(values))) :], axis=0))
                 runs.append(len(job.read("runs")["runs/run"]))
         if not ends:
             continue
+        steps = max(map(len, ends))
+        ends = [np.pad(end, (0, steps - len(end)), constant_values=np.nan) for end in ends]
         summary = options.summarise(np.array(ends))
-        for step in range(len(ends[0])):
+        for step in range(steps):
             row = {
                 **settings.columns(key), "variable": variable, "step": step, "runs": float(np.mean(runs)),
                 "mean": summary.mean[step], "low": summary.low[step], "high": summary.high[step],
@@ -181,21 +193,21 @@ def differences(settings: Settings, reference: tuple[Any, ...], variable: str, o
         found = stats.difference(values, samples[reference], options.interval, options.level)
         row = {
             **settings.columns(key), "variable": variable, "reference": settings.label(reference),
-            "mean": found.mean, "low": found.low, "high": found.high, "n": len(values),
-            "n_reference": len(samples[reference]),
+            "mean": found.mean, "low": found.low, "high": found.high,
+            "n": int(np.isfinite(values).sum()), "n_reference": int(np.isfinite(samples[reference]).sum()),
         }  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def run_seconds(job: reader.Job) -> float:
-    """Duration of a run without its validation, in seconds: the median over all runs but the first, which warms up."""
+    """Duration of a run without its validation, in seconds: the median over all runs but the first, which warms up. NaN
+    where the file does not say it."""
     source = job.read("runs", "ranks")
-    wall = source["runs/wall_s"]
-    if len(wall) < 2:
-        return float("nan")
-    validation = np.nan_to_num(source["ranks/validation_s"]).max(axis=1)
-    return float(np.median(np.diff(wall) - validation[1:]))
+    validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1)
+    seconds = np.diff(stats.known(source["runs/wall_s"])) - validation[1:]
+    seconds = seconds[seconds > 0]
+    return float(np.median(seconds)) if len(seconds) else float("nan")
 
 
 def durations(settings: Settings, baseline: tuple[Any, ...], options: Options) -> pd.DataFrame:
@@ -205,10 +217,12 @@ def durations(settings: Settings, baseline: tuple[Any, ...], options: Options) -
     if baseline not in seconds:
         raise ValueError(f"there is no {settings.label(baseline)} to compare with")
     base = seconds[baseline]
+    if not np.isfinite(list(base.values())).any():
+        raise ValueError(f"the files of {settings.label(baseline)} do not say how long a run takes: it needs two runs")
     rows = []
     for key, own in seconds.items():
         absolute = options.summarise(np.array(list(own.values())))
-        mean = np.nanmean(list(base.values()))
+        mean = float(stats.mean(np.array(list(base.values()))))
         ratios = [value / base.get(seed, mean) for seed, value in own.items()]
         relative = options.summarise(np.array(ratios))
         row = {
@@ -231,18 +245,22 @@ def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
             continue
         wide = table.pivot(index="run", columns="job", values="wall_s")
         done = wide.index.to_numpy() + 1
+        walls = stats.known(wide.to_numpy())
+        walls = walls[:, np.isfinite(walls).any(axis=0)].T
+        if not len(walls):
+            continue
         # Seeds that ended early leave gaps, which would make the mean jump: they go on at their own pace.
-        filled = np.array([_at_pace(done, wall) for wall in wide.to_numpy(float).T])
-        measured = {"runs": done, "wall_s": filled.mean(axis=0), "extrapolated": False}
-        part = pd.DataFrame({**settings.columns(key), **measured})[done <= runs]
+        filled = np.array([_at_pace(done, wall) for wall in walls])
+        part = settings.frame(key, {"runs": done, "wall_s": filled.mean(axis=0), "extrapolated": False})[done <= runs]
         if done[-1] < runs:
             on = np.array([_at_pace(np.append(done, runs), np.append(wall, np.nan))[-1] for wall in filled])
-            row = {**settings.columns(key), "runs": runs, "wall_s": on.mean(), "extrapolated": True}
-            part = pd.concat([part, pd.DataFrame([row])], ignore_index=True)
-        parts.append(part.assign(n=len(jobs)))
+            row = settings.frame(key, {"runs": [runs], "wall_s": [on.mean()], "extrapolated": [True]})
+            part = pd.concat([part, row], ignore_index=True)
+        parts.append(part.assign(n=len(walls)))
     if not parts:
-        raise ValueError("the files hold no run yet")
-    return pd.concat(parts, ignore_index=True)
+        raise ValueError("the files hold no wall time yet")
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(wall_s=stats.known(table["wall_s"]))
 
 
 def shares(settings: Settings) -> pd.DataFrame:
@@ -256,11 +274,11 @@ def shares(settings: Settings) -> pd.DataFrame:
         seconds = []
         for job in jobs:
             source = job.read("runs", "ranks")
-            wall = np.diff(source["runs/wall_s"])
-            if len(wall):
+            wall = stats.mean(np.diff(stats.known(source["runs/wall_s"])))
+            if np.isfinite(wall):
                 parts = [_known_mean(source[f"ranks/{part}_s"][1:]) for part in PARTS]
-                seconds.append([*parts, max(0.0, float(wall.mean()) - sum(parts))])
-        if seconds:
+                seconds.append([*parts, max(0.0, float(wall) - sum(parts))])
+        if seconds and np.sum(seconds) > 0:
             mean = np.mean(seconds, axis=0)
             for part, value in zip((*PARTS, "rest"), mean, strict=True):
                 rows.append({**settings.columns(key), "part": part, "seconds": value, "share": value / mean.sum()})
@@ -273,48 +291,41 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
     """Training tasks a second over the ranks, for settings whose last name is ranks; speed-up and efficiency.
 
     Columns: the setting with ranks, tasks_per_s, low, high, n, speed_up (to the fewest ranks of the same curve, and as
-    many times faster as there are ranks there), ideal, efficiency (speed_up / ideal).
+    many times faster as there are ranks there), ideal, efficiency (speed_up / ideal). A curve measured on one number of
+    ranks alone is left out: its efficiency of 100 % would be nobody's measurement. Raises ValueError where no other is.
     """
+    curves: dict[tuple[Any, ...], dict[int, stats.Summary]] = {}
+    for (*curve, ranks), jobs in settings.jobs.items():
+        tasks = [job.fields["workers"] * job.fields["epochs"] * job.fields["tasks"] for job in jobs]
+        rates = np.array([n / run_seconds(job) for n, job in zip(tasks, jobs, strict=True)])
+        if np.isfinite(rates).any():
+            curves.setdefault(tuple(curve), {})[ranks] = options.summarise(rates)
     rows = []
-    for key, jobs in settings.jobs.items():
-        rates = []
-        for job in jobs:
-            tasks = job.fields["workers"] * job.fields["epochs"] * job.fields["tasks"]
-            rates.append(tasks / run_seconds(job))
-        summary = options.summarise(np.array(rates))
-        rows.append(
-            {
-                **settings.columns(key),
-                "tasks_per_s": summary.mean,
-                "low": summary.low,
-                "high": summary.high,
-                "n": summary.n,
-            }
+    for setting, points in curves.items():
+        fewest = min(points)
+        for ranks, rate in points.items() if len(points) > 1 else ():
+            speed_up = rate.mean / points[fewest].mean * fewest
+            row = {
+                **settings.columns((*setting, ranks)), "tasks_per_s": rate.mean, "low": rate.low, "high": rate.high,
+                "n": rate.n, "speed_up": speed_up, "ideal": float(ranks), "efficiency": speed_up / ranks,
+            }  # fmt: skip
+            rows.append(row)
+    if not rows:
+        there = ", ".join(map(str, sorted({key[-1] for key in settings.jobs})))
+        raise ValueError(
+            "scaling needs jobs, of two runs or more, that were run on different numbers of ranks (mpirun -n) and are "
+            f"otherwise the same; these files have, for each setting, one (ranks: {there})"
         )
-    table = pd.DataFrame(rows)
-    curve = list(settings.by[:-1])
-    first = table.sort_values("ranks").groupby(curve, sort=False).head(1) if curve else table.nsmallest(1, "ranks")
-    base = (
-        table.merge(first, on=curve, suffixes=("", "_first"))
-        if curve
-        else table.merge(first, how="cross", suffixes=("", "_first"))
-    )
-    table = base[list(table.columns)].assign(
-        speed_up=base["tasks_per_s"] / base["tasks_per_s_first"] * base["ranks_first"],
-        ideal=base["ranks"].astype(float),
-    )
-    return table.assign(efficiency=table["speed_up"] / table["ideal"])
+    return pd.DataFrame(rows)
 
 
 def _known_mean(values: np.ndarray) -> float:
-    """Without NaN: ranks that came or went with a resume, and the last run of a job that still runs."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else 0.0
+    """Without gaps: ranks that came or went with a resume, and the last run of a job that still runs."""
+    return float(np.nan_to_num(stats.mean(stats.known(values, axis=None))))
 
 
 def _at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
     """Wall times with the missing ones at the end filled in at the mean pace of those before; the first run warms up."""
-    known = np.flatnonzero(np.isfinite(wall_s))
-    last = known[-1]
-    pace = (wall_s[last] - wall_s[0]) / (runs[last] - runs[0]) if last else wall_s[0] / runs[0]
+    first, last = np.flatnonzero(np.isfinite(wall_s))[[0, -1]]
+    pace = (wall_s[last] - wall_s[first]) / (runs[last] - runs[first]) if last > first else wall_s[last] / runs[last]
     return np.where(np.arange(len(runs)) <= last, wall_s, wall_s[last] + pace * (runs - runs[last]))

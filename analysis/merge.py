@@ -16,13 +16,15 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
+import command
 import h5py
 import numpy as np
 
 from hpc_dmaml import results
-from hpc_dmaml.files import is_sealed, replacing, seal
+from hpc_dmaml.files import is_sealed, locked, replacing, seal
 
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
@@ -46,7 +48,7 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
 
 def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str]) -> None:
     with replacing(output) as temporary:
-        with h5py.File(temporary, "w") as archive:
+        with h5py.File(temporary, "w", locking=False) as archive:
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
                 if path.name == SWEEP:
@@ -64,7 +66,10 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
 
 
 def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str]) -> None:
-    with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(output) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["job", "name", "type", "index", "value"])
         for name, path in found:
@@ -88,10 +93,12 @@ def split(archive: Path, folder: Path) -> int:
                 raise ValueError("it is a result file of one job")
             jobs = _jobs(file)
             for name in jobs:
-                if (folder / name).exists():
-                    raise ValueError(f"{folder / name} exists and is never overwritten")
+                if ".." in PurePosixPath(name).parts:
+                    raise ValueError(f"its job {name!r} would lie outside of {folder}")
+                _require_new(folder / name)
             for name, item in jobs.items():
-                _restore(item, folder / name)
+                with writing(folder / name):
+                    _restore(item, folder / name)
     except OSError as error:
         raise ValueError(f"{archive} is not a readable archive: {error}") from error
     except ValueError as error:
@@ -99,16 +106,31 @@ def split(archive: Path, folder: Path) -> int:
     return sum(not name.endswith(SWEEP) for name in jobs)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the lock of a new file. Raises ValueError where it is there already, Busy where another process is at it."""
+    with locked(path, wait=False):
+        _require_new(path)
+        yield
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists and is never overwritten")
+
+
 def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(item, h5py.Dataset):
-        path.write_text(item.asstr()[()], encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(item.asstr()[()], encoding="utf-8")
         return
     arrays = {}
     item.visititems(lambda name, below: arrays.update({name: below}) if isinstance(below, h5py.Dataset) else None)
     missing = [name for name in results.VARIABLES if name not in arrays]
     if missing:
         raise ValueError(f"it holds only some groups of its jobs, without {missing[0]}: they cannot be made whole")
+    if any(dataset.is_virtual or dataset.external for dataset in arrays.values()):
+        raise ValueError("it has its data in other files")
     values = {n: d.asstr()[()] if h5py.check_string_dtype(d.dtype) else d[()] for n, d in arrays.items()}
     results.write(path, values, dict(item.attrs.items()))
 
@@ -131,29 +153,29 @@ def _numbers(values: np.ndarray) -> Iterator[tuple[str, str, object]]:
         yield kind, ";".join(map(str, index)), repr(value) if isinstance(value, float) else value
 
 
+@command.command("merge")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Merge result files into one HDF5 or CSV file, or split it again.")
-    parser.add_argument("sources", nargs="*", type=Path, help="result files and folders")
-    parser.add_argument("--split", type=Path, metavar="ARCHIVE", help="write the files of an HDF5 archive to --output")
-    parser.add_argument("--output", type=Path, required=True, help="file to write (.h5, .csv), or folder for --split")
+    parser.add_argument("sources", nargs="*", type=command.path, help="result files and folders")
+    parser.add_argument(
+        "--split", type=command.path, metavar="ARCHIVE", help="write the files of an HDF5 archive to --output"
+    )
+    parser.add_argument(
+        "--output", type=command.path, required=True, help="file to write (.h5, .csv), or folder for --split"
+    )
     parser.add_argument(
         "--groups", nargs="+", default=[], help="only these groups: runs, workers, ranks, validation, …"
     )
     given = parser.parse_args(arguments)
-    try:
-        if given.split:
-            print(f"{split(given.split, given.output)} files in {given.output}")
-            return 0
-        write = {".h5": to_hdf5, ".csv": to_csv}.get(given.output.suffix)
-        if write is None:
-            raise ValueError(f"--output must end in .h5 or .csv, not {given.output.suffix!r}")
-        if given.output.exists():
-            raise ValueError(f"{given.output} exists and is never overwritten")
-        found = find(given.sources)
+    if given.split:
+        print(f"{split(given.split, given.output)} files in {given.output}")
+        return 0
+    write = {".h5": to_hdf5, ".csv": to_csv}.get(given.output.suffix)
+    if write is None:
+        raise ValueError(f"--output must end in .h5 or .csv, not {given.output.suffix!r}")
+    found = find(given.sources)
+    with writing(given.output):
         write(found, given.output, given.groups)
-    except (ValueError, OSError) as error:
-        print(f"merge: {error}", file=sys.stderr)
-        return 2
     print(f"{sum(path.name != SWEEP for _, path in found)} files in {given.output}")
     return 0
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from typing import Any
 
 import plots
 import style
+from command import printable
 
 HEAVY = 400_000
 """A vector picture of more bytes than these is embedded as pixels."""
+LONGEST = 500
+"""Characters of a text; a longer one is cut."""
+
+
+def escape(text: str) -> str:
+    """A text as HTML."""
+    return html.escape(printable(text, LONGEST))
 
 
 def grid(pictures: Iterable[tuple[str, Callable[[], plots.Picture]]]) -> str:
@@ -23,11 +31,11 @@ def _figure(name: str, draw: Callable[[], plots.Picture]) -> str:
     """A picture under its name; where it cannot be drawn, why."""
     try:
         picture = draw()
+        picture.figure.suptitle("")  # the page's own heading stands above
+        source = _embedded(picture)
     except ValueError as error:
         return f"<figure><figcaption><b>{escape(name)}</b>: {escape(str(error))}.</figcaption></figure>"
-    picture.figure.suptitle("")  # the page's own heading stands above
     kind = ' class="wide"' if picture.figure.get_figwidth() > style.COLUMN_IN else ""
-    source = _embedded(picture)
     return (
         f"<figure{kind}><figcaption><b>{escape(name)}</b></figcaption>"
         f'<div class="scroll"><img src="{source}" alt="{escape(name)}"></div></figure>'
@@ -61,10 +69,12 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
 
 def whisker(low: float, mean: float, high: float, least: float, most: float, colour: str) -> str:
     """Mean and interval as a picture in a line of text, on a scale from `least` to `most`."""
+    if not least <= mean <= most:  # NaN, too
+        return ""
     spread = most - least or 1.0
 
     def place(value: float) -> str:
-        return f"{4 + 92 * (value - least) / spread:.1f}%"
+        return f"{min(100.0, max(0.0, 4 + 92 * (value - least) / spread)):.1f}%"
 
     line = ""
     if low == low and high == high:
@@ -73,9 +83,14 @@ def whisker(low: float, mean: float, high: float, least: float, most: float, col
 
 
 def number(row: Any, is_share: bool) -> str:
+    """Mean ± half the interval; shares in percent."""
     factor, digits = (100, 1) if is_share else (1, 3)
-    half = factor * float(row["high"] - row["mean"])
-    return f"{factor * row['mean']:.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
+    return with_half(factor * float(row["mean"]), factor * float(row["high"] - row["mean"]), digits)
+
+
+def with_half(mean: float, half: float, digits: int) -> str:
+    kind = f".{digits}f" if abs(mean) < 1e6 else ".3g"
+    return "–" if mean != mean else f"{mean:{kind}}" + (f" ± {half:{kind}}" if half == half else "")
 
 
 def value(content: Any) -> str:
@@ -96,6 +111,8 @@ def short(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
+    if seconds != seconds:
+        return "–"
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"

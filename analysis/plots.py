@@ -61,6 +61,8 @@ def over_runs(
     """Validation over runs, seen tasks or wall time: one curve a setting. `panels`: one for each way to scale."""
     variable = chosen_variable(settings, variable)
     table = measures.curves(settings, variable, options)
+    if table[x].isna().all():
+        raise ValueError(f"no {X[x]} at a validation is finite")
     groups = families(settings) if panels else {"": settings}
     figure, axes = style.subplots(1, len(groups), height=2.6, sharey=True, wide=len(settings.jobs) > MANY)
     scale, unit = time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
@@ -76,10 +78,10 @@ def over_runs(
     if len(groups) > 1:
         # The same places in all panels: what comes further to the left is cheaper.
         ends = table.groupby(list(settings.by), observed=True)[x].max() / scale
-        wide = ends.max() / ends.min() > 8
+        wide = 0 < ends.min() < ends.max() / 8
         for axis in axes[0]:
             if wide:
-                axis.set_xscale("log")
+                style.log(axis, "x")
             axis.set_xlim(ends.min() / 30 if wide else 0, ends.max() * 1.05)
             axis.label_outer()
     for axis in axes[0]:
@@ -169,7 +171,7 @@ def extrapolation(settings: Settings, options: Options, title: str, runs: int = 
         axis.set_xlim(0, runs * 1.03)
         axis.label_outer()
         legend_below(axis)
-    axes[0, 0].set_ylim(0, table["wall_s"].max() / scale * 1.05)
+    axes[0, 0].set_ylim(bottom=0)
     style.title(figure, title)
     caption(
         figure,
@@ -214,9 +216,14 @@ def per_worker(settings: Settings, options: Options, title: str, variable: str) 
         if not groups:
             raise ValueError("all jobs have one worker: its weight is 1")
     tables = [reader.table(jobs[:1], "workers", [variable]) for _, jobs in groups]
-    images = [binned(table.pivot(index="worker", columns="run", values=variable).to_numpy()) for table in tables]
+    groups = [group for group, table in zip(groups, tables, strict=True) if len(table)]
+    tables = [table for table in tables if len(table)]
+    wide = [table.pivot(index="worker", columns="run", values=variable).to_numpy() for table in tables]
+    images = [binned(stats.known(values, axis=None)) for values in wide]
     # One scale for all panels, so that they compare.
-    values = np.concatenate([image.ravel() for _, image in images])
+    values = stats.known(np.concatenate([image.ravel() for _, image in images] or [np.empty(0)]))
+    if np.isnan(values).all():
+        raise ValueError(f"the files hold no run yet, or none whose {variable} is finite")
     top, bottom = np.nanmax(values), 0.0 if variable == "weight" else np.nanmin(values)
     norm = LogNorm(bottom, top) if bottom > 0 and top > 4 * bottom else Normalize(bottom, top)
     columns = min(2, len(groups))
@@ -228,9 +235,10 @@ def per_worker(settings: Settings, options: Options, title: str, variable: str) 
     for axis in axes.flat[len(groups) :]:
         axis.set_axis_off()
     style.title(figure, title)
-    parts = [table.assign(**settings.columns(key)) for table, (key, _) in zip(tables, groups, strict=True)]
+    parts = [settings.frame(key, table) for table, (key, _) in zip(tables, groups, strict=True)]
     first = ", ".join(dict.fromkeys(str(jobs[0].seed) for _, jobs in groups))
-    caption(figure, settings, None, f"Seed {first}.", repetitions=False)
+    left_out = f" Gaps: {stats.GAPS}." if np.isnan(values).any() else ""
+    caption(figure, settings, None, f"Seed {first}.{left_out}", repetitions=False)
     return Picture(figure, pd.concat(parts, ignore_index=True))
 
 
@@ -240,6 +248,8 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
     curve = list(settings.by[:-1])
     figure, axes = style.subplots(1, 2)
     keys = list(dict.fromkeys(key[:-1] for key in settings.jobs))
+    lone = [key for key in keys if not matching(table, curve, key).any()]
+    keys = [key for key in keys if key not in lone]
     ranks = np.array(sorted(table["ranks"].unique()), float)
     for place, key in enumerate(keys):
         rows = table[matching(table, curve, key)].sort_values("ranks")
@@ -262,7 +272,7 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
     axes[0, 0].set_yticks(ranks, [f"{r:g}" for r in ranks])
     axes[0, 0].set_ylabel("speed-up")
     axes[0, 1].set_ylabel("efficiency")
-    axes[0, 1].set_ylim(0, max(1.1, table["efficiency"].max() * 1.1))
+    axes[0, 1].set_ylim(0, max(1.1, np.nanmax(stats.known(table["efficiency"])) * 1.1))
     style.percent(axes[0, 1])
     for axis in axes[0]:
         axis.set_xscale("log", base=2)
@@ -274,7 +284,8 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
     caption(
         figure, settings, options, "Training tasks a second, validation apart, against the fewest ranks of each curve."
     )
-    return Picture(figure, table)
+    names = (", ".join(style.words(n, v) for n, v in zip(curve, key, strict=True)) for key in lone)
+    return Picture(figure, table, tuple(f"{name}: left out, as it ran on one number of ranks only" for name in names))
 
 
 def comparison(
@@ -289,8 +300,9 @@ def comparison(
     names = [others.label(key) for key in others.jobs]
     figure, axes = style.subplots(height=1.4 + 0.2 * len(names), wide=max(map(len, names)) > LONG)
     axis = axes[0, 0]
+    shown = table.assign(mean=stats.known(table["mean"]))
     for place, key in enumerate(others.jobs):
-        row = _of(table, others, key).iloc[0]
+        row = _of(shown, others, key).iloc[0]
         error = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
         axis.errorbar(row["mean"], place, xerr=error, marker="o", capsize=3, color=others.line(key)["color"])
     axis.axvline(0, color=style.GREY, linewidth=0.8)
@@ -310,6 +322,7 @@ def comparison(
 def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[str, ...]:
     """What to say of curves that rest on less than they should."""
     notes = []
+    lost = curves[np.isnan(stats.known(curves["mean"]))]
     for key, jobs in settings.jobs.items():
         rows, label = _of(curves, settings, key), settings.label(key)
         if rows.empty:
@@ -317,8 +330,10 @@ def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[st
             continue
         if len(jobs) == 1:
             notes.append(f"{label}: one seed, so there is no interval")
-        elif rows["n"].min() < len(jobs):
+        elif 0 < rows["n"].min() < len(jobs):
             notes.append(f"{label}: some points are of {rows['n'].min()} of {len(jobs)} seeds only")
+        if missing := len(_of(lost, settings, key)):
+            notes.append(f"{label}: {missing} of {len(rows)} points are left out: {stats.GAPS}")
         if options.degree and stats.degree_for(len(rows), options.degree) < options.degree:
             degree = stats.degree_for(len(rows), options.degree)
             notes.append(f"{label}: {len(rows)} points bear a polynomial of degree {degree}, not {options.degree}")

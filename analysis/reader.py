@@ -1,6 +1,6 @@
 """Result files to tidy tables: any number of files, folders and sweeps. Needs pandas, and neither MPI nor torch.
 
-    found = reader.read(["results/scaling"])                 # headers only: what there is, what is missing
+    found = reader.read(["results/scaling"])                 # what there is, what is missing
     table = reader.table(found.jobs, "validation", by=["scaling"])
     table.columns   # job, scaling, seed, run, seen_tasks, wall_s, step, loss, accuracy
 
@@ -17,12 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import checked
 import numpy as np
 import pandas as pd
-import yaml
+import stats
+from command import printable
 
 from hpc_dmaml import results
 from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.files import expanded
 from hpc_dmaml.sweep.states import differing
 
 GROUPS = ("runs", "workers", "ranks", "validation")
@@ -31,7 +34,6 @@ REPEATS = {
     "threads", "chunk", "keep", "check_every", "task.root",
 }  # fmt: skip
 """Fields in which the repetitions of one setting may differ."""
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +223,7 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
     paths: dict[Path, None] = {}
     found: dict[Path, sweeps.Sweep] = {}
     notes = []
-    given = [Path(source) for source in sources]
+    given = [expanded(source) for source in sources]
     if not given:
         raise ValueError("give result files, folders of them, or a sweep")
     for source in given:
@@ -245,26 +247,32 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
 
 
 def _open(path: Path) -> Job:
-    source = results.read(path, "nothing")  # the name of no group: attributes alone
-    config = yaml.load(source.attribute("config"), Loader=LOADER)
-    return Job(path, source.attributes, config)
+    source = checked.read(path, *GROUPS)
+    return Job(path, source.attributes, source.config)
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in content.items():
+    for key, value in content.items():
+        name = f"{prefix}{key}"
         if isinstance(value, dict) and "class_path" in value:
-            flat[prefix + name] = value["class_path"]
-            flat |= _flat(value.get("init_args") or {}, f"{prefix}{name}.")
+            flat[name] = _hashable(value["class_path"])
+            below = value.get("init_args")
+            flat |= _flat(below if isinstance(below, dict) else {}, f"{name}.")
         elif isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{name}.")
         else:
-            flat[prefix + name] = _hashable(value)
+            flat[name] = _hashable(value)
     return flat
 
 
 def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+    """Lists as tuples, and as text what is no plain value, or a number that equals nothing or is no float."""
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    plain = value is None or isinstance(value, str | bool | int | float)
+    odd = isinstance(value, int | float) and not abs(value) < 2.0**1023
+    return str(value) if odd or not plain else value
 
 
 def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> dict[str, np.ndarray]:
@@ -285,7 +293,7 @@ def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> 
         index = {"run": own.astype(np.int32), **{n: source[f"runs/{n}"][rows] for n in ("seen_tasks", "wall_s")}}
         dimensions = ["step", "task"]
         if not each_task:
-            arrays = {name: values.mean(axis=2) for name, values in arrays.items()}
+            arrays = {name: stats.over_tasks(values) for name, values in arrays.items()}
             dimensions = ["step"]
     else:
         index, dimensions = {"run": runs}, [group.removesuffix("s")]
@@ -314,5 +322,5 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 def _some(names: Sequence[str], most: int = 6) -> str:
     """The names, or the first of them and how many more."""
-    shown = ", ".join(names[:most])
+    shown = ", ".join(printable(name, 500) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

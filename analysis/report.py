@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import command
 import figures
 import matplotlib
 import measures
@@ -28,10 +28,13 @@ import numpy as np
 import pieces
 import plots
 import reader
+import stats
 import style
 import tables
 from measures import Options, Settings
+from pieces import escape
 
+from hpc_dmaml import results
 from hpc_dmaml.files import is_locked
 
 PANELS = 6
@@ -120,6 +123,9 @@ def cautions(part: Part) -> list[str]:
                 f"{job.path.name}: not finite in {lost.any(axis=1).sum()} of {len(lost)} runs: worker {which}; "
                 "they counted 0 there"
             )
+        gaps = np.isnan(stats.known(stats.over_tasks(job.read("validation")["validation/loss"]))).any(axis=1)
+        if gaps.any():
+            notes.append(f"{job.path.name}: {gaps.sum()} of {len(gaps)} validations are left out: {stats.GAPS}")
     commits = sorted({str(job.attributes.get("git_commit", "")) for job in part.found.jobs} - {""})
     if len(commits) > 1:
         notes.append(f"{part.title}: made by {len(commits)} versions of the code")
@@ -148,22 +154,27 @@ def _tiles(found: reader.Collection) -> str:
     jobs = found.jobs
     done = sum(job.status == "complete" for job in jobs)
     expected = len(jobs) + sum(not point.output.exists() for sweep in found.sweeps for point in sweep.points)
-    logs = [(job, job.read("runs")) for job in jobs]
-    worked = [float(log["runs/wall_s"][-1]) for _, log in logs if len(log["runs/wall_s"])]
-    seen = sum(int(log["runs/seen_tasks"][-1]) for _, log in logs if len(log["runs/seen_tasks"]))
-    ranks = sum(job.ranks * (float(log["runs/wall_s"][-1]) if len(log["runs/wall_s"]) else 0.0) for job, log in logs)
+    logs = [job.read("runs") for job in jobs]
+    worked = np.nan_to_num([_worked_s(log) for log in logs])
+    seen = sum(int(log["runs/seen_tasks"][-1]) for log in logs if len(log["runs/seen_tasks"]))
     tiles = [
         (f"{done} of {expected}", f"job{'s' * (expected > 1)} complete"),
-        (pieces.short(sum(len(log["runs/run"]) for _, log in logs)), "runs"),
+        (pieces.short(sum(len(log["runs/run"]) for log in logs)), "runs"),
         (pieces.short(seen), "training tasks seen"),
-        (pieces.duration(sum(worked)), "wall time, all jobs"),
-        (pieces.duration(ranks), "time of all ranks"),
+        (pieces.duration(float(worked.sum())), "wall time, all jobs"),
+        (pieces.duration(float(worked @ [job.ranks for job in jobs])), "time of all ranks"),
     ]
     return (
         '<ul class="tiles">'
         + "".join(f"<li><b>{escape(b)}</b><span>{escape(s)}</span></li>" for b, s in tiles)
         + "</ul>"
     )
+
+
+def _worked_s(log: results.Results) -> float:
+    """Seconds since its start, as far as it says."""
+    wall = stats.known(log["runs/wall_s"])
+    return float(np.append(np.nan, wall[np.isfinite(wall)])[-1])
 
 
 def _warnings(notes: Sequence[str]) -> str:
@@ -184,8 +195,9 @@ def _final(settings: Settings, options: Options) -> str:
     steps = sorted(frame["step"].unique())
     shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
     ends = frame[frame["step"] == steps[-1]]
-    best = (ends["mean"].max if is_share else ends["mean"].min)()
-    low, high = float(ends[["low", "mean"]].min(axis=None)), float(ends[["high", "mean"]].max(axis=None))
+    shown_ends = ends[np.isfinite(stats.known(ends["mean"]))]
+    best = (shown_ends["mean"].max if is_share else shown_ends["mean"].min)()
+    low, high = (float(shown_ends[["low", "mean", "high"]].agg(name).agg(name)) for name in ("min", "max"))
     lines = []
     for key in settings.jobs:
         rows = frame[plots.matching(frame, settings.by, key)].set_index("step")
@@ -327,11 +339,11 @@ def _jobs(found: reader.Collection) -> str:
     lines = []
     for job in found.jobs:
         log = job.read("runs")
-        runs, wall = len(log["runs/run"]), log["runs/wall_s"]
+        runs = len(log["runs/run"])
         cells = [
             f'<td class="text {escape(job.status)}">{escape(job.status)}</td>',
             f"<td>{job.seed}</td><td>{runs:,} of {int(job.fields['runs']):,}</td><td>{job.ranks}</td>",
-            f"<td>{int(job.attributes.get('restarts', 0))}</td><td>{pieces.duration(float(wall[-1])) if runs else ''}</td>",
+            f"<td>{int(job.attributes.get('restarts', 0))}</td><td>{pieces.duration(_worked_s(log)) if runs else ''}</td>",
             f'<td class="text">{escape(str(job.attributes.get("start", "")))}</td>',
         ]
         lines.append(f'<tr><th scope="row">{escape(job.path.name)}</th>{"".join(cells)}</tr>')
@@ -347,24 +359,23 @@ def _jobs(found: reader.Collection) -> str:
     return f"<h3>Jobs</h3><details{opened}><summary>{pieces.count(len(lines), 'job')}</summary>{pieces.table(head, lines, '', {1, 7})}</details>"
 
 
+@command.command("report")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write one self-contained page about result files.")
     figures.add_options(parser)
-    parser.add_argument("--output", type=Path, help="page to write (.html); default: report.html beside the files")
+    parser.add_argument(
+        "--output", type=command.path, help="page to write (.html); default: report.html beside the files"
+    )
     parser.add_argument("--title", help="default: the sweep's description or the file's name")
     given = parser.parse_args(arguments)
-    try:
-        if given.output and given.output.suffix not in (".html", ".htm"):
-            raise ValueError(f"--output must end in .html, not {given.output.suffix!r}")
-        options = Options(given.interval, given.level, step=given.step, last=given.last)
-        found = reader.read(given.sources)
-        output = given.output or figures.default_folder(given.sources, found) / "report.html"
-        text = page(found, options, given.by, given.title)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
+    if given.output and given.output.suffix not in (".html", ".htm"):
+        raise ValueError(f"--output must end in .html, not {given.output.suffix!r}")
+    options = Options(given.interval, given.level, step=given.step, last=given.last)
+    found = reader.read(given.sources)
+    output = given.output or figures.default_folder(given.sources, found) / "report.html"
+    text = page(found, options, given.by, given.title)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8", errors="backslashreplace")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(output)

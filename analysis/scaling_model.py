@@ -23,9 +23,10 @@ import math
 import sys
 from pathlib import Path
 
+import checked
+import command
 import numpy as np
-
-from hpc_dmaml import results
+import stats
 
 RANKS = [2**k for k in range(11)]
 
@@ -48,11 +49,12 @@ def exchange_s(kind: str, ranks: int, size_bytes: int, latency_s: float, per_byt
 
 def measured(path: Path) -> tuple[float, float, int]:
     """Mean work in seconds and its spread over the ranks of a run, and the parameters' bytes, of a job."""
-    source = results.read(path)
-    work = source["ranks/work_s"]
-    parameters = source["meta_model/parameters"]
-    spread = np.nanstd(work, axis=1).mean() if work.shape[1] > 1 else np.nanstd(work)
-    return float(np.nanmean(work)), float(spread), parameters.nbytes
+    source = checked.read(path, "ranks", "meta_model")
+    work = stats.known(source["ranks/work_s"], axis=None)
+    if np.isnan(work).all():
+        raise ValueError(f"{path} holds no time of a run")
+    spread = stats.mean(np.nanstd(work, axis=1)) if work.shape[1] > 1 else np.nanstd(work)
+    return float(stats.mean(work)), float(spread), source["meta_model/parameters"].nbytes
 
 
 def table(work_s: float, spread_s: float, size_bytes: int, latency_s: float, per_byte_s: float) -> list[str]:
@@ -80,28 +82,26 @@ def table(work_s: float, spread_s: float, size_bytes: int, latency_s: float, per
     return lines
 
 
+@command.command("scaling_model")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Predict how a job scales to 1,024 ranks.")
-    parser.add_argument("file", type=Path, nargs="?", help="HDF5 file of a job, for work, spread and parameters")
+    parser.add_argument(
+        "file", type=command.path, nargs="?", help="HDF5 file of a job, for work, spread and parameters"
+    )
     parser.add_argument("--work_s", type=float, help="work of a rank in a run, in seconds")
     parser.add_argument("--spread_s", type=float, help="its standard deviation over the ranks")
     parser.add_argument("--parameters", type=int, help="parameters of the model, 4 bytes each")
     parser.add_argument("--latency_us", type=float, default=2.0, help="latency of a message, in µs")
     parser.add_argument("--bandwidth_gb_s", type=float, default=12.0, help="bandwidth of a link, in GB/s")
     given = parser.parse_args(arguments)
-    try:
-        work_s, spread_s, size = (
-            measured(given.file) if given.file else (given.work_s, 0.0, 4 * (given.parameters or 0))
-        )
-        work_s = given.work_s or work_s
-        spread_s = spread_s if given.spread_s is None else given.spread_s
-        if not work_s or not size:
-            raise ValueError("give the file of a job, or --work_s and --parameters")
-        if min(work_s, given.latency_us, given.bandwidth_gb_s) <= 0 or spread_s < 0:
-            raise ValueError("times, latency and bandwidth must be positive")
-    except ValueError as error:
-        print(f"scaling_model: {error}", file=sys.stderr)
-        return 2
+    work_s, spread_s, size = measured(given.file) if given.file else (given.work_s, 0.0, 4 * (given.parameters or 0))
+    work_s = given.work_s or work_s
+    spread_s = spread_s if given.spread_s is None else given.spread_s
+    if not work_s or not size:
+        raise ValueError("give the file of a job, or --work_s and --parameters")
+    times = (work_s, given.latency_us, given.bandwidth_gb_s)
+    if not all(0 < number < math.inf for number in (*times, size)) or not 0 <= spread_s < math.inf:
+        raise ValueError("times, latency, bandwidth and parameters must be positive, the spread 0 or more")
     print("\n".join(table(work_s, spread_s, size, given.latency_us * 1e-6, 1e-9 / given.bandwidth_gb_s)))
     return 0
 

@@ -1,11 +1,11 @@
-"""The thesis's statistics: mean and confidence interval over repetitions, polynomial fit over runs. numpy alone."""
+"""The thesis's statistics: mean and confidence interval over repetitions, polynomial fit over runs; and what is left out
+of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -17,6 +17,36 @@ LEVEL = 0.95
 DEGREE = 10
 """Of the thesis's fit."""
 NAMES = {"t": "Student's t", "normal": "normal"}
+HUGE = 1e6
+GAPS = "not finite or huge (a million times the median)"
+
+
+def known(values: np.ndarray, axis: int | None = 0) -> np.ndarray:
+    """`values` with a gap, NaN, for each that is not finite or huge: more than `HUGE`, and more than so many times the
+    median size (zeros aside) along the axis; None: of all. One such value would hide the others: in a sum, in a
+    polynomial, on an axis."""
+    values = np.asarray(values, float)
+    finite = np.isfinite(values)
+    size = np.abs(np.where(finite & (values != 0), values, np.nan))
+    ordered = np.sort(size, axis)  # NaN last
+    middle = np.maximum(np.isfinite(ordered).sum(axis or 0, keepdims=True) - 1, 0) // 2
+    median = np.take_along_axis(ordered, middle, axis or 0) if ordered.size else ordered
+    with np.errstate(over="ignore"):
+        return np.where(finite & ~(size > HUGE * np.fmax(median, 1)), values, np.nan)
+
+
+def mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """The mean of what is finite; NaN where nothing is."""
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.where(finite, values, 0.0).sum(axis) / finite.sum(axis)
+
+
+def over_tasks(values: np.ndarray) -> np.ndarray:
+    """Means over the held-out tasks, the last axis. One task that is not finite makes a gap: the mean of the others would
+    flatter."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(values, float).mean(axis=-1)
 
 
 @dataclass(frozen=True)
@@ -34,17 +64,22 @@ def summarise(values: np.ndarray, kind: Kind = "t", level: float = LEVEL) -> Sum
     """Over the first axis of `values` (n, …): x̄ ± q·s/√n, s the sample's standard deviation (n − 1).
 
     q is the quantile of Student's t with n − 1 degrees of freedom, or ("normal", as in the thesis) of the normal
-    distribution. NaN is a missing value.
+    distribution. What is not finite is a missing value.
     """
-    values = np.asarray(values, float)
-    present = ~np.isnan(values)
-    n = present.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(present, values, 0.0).sum(axis=0) / n
-        squares = (np.where(present, values - mean, 0.0) ** 2).sum(axis=0)
-        half = _factors(n, kind, level) * np.sqrt(squares / (n - 1) / n)
-    half = np.where(n > 1, half, np.nan)
-    return Summary(mean, mean - half, mean + half, n)
+    centre, error, n = _moments(np.asarray(values, float))
+    half = error * (normal_quantile(level) if kind == "normal" else t_quantile(level, n - 1))
+    return Summary(centre, centre - half, centre + half, n)
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, standard error (NaN for fewer than two) and number of the finite values, over the first axis."""
+    finite = np.isfinite(values)
+    n, centre = finite.sum(axis=0), mean(values, 0)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        deviation = np.where(finite, values - centre, 0.0)
+        scale = np.abs(deviation).max(axis=0, initial=0.0)  # squares of what is very small would all be 0
+        squares = (np.divide(deviation, scale, where=scale > 0, out=np.zeros_like(deviation)) ** 2).sum(axis=0)
+        return centre, np.where(n > 1, scale * np.sqrt(squares / (n - 1) / n), np.nan), n
 
 
 @dataclass(frozen=True)
@@ -66,42 +101,26 @@ def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", l
 
     The limits are NaN where a sample has fewer than two values.
     """
-    a, b = (np.asarray(sample, float) for sample in (one, other))
-    mean = float(a.mean() - b.mean())
-    if min(len(a), len(b)) < 2:
-        return Difference(mean, math.nan, math.nan)
-    u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
-    if u + v == 0:
-        return Difference(mean, mean, mean)
-    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
-    half = (normal_quantile(level) if kind == "normal" else t_quantile(level, float(freedom))) * math.sqrt(u + v)
-    return Difference(mean, mean - half, mean + half)
+    (a, b), errors, (n, m) = zip(*(map(float, _moments(np.asarray(each, float))) for each in (one, other)), strict=True)
+    largest = float(np.max(errors))
+    if not largest > 0:  # no spread, or, NaN, none that is known
+        return Difference(a - b, a - b - largest, a - b + largest)
+    u, v = ((error / largest) ** 2 for error in errors)
+    freedom = (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m - 1))
+    half = (normal_quantile(level) if kind == "normal" else float(t_quantile(level, freedom))) * math.hypot(*errors)
+    return Difference(a - b, a - b - half, a - b + half)
 
 
 def normal_quantile(level: float = LEVEL) -> float:
     """q such that a standard normal number lies within ± q with probability `level`."""
-    return NormalDist().inv_cdf((1 + level) / 2)
+    return -NormalDist().inv_cdf((1 - level) / 2)
 
 
-@cache
-def t_quantile(level: float, freedom: float) -> float:
-    """q such that Student's t of `freedom` degrees of freedom (any number from 1) lies within ± q.
+def t_quantile(level: float, freedom: np.ndarray | float) -> np.ndarray:
+    """q such that Student's t of `freedom` degrees of freedom lies within ± q; NaN where there are none."""
+    from scipy.special import stdtrit
 
-    With t = √ν tan φ the density becomes cos^(ν−1) φ, up to B(½, ν/2), and smooth enough for Gauss's quadrature.
-    """
-    if freedom < 1 or not 0 < level < 1:
-        raise ValueError(f"degrees of freedom from 1 and a level between 0 and 1, not {freedom} and {level}")
-    log_whole = math.lgamma(0.5) + math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)
-    nodes, weights = np.polynomial.legendre.leggauss(80)
-
-    def probability(angle: float) -> float:
-        values = (freedom - 1) * np.log(np.cos(angle * (nodes + 1) / 2)) - log_whole
-        return angle * float(weights @ np.exp(values))
-
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if probability(middle) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan(middle)
+    return -stdtrit(freedom, (1 - level) / 2)  # of the lower tail, which is exact for any level
 
 
 def degree_for(points: int, degree: int = DEGREE) -> int:
@@ -110,16 +129,9 @@ def degree_for(points: int, degree: int = DEGREE) -> int:
 
 
 def fit(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> Polynomial | None:
-    """The least-squares polynomial through the finite points, its domain scaled; of a lower degree where there are few
-    points (`degree_for`), None where there are fewer than two."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
+    """The least-squares polynomial through the points that are `known`, its domain scaled; of a lower degree where there
+    are few points (`degree_for`), None where there are fewer than two."""
+    x, y = known(x), known(y)
     good = np.isfinite(x) & np.isfinite(y)
     different = len(np.unique(x[good]))
     return Polynomial.fit(x[good], y[good], degree_for(different, degree)) if different > 1 else None
-
-
-def _factors(n: np.ndarray, kind: Kind, level: float) -> np.ndarray:
-    if kind == "normal":
-        return np.full(np.shape(n), normal_quantile(level))
-    table = {count: t_quantile(level, count - 1) if count > 1 else math.nan for count in map(int, np.unique(n))}
-    return np.vectorize(table.__getitem__, otypes=[float])(n)

@@ -16,15 +16,18 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
-import matplotlib.ticker
 import numpy as np
+from command import printable
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, PercentFormatter
 
+LONGEST = 60
+"""Characters of a value in words; a longer one is cut."""
 FORMATS = (".pdf", ".png", ".svg")
 COLUMN_IN, PAGE_IN = 3.5, 7.2
 """Widths of a column and of a page of two columns, in inches."""
@@ -62,6 +65,7 @@ SETTINGS: Any = {
     "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 3.5, "legend.framealpha": 0.8, "legend.edgecolor": "none",
     "legend.handlelength": 2.2, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 300,
     "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "hpc_dmaml",
+    "text.parse_math": False,  # a $ in a name is a $
 }  # fmt: skip
 
 
@@ -121,6 +125,10 @@ def is_ordered(values: Sequence[Any]) -> bool:
 
 def words(name: str, value: Any) -> str:
     """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
+    return printable(_words(name, value), LONGEST)
+
+
+def _words(name: str, value: Any) -> str:
     if isinstance(value, str):
         if ratio := scaled(value):
             return f"{ratio[0]} {ratio[1]:g}×"
@@ -136,19 +144,42 @@ def words(name: str, value: Any) -> str:
 
 def title(figure: Figure, text: str) -> None:
     """Above the figure, in as many lines as it takes."""
-    figure.suptitle("\n".join(textwrap.wrap(text, int(figure.get_figwidth() * 14))))
+    figure.suptitle("\n".join(textwrap.wrap(printable(text, 5 * LONGEST), int(figure.get_figwidth() * 14))))
 
 
 def caption(figure: Figure, text: str) -> None:
     """A small line or two below the figure: how it was made, and what to mind."""
-    lines = textwrap.wrap(text, int(figure.get_figwidth() * 25))
+    lines = textwrap.wrap(printable(text), int(figure.get_figwidth() * 25))
     figure.supxlabel("\n".join(lines), fontsize=5.5, color=GREY, x=0.01, ha="left")
+
+
+def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:
+    """A line with gaps where there are NaN; a point between two gaps, of which a line shows nothing, is a dot."""
+    there = np.pad(np.isfinite(np.asarray(y, float)) & np.isfinite(np.asarray(x, float)), 1)
+    alone = there[1:-1] & ~there[:-2] & ~there[2:]
+    dots: dict[str, Any] = {"marker": ".", "markevery": np.flatnonzero(alone).tolist()} if alone.any() else {}
+    axis.plot(x, y, **dots, **line)
+
+
+class LogNumbers(LogFormatter):
+    """On a logarithmic axis: plain numbers, where there is room for them."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def log(axis: Axes, which: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis."""
+    axis.set(**{f"{which}scale": "log"})
+    target = axis.yaxis if which == "y" else axis.xaxis
+    target.set_major_formatter(LogNumbers())
+    target.set_minor_formatter(LogNumbers())
 
 
 def percent(axis: Axes, which: str = "y") -> None:
     """An axis of shares between 0 and 1, in percent."""
     target = axis.yaxis if which == "y" else axis.xaxis
-    target.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+    target.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def save(figure: Figure, path: Path) -> None:

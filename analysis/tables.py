@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+import command
 import figures
 import measures
 import pandas as pd
+import pieces
 import plots
 import reader
 import style
@@ -61,7 +62,7 @@ def run_durations(found: reader.Collection, options: Options) -> tuple[Rows, pd.
             told = figures.RUN_PERCENT[family].get(int(ratio))
             own = {name: 100 * float(row[name]) for name in ("relative", "low", "high")}
             base = key == ("baseline",)
-            text = "100" if base else _with_half(own["relative"], own["high"] - own["relative"], 1)
+            text = "100" if base else pieces.with_half(own["relative"], own["high"] - own["relative"], 1)
             shown.setdefault(ratio, {}).update({family: text, f"{family}, thesis": "" if told is None else f"{told:g}"})
             rows.append({"scaled": family, "ratio": ratio, **{f"{k}_percent": v for k, v in own.items()},
                          "run_s": row["run_s"], "n": row["n"], "thesis_percent": told})  # fmt: skip
@@ -85,8 +86,7 @@ def final(
         rows = frame[plots.matching(frame, by, key)]
         if rows.empty:
             continue
-        factor, digits = (100, 1) if variable == "accuracy" else (1, 3)
-        values = [_with_half(factor * r["mean"], factor * (r["high"] - r["mean"]), digits) for _, r in rows.iterrows()]
+        values = [pieces.number(row, variable == "accuracy") for _, row in rows.iterrows()]
         lines.append([settings.label(key), f"{rows['runs'].iloc[0]:g}", str(rows["n"].iloc[0]), *values])
     head[3:] = [f"{name} %" if variable == "accuracy" else name for name in head[3:]]
     return [head, *lines], frame.drop(columns="values")
@@ -114,43 +114,38 @@ def _scaling(found: reader.Collection, number: str) -> Settings:
     return settings
 
 
-def _with_half(mean: float, half: float, digits: int) -> str:
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
-
-
+@command.command("tables")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Print a table of the thesis by its number, or the final results.")
     parser.add_argument("table", nargs="?", help="number or name; --list shows them")
     figures.add_options(parser)
-    parser.add_argument("--output", type=Path, help="file to write (.csv, .md, .tex); default: CSV beside the files")
+    parser.add_argument(
+        "--output", type=command.path, help="file to write (.csv, .md, .tex); default: CSV beside the files"
+    )
     given = parser.parse_args(arguments)
     if given.list:
         print("\n".join(f"{name:8}{text}" for name, text in TABLES.items()))
         return 0
-    try:
-        if given.table not in TABLES:
-            raise ValueError(f"there is no table {given.table!r}; there are {', '.join(TABLES)}")
-        if given.output and given.output.suffix not in SUFFIXES:
-            raise ValueError(f"--output must end in {', '.join(SUFFIXES)}, not {given.output.suffix!r}")
-        options = Options(given.interval, given.level, None, given.step, given.last)
-        found = reader.read(given.sources)
-        if given.table == "6.2":
-            rows, frame = scaling_points(found)
-        elif given.table == "6.4":
-            rows, frame = run_durations(found, options)
-        else:
-            rows, frame = final(found, options, given.by, given.variable)
-        output = given.output or figures.default_folder(given.sources, found) / f"table_{given.table}.csv"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        texts = {
-            ".csv": lambda: frame.to_csv(index=False),
-            ".md": lambda: markdown(rows) + "\n",
-            ".tex": lambda: latex(rows) + "\n",
-        }
-        output.write_text(texts[output.suffix](), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"tables: {error}", file=sys.stderr)
-        return 2
+    if given.table not in TABLES:
+        raise ValueError(f"there is no table {given.table!r}; there are {', '.join(TABLES)}")
+    if given.output and given.output.suffix not in SUFFIXES:
+        raise ValueError(f"--output must end in {', '.join(SUFFIXES)}, not {given.output.suffix!r}")
+    options = Options(given.interval, given.level, None, given.step, given.last)
+    found = reader.read(given.sources)
+    if given.table == "6.2":
+        rows, frame = scaling_points(found)
+    elif given.table == "6.4":
+        rows, frame = run_durations(found, options)
+    else:
+        rows, frame = final(found, options, given.by, given.variable)
+    output = given.output or figures.default_folder(given.sources, found) / f"table_{given.table}.csv"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    texts = {
+        ".csv": lambda: frame.to_csv(index=False),
+        ".md": lambda: markdown(rows) + "\n",
+        ".tex": lambda: latex(rows) + "\n",
+    }
+    output.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(markdown(rows))

@@ -22,9 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import checked
+import command
 import numpy as np
+import stats
 
-from hpc_dmaml import results
 from hpc_dmaml.files import is_locked
 from hpc_dmaml.results import Results
 
@@ -74,9 +76,9 @@ def bar(share: float, width: int) -> str:
 
 def spark(values: np.ndarray, width: int) -> str:
     """Numbers (n,) as blocks between their least and greatest; means where they are more than `width`; a gap for NaN."""
-    values = np.asarray(values, float)
+    values = stats.known(values)
     if len(values) > width:
-        values = np.array([_mean(part) for part in np.array_split(values, width)])
+        values = np.array([stats.mean(part) for part in np.array_split(values, width)])
     known = values[np.isfinite(values)]
     if not len(known):
         return ""
@@ -110,7 +112,7 @@ def _validation(job: Results, width: int) -> list[str]:
     steps = [f"{value:.3f}" for value in curve[-1]]
     if len(steps) > 6:
         steps = [*steps[:4], "…", steps[-1]]
-    ends = curve[:, -1]
+    ends = stats.known(curve[:, -1])
     head = f"{name} of held-out tasks, before adaptation and after each step (run {job['validation/run'][-1] + 1})"
     if len(head) > width:
         head = f"validation {name} before and after each step (run {job['validation/run'][-1] + 1})"
@@ -137,10 +139,10 @@ def _workers(job: Results, width: int) -> list[str]:
             f"          {spark(weight[order], room)}",
         ]
     room = max(6, min(24, (width - 30) // 2))
-    top = np.nanmax(loss) if np.isfinite(loss).any() else np.nan
+    top = np.nan_to_num(stats.known(loss)).max()
     lines = [f"worker  {'loss':{room + 9}}weight"]
     for worker, (one, share) in enumerate(zip(loss, weight, strict=True)):
-        shown = bar(one / top, room) if np.isfinite(one) and top > 0 else "not finite".ljust(room)
+        shown = bar(one / top if top > 0 else 0.0, room) if np.isfinite(one) else "not finite".ljust(room)
         lines.append(f"{worker:6}  {one:<8.3g} {shown:{room}} {share:<5.2f} {bar(share, room)}")
     return lines
 
@@ -148,7 +150,7 @@ def _workers(job: Results, width: int) -> list[str]:
 def _shares(job: Results) -> str:
     """What the last runs' time went to, means over the ranks."""
     parts = {p: job[f"ranks/{p}_s"][-PACE:] for p in ("work", "exchange", "wait", "validation")}
-    means = {name: _mean(np.nan_to_num(values)) for name, values in parts.items() if np.isfinite(values).any()}
+    means = {n: stats.mean(np.nan_to_num(stats.known(v, None))) for n, v in parts.items() if np.isfinite(v).any()}
     whole = sum(means.values())
     text = ", ".join(f"{name} {value / whole:.0%}" for name, value in means.items()) if whole > 0 else ""
     return f"time of a rank: {text}" if text else ""
@@ -174,30 +176,31 @@ def _curve(job: Results) -> tuple[str, np.ndarray] | None:
     if not len(job["validation/run"]):
         return None
     name = "accuracy" if job.attributes.get("loss") == "cross_entropy" else "loss"
-    return name, job[f"validation/{name}"].mean(axis=2)
+    return name, stats.over_tasks(job[f"validation/{name}"])
 
 
 def _pace(job: Results) -> float:
     """Seconds of a run, lately; the first one, which warms up, counts only while it is alone."""
-    wall = job["runs/wall_s"][-PACE - 1 :]
-    return float((wall[-1] - wall[0]) / (len(wall) - 1)) if len(wall) > 1 else float(wall[-1])
+    wall = stats.known(job["runs/wall_s"])[-PACE - 1 :]
+    return float(stats.mean(np.diff(wall))) if len(wall) > 1 else float(wall[-1])
 
 
 def _left(job: Results, status: str, now_s: float) -> float | None:
-    """Seconds until a running job will be complete."""
+    """Seconds until a running job will be complete, where that can be told."""
     runs = len(job["runs/run"])
     if status != "running" or not runs:
         return None
-    return max(0.0, _pace(job) * (int(job.config["runs"]) - runs) - (_age(job, now_s) or 0.0))
+    left = _pace(job) * (int(job.config["runs"]) - runs) - (_age(job, now_s) or 0.0)
+    return max(0.0, left) if np.isfinite(left) else None
 
 
 def _age(job: Results, now_s: float) -> float | None:
     """Seconds since the file was written."""
     try:
-        written = datetime.datetime.fromisoformat(str(job.attributes.get("written", "")))
-    except ValueError:
+        written_s = datetime.datetime.fromisoformat(str(job.attributes.get("written", ""))).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, now_s - written.timestamp())
+    return max(0.0, now_s - written_s)
 
 
 def _spread(values: np.ndarray) -> str:
@@ -208,13 +211,10 @@ def _spread(values: np.ndarray) -> str:
     return f"{low:.3g} to {high:.3g}, median {middle:.3g}"
 
 
-def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
-
-
 def _time(seconds: float) -> str:
     """47 s, 3:05 min, 2:10 h or 3 d 4 h."""
+    if not np.isfinite(seconds):
+        return "? s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -259,7 +259,7 @@ class Watched:
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp == self._stamp:
             return False
-        self.job = results.read(self.path, *GROUPS)
+        self.job = checked.read(self.path, *GROUPS)
         self.status, self._stamp = self.job.status, stamp
         return True
 
@@ -270,8 +270,8 @@ class Watched:
         if job["ranks/host"][0] == socket.gethostname():
             return True
         pace = _pace(job) if len(job["runs/run"]) else 0.0
-        every = float((job.config.get("checkpoint") or {}).get("every_s") or 0.0)
-        return time.time() - self._stamp[1] / 1e9 > max(QUIET_S, 3 * every, 3 * pace)
+        every = job.config.get("checkpoint", {}).get("every_s") or 0.0
+        return time.time() - self._stamp[1] / 1e9 > np.fmax(QUIET_S, 3 * np.fmax(every, pace))
 
     @property
     def ended(self) -> bool:
@@ -316,15 +316,16 @@ def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
 
 def _safe(line: str, coloured: bool, is_head: bool = False) -> str:
     """Without what would speak to the terminal; the head bold, warnings yellow."""
-    text = "".join(c if c.isprintable() else "?" for c in line)
+    text = command.printable(line)
     if not coloured or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[1m{text}\x1b[0m" if is_head else f"\x1b[33m{text}\x1b[0m" if text.startswith("!") else text
 
 
+@command.command("watch")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Watch jobs in a terminal while they run.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="result files of jobs")
+    parser.add_argument("files", nargs="+", type=command.path, metavar="FILE", help="result files of jobs")
     parser.add_argument("--once", action="store_true", help="show what there is now, and exit")
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two looks; default 1")
     given = parser.parse_args(arguments)
@@ -333,14 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without block characters shows question marks
     watched = [Watched(path) for path in dict.fromkeys(given.files)]
-    try:
-        follow(watched, given.every, given.once)
-    except KeyboardInterrupt:
-        print()
-        return 130
-    except ValueError as error:
-        print(f"watch: {error}", file=sys.stderr)
-        return 2
+    follow(watched, given.every, given.once)
     if given.once:
         return 0
     return max((CODES[one.status] for one in watched), key=[0, 75, 1].index)

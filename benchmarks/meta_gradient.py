@@ -39,7 +39,8 @@ from hpc_dmaml.models import MLP, Conv4, Model
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.setup import build_module, make_learner
+from hpc_dmaml.setup import make_learner
+from hpc_dmaml.start import build_module
 from hpc_dmaml.tasks import Glyphs, Samples, Sinusoid, TaskBatch
 from hpc_dmaml.worker import Learner, work
 

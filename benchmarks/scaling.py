@@ -32,7 +32,8 @@ from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.placement import Placement
-from hpc_dmaml.setup import build_module, make_learner
+from hpc_dmaml.setup import make_learner
+from hpc_dmaml.start import build_module
 from hpc_dmaml.tasks import Glyphs
 from hpc_dmaml.tasks.image_classes import Classes, FewShotSampler
 from hpc_dmaml.worker import Learner, work

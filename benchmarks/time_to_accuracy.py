@@ -25,7 +25,8 @@ from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.setup import build_module, load_task, make_learner, use_device
+from hpc_dmaml.setup import load_task, make_learner, use_device
+from hpc_dmaml.start import build_module
 from hpc_dmaml.tasks import TaskBatch
 from hpc_dmaml.validation import validate
 from hpc_dmaml.worker import Learner

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from hpc_dmaml import console
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
 from hpc_dmaml.engine import meta_gradient
@@ -25,7 +26,8 @@ from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.setup import build_module, load_task, make_learner
+from hpc_dmaml.setup import load_task, make_learner
+from hpc_dmaml.start import build_module
 from hpc_dmaml.tasks import Samples, TaskBatch
 from hpc_dmaml.validation import validate
 from hpc_dmaml.weight_generators import (
@@ -85,6 +87,7 @@ def train(learner: Learner, weights_of: WeightGenerator, bad_workers: int) -> tu
 
 
 def main() -> None:
+    console.settle()
     parser = argparse.ArgumentParser(description="Weight generators with one worker on wrong labels.")
     parser.add_argument("--config", default="sinusoid", help="preset")
     parser.add_argument("--runs", type=int, default=3000)

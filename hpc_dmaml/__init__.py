@@ -4,7 +4,13 @@
 `hpc_dmaml.load` brings back the trained model.
 """
 
+import sys
 from typing import Any
+
+if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no signal may end it before it can answer
+    from hpc_dmaml import stopping
+
+    stopping.hold()
 
 __version__ = "0.1.0"
 __all__ = ["load"]

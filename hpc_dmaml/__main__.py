@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+from hpc_dmaml import console
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, parse
 from hpc_dmaml.launch import launch
@@ -18,5 +19,6 @@ def job(config: RunConfig, comm: Communicator, stop: Stop) -> int:
 
 
 if __name__ == "__main__":
+    console.settle()
     with Stop() as stop:
         sys.exit(launch(parse, partial(job, stop=stop)))

@@ -1,4 +1,4 @@
-"""The only place that knows MPI: what ranks say to each other, and how a process finds out that it is one of many.
+"""The only place that knows MPI: what ranks say to each other.
 
 `connect` gives an `MpiCommunicator`, or a `Communicator` of size 1 for a process on its own. Arrays are contiguous
 numpy arrays; sums and broadcasts happen in place.
@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_dmaml.launcher import launched_size
+
 if TYPE_CHECKING:
     import torch
 
-RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-
 
 class Refusal(ValueError):
-    """The input is bad: every rank raises it, before any work has started."""
+    """The job cannot start: every rank raises it, before any work. `code` to exit with: 2 where the input is bad."""
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Communicator:
@@ -77,14 +80,14 @@ class Communicator:
     @contextmanager
     def agreeing(self) -> Iterator[None]:
         """Bad input that any rank finds in this block is refused by all of them, with the first one's message."""
-        message = None
+        refusal = None
         try:
             yield
-        except (ValueError, OSError) as error:
-            message = str(error)
-        messages = [m for m in self.all_gather_objects(message) if m is not None]
-        if messages:
-            raise Refusal(messages[0])
+        except (ValueError, OSError, MemoryError) as error:
+            refusal = error if isinstance(error, Refusal) else Refusal(str(error))
+        refusals = [r for r in self.all_gather_objects(refusal) if r is not None]
+        if refusals:
+            raise refusals[0]
 
 
 class MpiCommunicator(Communicator):
@@ -160,6 +163,7 @@ def connect() -> Communicator:
     belong together: each would run the whole job, silently.
     """
     expected = launched_size(os.environ)
+    os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # else UCX, below some MPI libraries, takes SIGHUP for itself
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without any MPI library
@@ -174,29 +178,6 @@ def connect() -> Communicator:
             "right srun --mpi=…"
         )
     return MpiCommunicator(MPI, MPI.COMM_WORLD) if size > 1 else Communicator()
-
-
-def launched_rank(environment: Mapping[str, str]) -> int:
-    """This process's rank, as the launcher's environment tells before MPI is up; 0 where it does not."""
-    for variable in (*RANK_VARIABLES, *(("SLURM_PROCID",) if _is_srun_step(environment) else ())):
-        if environment.get(variable, "").isdigit():
-            return int(environment[variable])
-    return 0
-
-
-def launched_size(environment: Mapping[str, str]) -> int | None:
-    """How many processes the launcher started; None where its environment does not say.
-
-    SLURM_NTASKS is no help: batch shells have it too, where one process is right.
-    """
-    for variable in (*SIZE_VARIABLES, *(("SLURM_STEP_NUM_TASKS",) if _is_srun_step(environment) else ())):
-        if environment.get(variable, "").isdigit():
-            return int(environment[variable])
-    return None
-
-
-def _is_srun_step(environment: Mapping[str, str]) -> bool:
-    return "SLURM_PROCID" in environment and environment.get("SLURM_STEP_ID", "").isdigit()
 
 
 def available_cores(node: Communicator) -> int:

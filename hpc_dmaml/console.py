@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 PLAIN = {"→": "->", "≤": "<=", "≥": ">=", "−": "-", "·": "*", "×": "x", "±": "+-", "…": "...", "—": "-", "–": "-",
          "α": "alpha", "β": "beta", "θ": "theta", "λ": "lambda", "σ": "sigma", "Σ": "sum", "∝": "~"}  # fmt: skip
@@ -20,11 +23,33 @@ def settle() -> None:
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error("plain", _plain)
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+        setattr(sys, name, _Unfailing.of(getattr(sys, name)))
+
+
+class _Unfailing(io.TextIOWrapper):
+    """A stream that takes what it cannot write for written: nobody is there to read it, and it must not end the program,
+    nor change its exit code."""
+
+    @classmethod
+    def of(cls, stream: io.TextIOWrapper | None) -> _Unfailing:
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  (open to the end)
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="plain")
+            return cls(Path(os.devnull).open("wb"), "utf-8", "plain")
+        return cls(
+            stream.buffer,
+            stream.encoding,
+            "plain",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from hpc_dmaml import results
+from hpc_dmaml import console, results, stopping
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, require, stored_in
+from hpc_dmaml.config.command_line import help_parser, split
+from hpc_dmaml.config.values import Word, hints, make, typed
+from hpc_dmaml.files import expanded
+from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.launch import COMPLETE, launch
 from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotSampler
@@ -46,6 +50,8 @@ class Evaluation:
     random, and this folder has too few for that, all of them are tested on, and it is said."""
     device: str = "auto"
     """As in training."""
+    trust: bool = False
+    """Import the parts of your own that the file names, which runs their code."""
 
     def __post_init__(self) -> None:
         require(self.tasks >= 1, "tasks", self.tasks, "1 or more")
@@ -54,16 +60,20 @@ class Evaluation:
 
 def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     """The evaluation that a command line asks for, and the configuration of its file, changed accordingly."""
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="python -m hpc_dmaml.evaluate", description=Evaluation.__doc__, exit_on_error=False)
-    parser.add_class_arguments(Evaluation, None, as_positional=True)
-    try:
-        evaluation = Evaluation(**parser.instantiate(parser.parse_args(arguments)).as_dict())
-    except (ArgumentError, TypeError) as error:
-        raise ValueError(str(error)) from error
-    config = stored_in(results.read(evaluation.file))
+    options, positional = split(sys.argv[1:] if arguments is None else arguments)
+    given: dict[str, Any] = {**dict(options), **({"file": Word(positional[0])} if positional else {})}
+    if "help" in given:
+        _help()
+    types = hints(Evaluation)
+    for name in given:
+        if name not in types:
+            raise ValueError(f"there is no option --{name}" + did_you_mean(name, types, "--"))
+    if positional[1:]:
+        raise ValueError(f"{positional[1]!r} belongs to no option: one file at a time")
+    given |= {"trust": True} if "trust" in given else {}
+    given |= {name: Word(expanded(given[name])) for name in ("file", "root") if name in given}
+    evaluation: Evaluation = make(Evaluation, "", {name: typed(name, v, types[name]) for name, v in given.items()})
+    config = stored_in(results.read(evaluation.file), lambda _: evaluation.trust)
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
     if evaluation.split == "all" and isinstance(config.task, ImageFolder):
@@ -73,6 +83,14 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     except TypeError as error:
         raise ValueError(f"{evaluation.file} was trained on {type(config.task).__name__}: {error}") from error
     return evaluation, replace(config, task=task, device=evaluation.device, seed=evaluation.seed)
+
+
+def _help() -> NoReturn:
+    parser = help_parser("python -m hpc_dmaml.evaluate", Evaluation.__doc__)
+    parser.add_class_arguments(Evaluation, None, as_positional=True, skip={"trust"})
+    parser.add_argument("--trust", action="store_true", help="Import the parts of your own that the file names.")
+    parser.parse_args(["--help"])
+    sys.exit(0)
 
 
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
@@ -89,7 +107,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
         sampler, split, source = _classes(sampler, evaluation)
     device = use_device(config, comm, node)
     with comm.agreeing():
-        model = load(evaluation.file, evaluation.which)
+        model = load(evaluation.file, evaluation.which, evaluation.trust)
         _check_form(model, sampler, evaluation.file)
     learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
@@ -135,4 +153,6 @@ def _interval(values: np.ndarray, digits: int) -> str:
 
 
 if __name__ == "__main__":
+    stopping.release()
+    console.settle()
     sys.exit(launch(parse, evaluate))

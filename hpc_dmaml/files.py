@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import BinaryIO
 
 _SEAL = b"\nhpc_dmaml seal "
 _SEAL_SIZE = len(_SEAL) + 32
+LONGEST_WRITE_S = 3600.0
+"""A temporary file that nobody has changed for so long was left behind, where no lock can tell."""
 
 
 def expanded(path: str | Path) -> Path:
@@ -31,23 +35,63 @@ def expanded(path: str | Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
     """Write a temporary file that takes the place of `path`, whole and synced, when the block ends well.
 
-    Raises OSError where the folder or the file cannot be written; `path` is then as it was.
+    The temporary file is this block's alone, so that of two writers the last one wins, and neither damages what the other
+    writes. Raises OSError where the folder or the file cannot be written, and Taken where `lock` on the path no longer
+    stands; `path` is then as it was. HDF5 must open the temporary file with `locking=False`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
+    descriptor, _ = _flock(temporary, wait=True)  # tells `_clear` that its writer lives
     try:
         yield temporary
         sync(temporary)
-        temporary.replace(path)
+        if lock is None:
+            temporary.replace(path)
+        else:
+            lock.replace(temporary)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     with suppress(OSError):  # some file systems cannot sync a folder
         sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside `path`, of which it keeps so much that the name is not too long for a file system."""
+    return path.with_name(f"{_stem(path)}.{secrets.token_hex(4)}.tmp")
+
+
+def _stem(path: Path) -> str:
+    return os.fsdecode(os.fsencode(path.name)[:240])
+
+
+def _clear(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` left behind."""
+    pattern = re.compile(re.escape(_stem(path)) + r"(\.[0-9a-f]{8})?\.tmp")
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if pattern.fullmatch(other.name):
+                _remove_unless_written(other)
+
+
+def _remove_unless_written(temporary: Path) -> None:
+    """A living writer holds a lock; where files cannot be locked, the time of the last change must tell."""
+    with temporary.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            written = False
+        except BlockingIOError:
+            written = True
+        except OSError:
+            written = time.time() - os.fstat(file.fileno()).st_mtime < LONGEST_WRITE_S
+        if not written:
+            temporary.unlink()
 
 
 def sync(path: Path) -> None:
@@ -80,6 +124,17 @@ def is_sealed(path: Path) -> bool | None:
         return mark == _SEAL + _digest(file, size) if mark.startswith(_SEAL) else None
 
 
+def _mark(path: Path) -> bytes | None:
+    """The seal of a file, unchecked; None if there is no file, or it bears none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-_SEAL_SIZE, os.SEEK_END)
+            mark = file.read()
+    except OSError:
+        return None
+    return mark if mark.startswith(_SEAL) else None
+
+
 def _digest(file: BinaryIO, size: int) -> bytes:
     """Of the first `size` bytes."""
     fingerprint = hashlib.blake2b(digest_size=16)
@@ -94,28 +149,67 @@ class Busy(OSError):
     """Another process holds the lock."""
 
 
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock `path`.lock, which is gone afterwards. Yields whether the file system can lock at all.
+class Taken(OSError):
+    """Another process has come to write a path that this one had locked."""
 
-    The lock is the kernel's and ends with the process: a file left by a crash stops nobody. Raises Busy if another
-    process holds it and `wait` is false.
+
+class Lock:
+    """The right to write a path, which ends with its process. Raises Busy if another process holds it and `wait` is false.
+
+    It can be lost: somebody deletes the lock file, and another process takes a new one, or the file system knows no locks
+    (`works` is false). So `replace` looks whether the lock still stands, and whether the file is still the one that this
+    process knows.
+    """
+
+    def __init__(self, path: Path, wait: bool = True) -> None:
+        self._path, self._file = path, lock_file(path)
+        self._descriptor, self.works = _flock(self._file, wait)
+        self._known = _mark(path)
+
+    def replace(self, temporary: Path) -> None:
+        """Let a temporary file take the place of the path. Raises Taken if that is no longer this process's to do."""
+        if self.works and not _is_open(self._file, self._descriptor):
+            self._renew()
+        if _mark(self._path) not in (None, self._known):
+            raise Taken(f"another process has written {self._path} in the meantime")
+        known = _mark(temporary)
+        temporary.replace(self._path)
+        self._known = known
+
+    def _renew(self) -> None:
+        try:
+            descriptor, self.works = _flock(self._file, wait=False)
+        except Busy as error:
+            raise Taken(f"another process has locked {self._path} after somebody deleted {self._file}") from error
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        with suppress(OSError):  # the folder may have vanished or become read-only
+            if _is_open(self._file, self._descriptor):
+                self._file.unlink()
+        os.close(self._descriptor)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[Lock]:
+    """Hold the lock of `path`, a file beside it that is gone afterwards; one that a crash left behind stops nobody.
+
+    What writers of the path left behind is cleared away. Raises Busy if another process holds the lock and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_file(path)
-    descriptor, can_lock = _lock(lock, wait)
+    lock = Lock(path, wait)
     try:
-        yield can_lock
+        _clear(path)
+        yield lock
     finally:
-        with suppress(OSError):  # the folder may have vanished or become read-only
-            lock.unlink()
-        os.close(descriptor)
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
     """Does a living process hold the lock of `path`?"""
     try:
-        descriptor = os.open(_lock_file(path), os.O_RDONLY)
+        descriptor = os.open(lock_file(path), os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -129,21 +223,30 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _lock_file(path: Path) -> Path:
+def lock_file(path: Path) -> Path:
+    """Where the lock of `path` is."""
     return path.with_name(path.name + ".lock")
 
 
-def _lock(lock: Path, wait: bool) -> tuple[int, bool]:
+def _flock(file: Path, wait: bool) -> tuple[int, bool]:
+    """Make and lock a file. Gives its descriptor, and whether the file system can lock at all."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             os.close(descriptor)
-            raise Busy(f"{lock.with_suffix('')} is in use by another process") from error
+            raise Busy(f"{file.with_suffix('')} is in use by another process") from error
         except OSError:
             return descriptor, False
-        with suppress(FileNotFoundError):
-            if lock.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor, True
+        if _is_open(file, descriptor):
+            return descriptor, True
         os.close(descriptor)  # its last holder has just removed this file: lock the next one
+
+
+def _is_open(file: Path, descriptor: int) -> bool:
+    """Is it this file that is open, and not one that was there before?"""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

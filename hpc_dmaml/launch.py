@@ -10,7 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank
+from hpc_dmaml.communicator import Communicator, Refusal, connect
+from hpc_dmaml.launcher import launched_rank
+from hpc_dmaml.versions import git_commit
 
 COMPLETE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 """Exit codes. INTERRUPTED says that `--resume` goes on from here; FAILED also that the last state could not be written to
@@ -27,6 +29,8 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
     """
     try:
         settings = parse()
+        if launched_rank(os.environ) == 0:
+            git_commit()  # is remembered
         comm = connect()
     except ValueError as error:
         return _refuse(error, launched_rank(os.environ))
@@ -34,7 +38,7 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
         # For a moment a file may look different from different nodes: what rank 0 has read counts.
         return job(comm.broadcast_object(settings), comm)
     except Refusal as error:
-        return _refuse(error, comm.rank)
+        return _refuse(error, comm.rank, error.code)
     except KeyboardInterrupt:
         with suppress(OSError):  # that nothing can be said must not leave the others waiting
             print("hpc_dmaml: stopped at once. What was last written stands.", file=sys.stderr, flush=True)
@@ -49,7 +53,7 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
         raise
 
 
-def _refuse(error: ValueError, rank: int) -> int:
+def _refuse(error: ValueError, rank: int, code: int = BAD_INPUT) -> int:
     if rank == 0:
         print(f"hpc_dmaml: error: {error}", file=sys.stderr, flush=True)
-    return BAD_INPUT
+    return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hpc_dmaml import results
 from hpc_dmaml.config import RunConfig, positive, require, stored_in
 from hpc_dmaml.engine import adapt, objective_for
+from hpc_dmaml.files import expanded
 from hpc_dmaml.parameters import Layout, set_constants
-from hpc_dmaml.setup import build_module, layout_of, stored_parameters
+from hpc_dmaml.start import layout_of, stored_module, stored_parameters
 from hpc_dmaml.tasks import Samples, border
 
 Which = Literal["last", "best"]
@@ -74,18 +75,19 @@ class TrainedModel:
         return dict(self.module.state_dict())
 
 
-def load(path: str | Path, which: Which = "last") -> TrainedModel:
+def load(path: str | Path, which: Which = "last", trust: bool = False) -> TrainedModel:
     """The meta-model in a result file: its last parameters, or the best by validation.
 
-    Raises ValueError, naming the file, where it is damaged or not a result.
+    A file names classes: those of this package and of torch.nn are taken as they are. With `trust`, modules of your own are
+    imported too, which runs their code.
+
+    Raises ValueError, naming the file, where it is damaged or not a result, or asks for an import that is not trusted.
     """
-    require(which in get_args(Which), "which", repr(which), " or ".join(map(repr, get_args(Which))))
-    source = results.read(path)
-    config = stored_in(source)
-    sample_shape, outputs = tuple(int(n) for n in source.attributes["sample_shape"]), int(source.attributes["outputs"])
-    module, layout = build_module(config, sample_shape, outputs), layout_of(source)
-    layout.check_same(Layout.of(module), str(source.path))
+    source = results.read(expanded(path))
+    config = stored_in(source, lambda _: trust)
+    sample_shape, outputs = tuple(int(n) for n in source.attribute("sample_shape")), int(source.attribute("outputs"))
+    module, layout = stored_module(source, config, sample_shape, outputs), layout_of(source)
     layout.fill(module, stored_parameters(source, layout, which))
     set_constants(module, source.group("meta_model/constants/"), str(source.path))
     layerwise = source.attributes.get("derivatives") != "autograd"
-    return TrainedModel(config, module, sample_shape, outputs, str(source.attributes["loss"]), layout, layerwise)
+    return TrainedModel(config, module, sample_shape, outputs, str(source.attribute("loss")), layout, layerwise)

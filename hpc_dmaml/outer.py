@@ -16,6 +16,7 @@ class MetaModel:
 
     def __init__(self, theta: Tensor, optimizer: Optimizer) -> None:
         self._theta = torch.nn.Parameter(theta.clone())
+        self._configured = optimizer
         self._optimizer = optimizer.build(self._theta)
 
     @property
@@ -36,9 +37,19 @@ class MetaModel:
         state = self._optimizer.state.get(self._theta, {})
         return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in state.items()}
 
-    def load_optimizer_state(self, state: State) -> None:
-        """Restore what `optimizer_state` gave."""
+    def load_optimizer_state(self, state: State, stepped: bool) -> None:
+        """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
+        trial = MetaModel(torch.ones_like(self.theta), self._configured)
+        if stepped:
+            trial.step(torch.ones_like(self.theta))
+        wanted, held = _types(trial.optimizer_state()), _types(state)
+        if held != wanted:
+            raise ValueError(f"checkpoint/optimizer is not the state of {self._configured}: {held}, not {wanted}")
         if state:
             tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
             groups = self._optimizer.state_dict()["param_groups"]
             self._optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})
+
+
+def _types(state: State) -> dict[str, str]:
+    return {name: f"{value.dtype}{list(value.shape)}" for name, value in sorted(state.items())}

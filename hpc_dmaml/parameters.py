@@ -86,6 +86,12 @@ def constants(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**frozen, **dict(module.named_buffers())}
 
 
+def constant_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The constants as plain numbers, truth values as 0 and 1."""
+    arrays = {name: tensor.cpu().numpy() for name, tensor in constants(module).items()}
+    return {name: a.view(np.uint8) if a.dtype == np.bool_ else a for name, a in arrays.items()}
+
+
 def set_constants(module: torch.nn.Module, values: Mapping[str, np.ndarray], what: str) -> None:
     """Give the module the constants that `what` holds. Raises ValueError where it has no such ones."""
     import torch

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from hpc_dmaml.config import own_parts
 from hpc_dmaml.exchange import Reports
 from hpc_dmaml.setup import Job
 
@@ -90,15 +91,18 @@ class Progress:
         if not self.active:
             return
         self._bar.close()
+        trust = " --trust" * bool(own_parts(self.job.config))
         if stopped:
-            _say("Stopped as asked." + (f" Go on with: python -m hpc_dmaml --resume {written}" if written else ""))
+            _say(
+                "Stopped as asked." + (f" Go on with: python -m hpc_dmaml --resume {written}{trust}" if written else "")
+            )
             return
         _say(f"Done in {time.monotonic() - self._start:.0f} s.")
         if validation is not None:
             _say(f"Held-out tasks, before adaptation and after each step: {_curve(*validation)}")
         if written is not None:
             _say(f"Plot it:  python analysis/curves.py {written}")
-            _say(f"Test it:  python -m hpc_dmaml.evaluate {written}")
+            _say(f"Test it:  python -m hpc_dmaml.evaluate {written}{trust}")
 
     def fail(self, message: str, written: Path | None) -> None:
         """Why the job ends. `written`: the file with its last good state, if there is one."""

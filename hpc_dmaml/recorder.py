@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +16,50 @@ import numpy as np
 from tqdm import tqdm
 
 from hpc_dmaml import results
+from hpc_dmaml.claim import STILL
 from hpc_dmaml.config import to_yaml
 from hpc_dmaml.exchange import RankReport, Reports
-from hpc_dmaml.parameters import constants
+from hpc_dmaml.files import Taken
+from hpc_dmaml.launcher import slurm_restarts
+from hpc_dmaml.parameters import constant_arrays
 from hpc_dmaml.setup import Job
+from hpc_dmaml.stopping import Stop
+from hpc_dmaml.versions import git_commit, versions
 
-STILL = 3
-"""After so many restarts by SLURM without a run between them a job is given up."""
 WRITING_SHARE = 0.02
 """Writing takes at most this part of the time: the interval between two writes is stretched for it."""
-PACKAGES = ("hpc_dmaml", "torch", "numpy", "h5py", "mpi4py")
 
 
 class Recorder:
     """Keeps the log's rows and the checkpoint's state, and replaces the output file when it is time to."""
 
-    def __init__(self, job: Job, places: list[tuple[str, str]]) -> None:
-        """`places`: host and device of each rank."""
-        self.job = job
+    def __init__(self, job: Job, places: list[tuple[str, str]], stop: Stop) -> None:
+        """`places`: host and device of each rank. `stop`: is asked for where another process has taken the output.
+
+        The log of a job that is resumed passes from `job.previous` to here.
+        """
+        self.job, self.stop = job, stop
         self.active = job.comm.rank == 0
         self.best: tuple[float, np.ndarray, int] | None = None
         self.memory = np.empty((0, job.placement.workers))
         """Losses of the last runs that the weight generator looks back on."""
         self.last_validation: tuple[np.ndarray, np.ndarray] | None = None
-        rows: results.Arrays = {}
-        previous = job.previous
+        previous, job.previous = job.previous, None
+        self.first_run = 0
         self._restarts: list[int] = []
         self._past_s, self._start = 0.0, time.monotonic()
         started = _now()
         if previous is not None:
-            rows, self.memory = previous.arrays, previous["checkpoint/memory"]
-            self.best = (
-                float(previous.attribute("best_score")),
-                previous["meta_model/best_parameters"],
-                int(previous.attribute("best_run")),
-            )
-            self._restarts = [*map(int, previous["checkpoint/restarts"]), len(previous["runs/run"])]
-            self._past_s = float(previous["runs/wall_s"][-1]) if len(previous["runs/wall_s"]) else 0.0
+            self.memory = previous["checkpoint/memory"]
+            if len(previous["runs/run"]):
+                self.first_run = int(previous["runs/run"][-1]) + 1
+                self._past_s = float(previous["runs/wall_s"][-1])
+            self._restarts = [*map(int, previous["checkpoint/restarts"]), self.first_run]
             started = str(previous.attribute("start"))
+            if self.active:
+                score, run = float(previous.attribute("best_score")), int(previous.attribute("best_run"))
+                parameters = previous["meta_model/best_parameters"]
+                self.best = (score, parameters, run) if np.isfinite(score) else None
         config = job.config
         sizes = {
             "worker": job.placement.workers,
@@ -64,14 +67,12 @@ class Recorder:
             "step": config.validation.steps + 1,
             "task": config.validation.tasks,
         }
-        self.log = results.Log(sizes, rows)
-        self.first_run = len(self.log)
+        self.log = results.Log(sizes, previous.arrays if self.active and previous is not None else None)
         self._attributes = {
             "config": to_yaml(config),
             "seed": config.seed,
-            "versions": " ".join(f"{name} {_version(name)}" for name in PACKAGES)
-            + f" python {platform.python_version()}",
-            "git_commit": _git_commit(),
+            "versions": versions(),
+            "git_commit": git_commit() if self.active else "",
             "start": started,
             "sample_shape": list(job.learner.sampler.sample_shape),
             "outputs": job.learner.sampler.outputs,
@@ -80,14 +81,13 @@ class Recorder:
         }
         self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
         self._last_write, self._last_run, self._write_s = time.monotonic(), self.first_run, 0.0
-        self._slurm_restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-        if self.active and (previous is not None or self._slurm_restarts):
+        if self.active and (previous is not None or slurm_restarts()):
             self._write(job.output, "running")  # a restart counts, even if it is killed before it makes a run
 
     def stands_still(self) -> bool:
         """Has SLURM restarted this job `STILL` times without a run between? Then it would go on like that for ever. The
         same on every rank."""
-        still = self._slurm_restarts >= STILL and self._restarts[-STILL:] == [self.first_run] * STILL
+        still = slurm_restarts() >= STILL and self._restarts[-STILL:] == [self.first_run] * STILL
         return bool(self.job.comm.broadcast_object(still and self.first_run < self.job.config.runs))
 
     def record(
@@ -104,8 +104,7 @@ class Recorder:
             return
         config, times = self.job.config, reports.ranks.T
         # The times of the run before come with this run's reports.
-        if len(self.log) > self.first_run:
-            self.log.complete_times(reports.ranks[:, RankReport._fields.index("exchange_s") :])
+        self.complete_times(reports.ranks[:, RankReport._fields.index("exchange_s") :])
         unknown = np.full(len(reports.ranks), np.nan)
         self.log.append(
             {
@@ -124,14 +123,20 @@ class Recorder:
             self.last_validation = loss, accuracy = validation
             self.log.append({"validation/run": run, "validation/loss": loss, "validation/accuracy": accuracy})
             score = float((-loss if np.isnan(accuracy).all() else accuracy)[-1].mean())
-            if self.best is None or not score <= self.best[0]:
+            # A task that diverged makes it NaN.
+            if np.isfinite(score) and (self.best is None or score > self.best[0]):
                 self.best = (score, self.job.model.theta.cpu().numpy().copy(), run)
-        if self._is_due(run):
+        if self._is_due(run) or self.stop.in_haste():
+            self._write(self.job.output, "running")
+
+    def save(self) -> None:
+        """Write at once what is new since the last write. Not while a run is being noted, or θ changes."""
+        if self.active and len(self.log) > self._last_run:
             self._write(self.job.output, "running")
 
     def complete_times(self, times: np.ndarray | None) -> None:
-        """The times (R, 3) of the last run, at the end."""
-        if times is not None:
+        """The times (R, 3) of the last run, if there was one."""
+        if times is not None and len(self.log) > self.first_run:
             self.log.complete_times(times)
 
     def finish(self, status: str) -> Path | None:
@@ -158,15 +163,19 @@ class Recorder:
     def _write(self, path: Path, status: str) -> bool:
         """Replace the file at `path`. A healthy job outlives a sick disk: failing, it warns, and tries again when the
         next write is due. Returns whether it went well."""
-        start, error = time.monotonic(), None
+        start, written = time.monotonic(), False
+        lock = self.job.lock if path == self.job.output else None
         try:
-            results.write(path, self._arrays(), {**self._attributes, **self._state(status)})
-        except OSError as caught:
-            error = caught
+            results.write(path, self._arrays(), {**self._attributes, **self._state(status)}, lock)
+            written = True
+        except Taken as error:
+            _warn(f"{error}. This job stops")
+            self.stop.ask()
+        except OSError as error:
             _warn(f"cannot write {path}: {error.strerror or error}. What was written before stands")
         self._last_write, self._last_run = time.monotonic(), len(self.log)
         self._write_s = self._last_write - start
-        return error is None
+        return written
 
     def _arrays(self) -> dict[str, Any]:
         model, layout = self.job.model, self.job.layout
@@ -179,7 +188,7 @@ class Recorder:
             "meta_model/best_parameters": theta if self.best is None else self.best[1],
             "meta_model/names": list(layout.names),
             "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
-            **{f"meta_model/constants/{name}": t.cpu().numpy() for name, t in constants(self.job.module).items()},
+            **{f"meta_model/constants/{name}": a for name, a in constant_arrays(self.job.module).items()},
             "checkpoint/memory": self.memory,
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,
@@ -214,21 +223,3 @@ def _warn(message: str) -> None:
 
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _git_commit() -> str:
-    """The commit of the code that runs, if it runs from a clone."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-        folder = Path(__file__).parent
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()

@@ -7,16 +7,21 @@ always sees a plain and complete file.
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
-import yaml
 
-from hpc_dmaml.files import is_sealed, replacing, seal
+from hpc_dmaml import plain_hdf5
+from hpc_dmaml.files import Lock, is_sealed, replacing, seal
+from hpc_dmaml.plain_yaml import load_yaml
+from hpc_dmaml.validity import check_arrays, check_attributes, check_content
 
 SCHEMA = 1
 STATUSES = ("running", "complete", "interrupted", "failed")
@@ -51,10 +56,49 @@ VARIABLES = {
 SCALES = {"run": "runs/run", "worker": "workers/worker", "rank": "ranks/rank", "validation": "validation/run",
           "step": "validation/step", "task": "validation/task"}  # fmt: skip
 """Where the numbers of each dimension stand."""
+DIMENSIONS = {name: variable.dimensions for name, variable in VARIABLES.items()} | {
+    name: (dimension,) for dimension, name in SCALES.items()
+}
 RANK_TIMES = ("exchange_s", "wait_s", "validation_s")
 """Times that a rank knows only after the run: they come with the next one."""
+COUNTERS = ("runs/run", "runs/seen_tasks", "validation/run")
+BLOCK_NUMBERS = 1 << 17
+"""The log grows in memory by blocks of so many numbers."""
 
 Arrays = dict[str, np.ndarray]
+
+
+class Rows:
+    """An array (n, …) that grows by rows, in blocks that are never copied, as there may be millions of them."""
+
+    def __init__(self, first: np.ndarray) -> None:
+        self._full: list[np.ndarray] = []
+        self._block, self._used, self._rows = first, len(first), len(first)
+
+    def append(self, row: Any) -> None:
+        if self._used == len(self._block):
+            self._full.append(self._block)
+            shape = self._block.shape[1:]
+            self._block = np.empty((max(1, BLOCK_NUMBERS // max(1, math.prod(shape))), *shape), self._block.dtype)
+            self._used = 0
+        self._block[self._used] = row
+        self._used += 1
+        self._rows += 1
+
+    @property
+    def blocks(self) -> list[np.ndarray]:
+        return [*self._full, self._block[: self._used]]
+
+    @property
+    def last(self) -> np.ndarray:
+        """The last row, to be changed in place."""
+        return self._block[self._used - 1]
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self.blocks, dtype=dtype)
 
 
 class Log:
@@ -63,14 +107,15 @@ class Log:
     def __init__(self, sizes: Mapping[str, int], rows: Mapping[str, np.ndarray] | None = None) -> None:
         """`sizes` of the dimensions worker, rank, step and task; `rows` of a log to go on with."""
         self.sizes = dict(sizes)
-        self.rows: dict[str, list[np.ndarray]] = {name: [] for name in VARIABLES}
-        for name, values in (rows or {}).items():
-            if name in VARIABLES:
-                self.rows[name] = list(self._fit(name, values))
+        self.rows: dict[str, Rows] = {}
+        for name, variable in VARIABLES.items():
+            kind = np.int64 if name in COUNTERS else np.float64
+            empty = np.empty((0, *(self.sizes[d] for d in variable.dimensions[1:])), kind)
+            self.rows[name] = Rows(self._fit(name, np.asarray((rows or {}).get(name, empty), kind)))
 
     def _fit(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Pad or cut the rank dimension where a resume changed the number of ranks; padding is NaN."""
-        if "rank" not in VARIABLES[name].dimensions:
+        """Pad the rank dimension where a resume changed the number of ranks; padding is NaN."""
+        if "rank" not in VARIABLES[name].dimensions or values.shape[1] == self.sizes["rank"]:
             return values
         width = max(self.sizes["rank"], values.shape[1])
         self.sizes["rank"] = width
@@ -82,54 +127,81 @@ class Log:
     def append(self, values: Mapping[str, Any]) -> None:
         """One row of some variables; rank rows are filled up with NaN."""
         for name, value in values.items():
-            row = np.asarray(value)
-            if "rank" in VARIABLES[name].dimensions and len(row) < self.sizes["rank"]:
-                row = np.pad(row.astype(float), (0, self.sizes["rank"] - len(row)), constant_values=np.nan)
-            self.rows[name].append(row)
+            if name.startswith("ranks/") and len(value) < self.sizes["rank"]:
+                value = np.pad(value.astype(float), (0, self.sizes["rank"] - len(value)), constant_values=np.nan)
+            self.rows[name].append(value)
 
     def complete_times(self, times: np.ndarray) -> None:
         """Fill in the last run's `RANK_TIMES`, (R, 3)."""
         for name, column in zip(RANK_TIMES, times.T, strict=True):
-            if self.rows[f"ranks/{name}"]:
-                row = np.full(self.sizes["rank"], np.nan)
-                row[: len(column)] = column
-                self.rows[f"ranks/{name}"][-1] = row
+            self.rows[f"ranks/{name}"].last[: len(column)] = column
 
-    def arrays(self) -> Arrays:
-        """Every variable as one array, and the scales of the dimensions."""
-        result = {}
-        for name, variable in VARIABLES.items():
-            rows = self.rows[name]
-            empty = (0, *(self.sizes[d] for d in variable.dimensions[1:]))
-            kind = np.int64 if name in ("runs/run", "runs/seen_tasks", "validation/run") else np.float64
-            result[name] = np.array(rows, kind) if rows else np.empty(empty, kind)
-        for dimension in ("worker", "rank", "step", "task"):
-            result[SCALES[dimension]] = np.arange(self.sizes[dimension])
-        return result
+    def arrays(self) -> dict[str, Rows | np.ndarray]:
+        """Every variable, and the scales of the dimensions."""
+        scales = {SCALES[d]: np.arange(self.sizes[d]) for d in ("worker", "rank", "step", "task")}
+        return {**self.rows, **scales}
 
 
-def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """Replace the file at `path`. Raises OSError where that is impossible; the old file then stands."""
-    with h5py.File("image", "w", driver="core", backing_store=False) as file:
-        for name, values in arrays.items():
-            dataset = file.create_dataset(name, data=values)
-            if name in VARIABLES:
-                dataset.attrs["units"] = VARIABLES[name].units
-                dataset.attrs["description"] = VARIABLES[name].description
-        for dimension, name in SCALES.items():
-            file[name].make_scale(dimension)
-        for name, variable in VARIABLES.items():
-            for axis, dimension in enumerate(variable.dimensions):
-                file[name].dims[axis].label = dimension
-                if SCALES[dimension] != name:
-                    file[name].dims[axis].attach_scale(file[SCALES[dimension]])
-        file.attrs.update({"schema": SCHEMA, **attributes})
-        file.flush()
-        image = file.id.get_file_image()
-    # Made in memory and written as plain bytes: a full disk is then an OSError, and never a broken HDF5 library.
-    with replacing(path) as temporary:
-        temporary.write_bytes(image)
+class _Unfailing(io.RawIOBase):
+    """A file for HDF5 to write to, which does not come back from an error: the first is kept, and nothing more written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)  # type: ignore[attr-defined]
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(place, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        return size or 0
+
+
+def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], lock: Lock | None = None) -> None:
+    """Replace the file at `path`. Raises OSError where that is impossible, Taken where `lock` on it no longer stands; the
+    old file then stands."""
+    with replacing(path, lock) as temporary:
+        with temporary.open("w+b") as file:
+            target = _Unfailing(file)
+            with h5py.File(target, "w") as content:
+                _fill(content, arrays, attributes)
+            if target.error is not None:
+                raise target.error
         seal(temporary)
+
+
+def _fill(file: h5py.File, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    for name, values in arrays.items():
+        if isinstance(values, Rows):
+            blocks = values.blocks
+            dataset = file.create_dataset(name, (len(values), *blocks[0].shape[1:]), blocks[0].dtype)
+            start = 0
+            for block in blocks:
+                dataset[start : start + len(block)] = block
+                start += len(block)
+        else:
+            dataset = file.create_dataset(name, data=values)
+        if name in VARIABLES:
+            dataset.attrs["units"] = VARIABLES[name].units
+            dataset.attrs["description"] = VARIABLES[name].description
+    for dimension, name in SCALES.items():
+        file[name].make_scale(dimension)
+    for name, variable in VARIABLES.items():
+        for axis, dimension in enumerate(variable.dimensions):
+            file[name].dims[axis].label = dimension
+            if SCALES[dimension] != name:
+                file[name].dims[axis].attach_scale(file[SCALES[dimension]])
+    file.attrs.update({"schema": SCHEMA, **attributes})
 
 
 @dataclass(frozen=True)
@@ -158,11 +230,16 @@ class Results:
         """running, complete, interrupted or failed, as it was when the file was written."""
         return str(self.attributes["status"])
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The job's whole configuration."""
-        content: dict[str, Any] = yaml.safe_load(self.attributes["config"])
+        content: dict[str, Any] = load_yaml(self.attributes["config"])
         return content
+
+    def state(self) -> Results:
+        """What all ranks of a job need that goes on from here: of the log, which may be large, the last row alone."""
+        kept = {n: a[-1:] if n in VARIABLES else a for n, a in self.arrays.items() if n != "meta_model/best_parameters"}
+        return replace(self, arrays=kept)
 
     def group(self, prefix: str) -> Arrays:
         """The arrays below a group, by the rest of their names."""
@@ -172,40 +249,39 @@ class Results:
 def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     """Read a file: all of it, or the arrays of some groups ("workers", "validation", …).
 
-    A file that was damaged since it was written is always refused; `verify`: so is one that another program has
-    changed. Raises ValueError, naming the file, where it is not a whole file of ours.
+    A file that was damaged since it was written is always refused, and so is one whose content is not what `write` writes,
+    whoever made it; `verify`: so is one that another program has changed. Raises ValueError, naming the file.
     """
     path = Path(path)
     try:
+        size, written = path.stat().st_size, path.stat().st_blocks * 512
+        if size > 2**30 and written < size // 8:  # its digest would take minutes
+            raise ValueError(f"of its {size} bytes most were never written")
         sealed = is_sealed(path)
         if sealed is False:
             raise ValueError("it was damaged after it was written: its content does not match its seal")
         if verify and sealed is None:
             raise ValueError("it was cut off, or changed by another program, or is not one of ours: it bears no seal")
+        plain_hdf5.check_heaps(path)
         # The file is replaced and never changed, so it needs no lock, which some file systems cannot give.
         with h5py.File(path, "r", locking=False) as file:
-            attributes = dict(file.attrs.items())
-            ours = bool(attributes.get("schema") == SCHEMA and attributes.get("status") in STATUSES)
+            attributes = plain_hdf5.attributes(file)
+            schema = attributes.get("schema")
+            ours = isinstance(schema, np.integer) and schema == SCHEMA and attributes.get("status") in STATUSES
             arrays = _arrays(file, groups) if ours else {}
-        has_config = ours and isinstance(yaml.safe_load(attributes["config"]), dict)
+        if ours:
+            check_attributes(attributes)
+            check_content(arrays)
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except Exception as error:  # a damaged file makes HDF5 fail in many ways
-        raise ValueError(f"{path} is not a readable result file: {error}") from error
+        raise ValueError(f"{path} is not a readable result file: {' '.join(str(error).split())}") from error
     if not ours:
-        schema = attributes.get("schema")
-        raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {schema})")
-    if not has_config:
-        raise ValueError(f"{path} holds no configuration")
+        raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {str(schema)[:9]!r})")
     return Results(path, attributes, arrays)
 
 
-def _arrays(file: h5py.File, groups: tuple[str, ...] = ()) -> Arrays:
-    arrays: Arrays = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and (not groups or name.split("/")[0] in groups):
-            arrays[name] = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
-
-    file.visititems(visit)
-    return arrays
+def _arrays(file: h5py.File, groups: tuple[str, ...]) -> Arrays:
+    found = plain_hdf5.datasets(file)
+    check_arrays(found, DIMENSIONS)
+    return {n: plain_hdf5.values(d) for n, d in found.items() if not groups or n.split("/")[0] in groups}

@@ -30,10 +30,10 @@ def run_job(config: RunConfig, comm: Communicator, stop: Stop | None = None) -> 
     stop = stop or Stop()
     stop.time_limit_s = config.time_limit_s
     with ExitStack() as stack:
-        job = set_up(config, comm, stack)
+        job = set_up(config, comm, stop, stack)
         places = comm.all_gather_objects((platform.node(), str(job.device)))
         with comm.agreeing():
-            recorder = Recorder(job, places)
+            recorder = Recorder(job, places, stop)
         progress = stack.enter_context(Progress(job, recorder.first_run))
         if recorder.stands_still():
             progress.fail("SLURM restarts this job again and again, and it makes no run", recorder.finish("failed"))
@@ -66,7 +66,8 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
         if stopped:
             break
         start = time.perf_counter()
-        results = [work(job.learner, theta, run, worker, placement, group_sum) for worker in placement.hosted]
+        with stop.saving(recorder.save):
+            results = [work(job.learner, theta, run, worker, placement, group_sum) for worker in placement.hosted]
         work_s = time.perf_counter() - start
 
         checked = config.check_every > 0 and run % config.check_every == 0

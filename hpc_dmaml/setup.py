@@ -15,15 +15,18 @@ import numpy as np
 import torch
 
 from hpc_dmaml import optimizers, placement, results, weight_generators
+from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import default_chunk, objective_for, prepare, try_out
+from hpc_dmaml.engine import default_chunk, objective_for, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
-from hpc_dmaml.files import Busy, locked
+from hpc_dmaml.files import Lock
 from hpc_dmaml.outer import MetaModel
-from hpc_dmaml.parameters import Layout, constants, digest, set_constants
+from hpc_dmaml.parameters import Layout, digest
 from hpc_dmaml.placement import Placement
-from hpc_dmaml.randomness import Purpose, generator, seeded
+from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.start import start
+from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
 from hpc_dmaml.training_tasks import TrainingTasks
@@ -46,11 +49,13 @@ class Job:
     device: torch.device
     output: Path
     previous: results.Results | None
-    """What a resumed job goes on with."""
+    """What a resumed job goes on with; the whole log is on rank 0 alone."""
+    lock: Lock | None
+    """On the output; held by rank 0."""
     warnings: list[str]
 
 
-def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
+def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) -> Job:
     """Check and prepare everything. The output file's lock is held until `stack` closes. Raises Refusal."""
     config = replace(config, workers=config.workers or comm.size)
     workers, warnings = config.workers or 1, []
@@ -59,9 +64,12 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
         optimizers.check(config.optimizer)
         weight_generators.check(config.weight_generator, workers)
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
+    lock = None
     with comm.agreeing():
         if comm.rank == 0:
-            warnings += _claim(output, config.resume is not None, stack)
+            lock = claim(output, config.resume is not None, stop.asked, stack)
+            if not lock.works:
+                warnings.append(f"{output.parent} cannot lock files: no second job may write {output.name} meanwhile")
     node = comm.split_node()
     splits: tuple[Split, ...] = ("train", "validation") if config.validation.every else ("train",)
     sampler = load_task(config.task, comm, node, splits)
@@ -70,25 +78,19 @@ def set_up(config: RunConfig, comm: Communicator, stack: ExitStack) -> Job:
     with comm.agreeing():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
-    previous = comm.broadcast_object(previous)
-    with comm.agreeing():
-        module = build_module(config, sampler.sample_shape, sampler.outputs)
-    layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous))
-    warnings += share_start(module, layout, previous, comm)
-    with comm.agreeing():
-        theta = layout.flatten(module).to(device)
-        if previous is not None:
-            theta = stored_parameters(previous, layout, "last").to(theta)
-        elif config.init_from is not None:
-            theta = stored_parameters(results.read(config.init_from), layout, "last").to(theta)
+    state = comm.broadcast_object(previous.state() if previous is not None else None)
+    previous = previous or state
+    module, layout, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
+    warnings += more
+    theta = layout.flatten(module).to(device)
     learner = make_learner(config, sampler, module, device, layout, comm)
     model = MetaModel(theta, config.optimizer)
     if previous is not None:
-        model.load_optimizer_state(previous.group("checkpoint/optimizer/"))
+        with comm.agreeing():
+            model.load_optimizer_state(previous.group("checkpoint/optimizer/"), len(previous["runs/run"]) > 0)
     place = Placement(comm.size, workers, comm.rank)
-    return Job(
-        config, comm, place, learner, model, module, layout, device, output, previous, [*warnings, *learner.warnings]
-    )
+    warnings += learner.warnings
+    return Job(config, comm, place, learner, model, module, layout, device, output, previous, lock, warnings)
 
 
 def load_task(
@@ -118,31 +120,6 @@ def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> tor
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
         keep_freed_memory()
     return device
-
-
-def share_start(
-    module: torch.nn.Module, layout: Layout, previous: results.Results | None, comm: Communicator
-) -> list[str]:
-    """Give every rank's module rank 0's parameters and constants, or those of the file that is gone on with.
-
-    Gives warnings. Raises Refusal where a rank has built another model.
-    """
-    with comm.agreeing():
-        layout.check_same(Layout.of(module), "rank 0" if previous is None else str(previous.path))
-        if previous is not None:
-            set_constants(module, previous.group("meta_model/constants/"), str(previous.path))
-    theta, own = layout.flatten(module).numpy(), {name: t.numpy() for name, t in constants(module).items()}
-    starts = comm.all_gather_objects([digest(theta), *(digest(own[name]) for name in sorted(own))])
-    comm.broadcast(theta)
-    with comm.agreeing():
-        layout.fill(module, torch.from_numpy(theta))
-        set_constants(module, comm.broadcast_object(own), "rank 0")
-    if all(start == starts[0] for start in starts):
-        return []
-    return [
-        "the ranks built models that differ, as by random numbers that the seed does not reach: rank 0's counts, and the "
-        "next job will start from another"
-    ]
 
 
 def make_learner(
@@ -179,27 +156,6 @@ def make_learner(
     return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, warnings)
 
 
-def build_module(config: RunConfig, sample_shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
-    """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError."""
-    with seeded(int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))):
-        module = prepare(config.model.build(sample_shape, outputs), sample_shape)
-    return module.to(getattr(torch, config.dtype))
-
-
-def stored_parameters(source: results.Results, layout: Layout, which: str) -> torch.Tensor:
-    """The last or the best parameters (P,) of a file, in the order of this layout. Raises ValueError for other ones."""
-    stored = layout_of(source)
-    stored.check_same(layout, str(source.path))
-    theta = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
-    return layout.join(stored.views(theta))
-
-
-def layout_of(source: results.Results) -> Layout:
-    """The layout of the parameters in a file."""
-    shapes = tuple(tuple(int(n) for n in str(s).split(",") if n) for s in source["meta_model/shapes"])
-    return Layout(tuple(map(str, source["meta_model/names"])), shapes)
-
-
 def choose_device(name: str, node: Communicator) -> torch.device:
     """The GPU of this rank's place on its node, the CPU where there is none, or the device that the user names."""
     if name == "auto":
@@ -226,20 +182,3 @@ def _new_output(config: RunConfig) -> Path:
     stem = f"{type(config.task).__name__.lower()}_{time.strftime('%Y%m%d_%H%M%S')}"
     candidates = (Path("results") / f"{stem}{suffix}.h5" for suffix in ("", *(f"_{i}" for i in range(2, 10_000))))
     return next(path for path in candidates if not path.exists())
-
-
-def _claim(output: Path, resumes: bool, stack: ExitStack) -> list[str]:
-    """Lock the output and see that it can be written. Gives warnings; raises ValueError or OSError."""
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
-    try:
-        can_lock = stack.enter_context(locked(output, wait=False))
-    except Busy as error:
-        raise ValueError(f"output: another job is writing {output}") from error
-    except OSError as error:
-        raise ValueError(f"output: cannot write {output}: {error}") from error
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} has just been written by another job")
-    if can_lock:
-        return []
-    return [f"{output.parent} cannot lock files: nothing keeps a second job from writing {output.name}"]

@@ -1,20 +1,30 @@
-"""Reasons to stop in good order: a signal, or the end of the allotted time."""
+"""Reasons to stop in good order: a signal, or the end of the allotted time. Imports nothing that takes time."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-from hpc_dmaml.communicator import launched_rank
+from hpc_dmaml.launcher import launched_rank
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def hold() -> None:
+    """Keep the signals waiting, while a command imports what it needs, until `Stop` is entered, or `release` called."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class Stop:
-    """SIGUSR1, SIGTERM and SIGINT ask for a stop, as does the time limit; a second SIGINT ends the process at once.
+    """The `SIGNALS` ask for a stop, as does the time limit; a second SIGINT ends the process at once.
 
     A context manager around a process's whole work: the time limit counts from here. Afterwards the signals are
     ignored, so that one that comes late does not kill a rank, and with it all others, on its way out.
@@ -23,24 +33,53 @@ class Stop:
     def __init__(self, time_limit_s: float | None = None) -> None:
         self.time_limit_s = time_limit_s
         self._asked, self._start = False, time.monotonic()
+        self._save: Callable[[], object] | None = None
+        self._is_hurried = "OMPI_COMM_WORLD_SIZE" in os.environ
 
     def __enter__(self) -> Stop:
         for number in SIGNALS:
-            signal.signal(number, self._ask)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, self._receive)
+        release()
         return self
 
     def __exit__(self, *error: object) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self._asked:
                 raise KeyboardInterrupt
-            if launched_rank(os.environ) == 0:
-                with suppress(OSError):  # not print: the signal may have come in the middle of one
-                    os.write(2, b"\nStopping after this run. Press Ctrl-C again to stop at once.\n")
+            _say("Stopping after this run. Press Ctrl-C again to stop at once.")
+        first, self._asked = not self._asked, True
+        if first and self.in_haste():
+            _say("Asked to stop. Open MPI may not wait for the end of this run: writing what there is.")
+            if self._save is not None:
+                self._save()
+
+    def ask(self) -> None:
         self._asked = True
 
     def asked(self) -> bool:
         return self._asked or (self.time_limit_s is not None and time.monotonic() - self._start >= self.time_limit_s)
+
+    def in_haste(self) -> bool:
+        """Was a stop asked for by Open MPI's mpirun? It hands on TERM and INT as TERM, and kills soon afterwards."""
+        return self._asked and self._is_hurried
+
+    @contextmanager
+    def saving(self, save: Callable[[], object]) -> Iterator[None]:
+        """In this block `save` may be called at any moment, by a signal's handler that is in haste."""
+        self._save = save
+        try:
+            yield
+        finally:
+            self._save = None
+
+
+def _say(message: str) -> None:
+    """For rank 0. Not by print: the signal may have come in the middle of one."""
+    if launched_rank(os.environ) == 0:
+        with suppress(OSError):
+            os.write(2, f"\n{message}\n".encode())

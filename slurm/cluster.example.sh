@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What is special about your cluster. Copy this file to slurm/cluster.sh and edit the copy. The job scripts source it;
-# slurm/submit.py and slurm/sbatch give its #SBATCH lines to sbatch. An option has no spaces.
+# slurm/submit.py and slurm/sbatch give its #SBATCH lines to sbatch, wherever they stand. A value with spaces has quotes.
 
 # Without the second # where your cluster asks for it, or to have other resources than the job scripts':
 ##SBATCH --partition=NAME

@@ -2,12 +2,21 @@
 # What the job scripts share: the environment of your cluster, and `launch COMMAND`, which runs it on all ranks and ends
 # the job. To be sourced in the root of the repository; DMAML_CLUSTER names another file than slurm/cluster.sh.
 
+if [ -n "${DMAML_CLUSTER:-}" ] && [ ! -f "$DMAML_CLUSTER" ]; then
+  echo "launch.sh: there is no file $DMAML_CLUSTER, which DMAML_CLUSTER names" >&2
+  exit 2
+fi
 : "${DMAML_CLUSTER:=slurm/cluster.sh}"
-# shellcheck source=slurm/cluster.example.sh
-if [ -f "$DMAML_CLUSTER" ]; then source "$DMAML_CLUSTER"; fi
+if grep -qs $'\r$' "$DMAML_CLUSTER"; then # bash would take it for a part of the line's last word
+  # shellcheck source=/dev/null
+  source <(tr -d '\r' <"$DMAML_CLUSTER")
+elif [ -f "$DMAML_CLUSTER" ]; then
+  # shellcheck source=slurm/cluster.example.sh
+  source "$DMAML_CLUSTER"
+fi
 
 launch() {
-  local launcher code cancelled=
+  local launcher code state cancelled=
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   : "${LAUNCHER:=mpirun}"
   if [[ $LAUNCHER == srun* ]]; then
@@ -30,6 +39,15 @@ launch() {
   wait "$launcher"
   code=$?
   trap - USR1 TERM
+  if [ "$code" = 0 ]; then                                          # srun may say so after a node's failure
+    state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null)
+    case $state in
+    COMPLETING | NODE_FAIL | PENDING | REQUEUE*)
+      echo "$(date '+%F %T') SLURM has ended this job early: $state"
+      code=1
+      ;;
+    esac
+  fi
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
     # One task of an array has the whole array's job id, and must not requeue all of it.

@@ -5,7 +5,8 @@
     python slurm/submit.py slurm/sweeps/demo.yaml --only-missing   submit what nobody has completed or is at
     python slurm/submit.py slurm/sweeps/demo.yaml --status         how far is it?
 
-From the root of the repository. One array for each number of ranks; scripts and logs go to results/NAME/jobs.
+From the root of the repository. One array for each number of ranks, or several where the cluster limits their length;
+scripts and logs go to results/NAME/jobs.
 """
 
 from __future__ import annotations
@@ -13,36 +14,26 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from options import cluster_file, header, options_of
+
+from hpc_dmaml import console
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.sweep import Point, Sweep
-from hpc_dmaml.sweep.states import FAILED, STATES, TAKEN, State, log_file, note_submission, states
+from hpc_dmaml.sweep.states import FAILED, STATES, TAKEN, State, ask, log_file, note_submission, states
 
-HERE = Path(__file__).parent
 Options = dict[str, str]
 """Options of sbatch by name; a flag's value is empty."""
 FOR_ANALYSIS = {
     "account", "clusters", "constraint", "mail-type", "mail-user", "partition", "qos", "reservation", "time",
 }  # fmt: skip
 """What the analysis, one process on one core, has from the cluster's options."""
-
-
-def options_in(script: str) -> Options:
-    """The options in the #SBATCH lines of a script. Raises ValueError for a short one, such as -p."""
-    options = {}
-    for line in re.findall(r"^#SBATCH[ \t]+(.*?)[ \t]*(?:[ \t]#.*)?$", script, re.MULTILINE):
-        found = re.fullmatch(r"--([a-z][\w-]*)(?:[= ](.*))?", line)
-        if found is None:
-            raise ValueError(f"#SBATCH {line}: write it as --option=value")
-        options[found[1]] = found[2] or ""
-    return options
 
 
 def array_script(
@@ -53,22 +44,23 @@ def array_script(
     max_running: int | None = None,
     after: str | None = None,
 ) -> str:
-    """The script of a job array whose tasks are these points, which want the same number of ranks.
+    """The script of a job array whose tasks are these points, numbered from 0, which want the same number of ranks.
 
-    `options`: those of array.sbatch and of the cluster. `after`: the job that must have ended before.
+    `options`: those of array.sbatch and of the cluster. `after`: the job that must have ended before. Raises ValueError
+    where a path cannot stand in a script.
     """
     limit = f"%{max_running}" if max_running else ""
     own = {
         "job-name": sweep.name,
-        "array": ranges([point.index for point in points]) + limit,
-        "output": f"{log_file(sweep.folder, '%A_%a')}",
+        "array": f"0-{len(points) - 1}{limit}",
+        "output": log_pattern(sweep, "%A_%a"),
         "ntasks": str(points[0].ranks),
         **({"dependency": f"afterany:{after}"} if after else {}),
     }
-    names = "\n".join(f"  [{point.index}]='{point.name}'" for point in points)
+    names = "\n".join(f"  [{task}]='{point.name}'" for task, point in enumerate(points))  # which has no quotes
     number = f"{len(points)} point{'s' * (len(points) != 1)}"
     return f"""#!/usr/bin/env bash
-# {sweep.description}: {number} on {points[0].ranks} rank{"s" * (points[0].ranks != 1)}. Written by slurm/submit.py.
+# {comment(sweep)}: {number} on {points[0].ranks} rank{"s" * (points[0].ranks != 1)}. Written by slurm/submit.py.
 {header(options | own)}
 
 points=(
@@ -76,7 +68,7 @@ points=(
 )
 cd "$SLURM_SUBMIT_DIR" || exit
 {source(cluster)}
-launch python -m hpc_dmaml.sweep {shlex.quote(str(sweep.folder))} --point "${{points[$SLURM_ARRAY_TASK_ID]}}"
+launch python -m hpc_dmaml.sweep {word(sweep.folder)} --point "${{points[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
@@ -85,17 +77,17 @@ def analysis_script(sweep: Sweep, options: Options, cluster: Path | None, after:
     kept = {name: value for name, value in options.items() if name in FOR_ANALYSIS}
     own = {
         "job-name": f"{sweep.name}_analysis",
-        "output": f"{log_file(sweep.folder, '%j')}",
+        "output": log_pattern(sweep, "%j"),
         "ntasks": "1",
         "mem": "4G",
         "dependency": f"afterany:{':'.join(after)}",
     }
-    folder = shlex.quote(str(sweep.folder))
-    commands = [f"python analysis/report.py {folder} --output {folder}/report.html"]
+    folder = word(sweep.folder)
+    commands = [f"python analysis/report.py {folder} --output {word(sweep.folder / 'report.html')}"]
     commands += [f"python analysis/figures.py {shlex.quote(figure)} {folder}" for figure in sweep.figures]
     tried = "\n".join(f"try {command}" for command in commands)
     return f"""#!/usr/bin/env bash
-# {sweep.description}: the analysis. Written by slurm/submit.py.
+# {comment(sweep)}: the analysis. Written by slurm/submit.py.
 {header(kept | own)}
 
 cd "$SLURM_SUBMIT_DIR" || exit
@@ -107,18 +99,46 @@ exit "$failed"
 """
 
 
-def header(options: Options) -> str:
-    return "\n".join(f"#SBATCH --{name}" + (f"={value}" if value else "") for name, value in options.items())
+def comment(sweep: Sweep) -> str:
+    """What a sweep says of itself, on one line."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in sweep.description).split())
+
+
+def operand(path: Path) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def word(path: Path) -> str:
+    """A path as one word of a shell's command line."""
+    return shlex.quote(operand(path))
+
+
+def log_pattern(sweep: Sweep, job: str) -> str:
+    """A log's name as sbatch's --output has it. Raises ValueError where there is none."""
+    if "\\" in str(sweep.folder):
+        raise ValueError(f"{sweep.folder}: sbatch takes no folder with a backslash for logs; give another by --results")
+    return str(log_file(Path(str(sweep.folder).replace("%", "%%")), job))
 
 
 def source(cluster: Path | None) -> str:
-    return (f"DMAML_CLUSTER={shlex.quote(str(cluster))}\n" if cluster else "") + "source slurm/launch.sh"
+    return (f"DMAML_CLUSTER={word(cluster)}\n" if cluster else "") + "source slurm/launch.sh"
 
 
-def ranges(indices: Sequence[int]) -> str:
-    """0-3,7 for 0, 1, 2, 3, 7."""
-    runs = [list(run) for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
-    return ",".join(str(run[0][1]) + (f"-{run[-1][1]}" if len(run) > 1 else "") for run in runs)
+def arrays_of(points: Sequence[Point], longest: int) -> list[list[Point]]:
+    """Points as job arrays: of one number of ranks each, the most ranks first, and no longer than the cluster allows."""
+    by_ranks = sorted(points, key=lambda point: (-point.ranks, point.index))
+    groups = [list(group) for _, group in groupby(by_ranks, lambda point: point.ranks)]
+    return [group[first : first + longest] for group in groups for first in range(0, len(group), longest)]
+
+
+def longest_array() -> int:
+    """The cluster's MaxArraySize, which its tasks' numbers are below; SLURM's default where it cannot be asked."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]).stdout, re.MULTILINE)
+    except OSError:
+        found = None
+    return max(1, int(found[1])) if found else 1001
 
 
 def submit(
@@ -128,17 +148,15 @@ def submit(
 
     `max_running` holds for the whole sweep: then the arrays, of which each has its own limit, wait for one another.
     """
-    by_ranks = sorted(points, key=lambda point: (-point.ranks, point.index))
-    arrays = [list(group) for _, group in groupby(by_ranks, lambda point: point.ranks)]
     jobs: list[str] = []
     if not dry:
         sweep.copy()
         (sweep.folder / "jobs").mkdir(exist_ok=True)
     stamp = time.strftime("%Y%m%d_%H%M%S")
-    for array in arrays:
+    for number, array in enumerate(arrays_of(points, longest_array()), 1):
         after = jobs[-1] if max_running and jobs else None
         text = array_script(sweep, array, options, cluster, max_running, after)
-        jobs.append(_hand_in(sweep, f"{stamp}_{array[0].ranks}_ranks", text, dry))
+        jobs.append(_hand_in(sweep, f"{stamp}_{number}_{array[0].ranks}_ranks", text, dry))
         if not dry:
             note_submission(sweep.folder, jobs[-1], array)
             print(f"job {jobs[-1]}: {len(array)} points on {array[0].ranks} ranks")
@@ -153,8 +171,8 @@ def _hand_in(sweep: Sweep, name: str, text: str, dry: bool) -> str:
     if dry:
         print(f"# ---- {path}\n{text}")
         return "JOB"
-    path.write_text(text, encoding="utf-8")
-    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")  # which a path of other bytes has
+    done = ask(["sbatch", "--parsable", operand(path)])
     if done.returncode:
         raise ValueError(f"sbatch refuses {path}: {done.stderr.strip()}")
     return done.stdout.strip().split(";")[0]  # a cluster's name may follow
@@ -188,8 +206,8 @@ def _ending(job: str) -> str:
         (["sacct", "-nXP", "-o", "State,ExitCode", "-j", job], r"([^|\n]+)\|(\S+)"),
     ):
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
+            done = ask(command)
+        except OSError:
             continue
         found = re.search(pattern, done.stdout)
         if done.returncode == 0 and found:
@@ -211,26 +229,22 @@ def chosen_points(sweep: Sweep, only_missing: bool) -> list[Point]:
 
 def read_options(cluster: Path | None) -> Options:
     """The options of the job scripts, with the cluster's in their place. Raises ValueError."""
-    options: Mapping[str, str] = options_in((HERE / "array.sbatch").read_text(encoding="utf-8"))
-    if cluster is None:
-        return dict(options)
-    try:
-        return {**options, **options_in(cluster.read_text(encoding="utf-8"))}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--cluster: {cluster}: {error}") from error
+    return options_of(Path(__file__).with_name("array.sbatch")) | options_of(cluster)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    console.settle()
     parser = argparse.ArgumentParser(description="Hand a sweep to SLURM, or ask how far it is.")
     parser.add_argument("sweep", type=Path, help="YAML file of a sweep, or the folder of its results")
-    parser.add_argument("--cluster", type=Path, help="what is special about your cluster; default: slurm/cluster.sh")
+    parser.add_argument(
+        "--cluster", help="what is special about your cluster; default: DMAML_CLUSTER, slurm/cluster.sh"
+    )
     parser.add_argument("--max-running", type=int, help="so many points at once, at most")
     parser.add_argument("--only-missing", action="store_true", help="submit what nobody has completed or is at")
     parser.add_argument("--dry-run", action="store_true", help="show the scripts, submit nothing")
     parser.add_argument("--status", action="store_true", help="how many points are done, running, waiting, failed")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the folder of results")
     given = parser.parse_args(arguments)
-    default = HERE / "cluster.sh"
     try:
         sweep = sweeps.load(given.sweep, given.results)
         if given.status:
@@ -239,9 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.max_running is not None and given.max_running < 1:
             raise ValueError(f"--max-running must be 1 or more, not {given.max_running}")
         sweep.check()
-        options = read_options(given.cluster or (default if default.exists() else None))
+        cluster = cluster_file(given.cluster)
         points = chosen_points(sweep, given.only_missing)
-        submit(sweep, points, options, given.cluster, given.max_running, given.dry_run)
+        submit(sweep, points, read_options(cluster), cluster, given.max_running, given.dry_run)
     except (ValueError, OSError) as error:
         print(f"submit: {error}", file=sys.stderr)
         return 2

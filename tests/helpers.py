@@ -21,6 +21,12 @@ from hpc_dmaml.tasks import Sinusoid
 
 DATA = Path(os.environ.get("HPC_DMAML_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Real data sets; tests that want them are skipped where they are not."""
+ATTRIBUTES: dict[str, Any] = {
+    "status": "running", "config": "runs: 3\n", "seed": 0, "versions": "", "git_commit": "", "start": "", "end": "",
+    "written": "", "sample_shape": [1], "outputs": 1, "loss": "squared_error", "restarts": 0, "best_run": -1,
+    "best_score": float("nan"),
+}  # fmt: skip
+"""Of a result file that no job wrote."""
 
 
 def small_config(**changes: Any) -> RunConfig:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank, launched_size
+from hpc_dmaml.communicator import Communicator, Refusal, connect
+from hpc_dmaml.launcher import launched_rank, launched_size
+
+STEP = {"SLURM_PROCID": "5", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8"}
 
 
 @pytest.mark.parametrize(
@@ -13,8 +18,11 @@ from hpc_dmaml.communicator import Communicator, Refusal, connect, launched_rank
         ({}, 0, None),
         ({"PMI_RANK": "3", "PMI_SIZE": "4"}, 3, 4),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, 1, 2),
-        ({"SLURM_PROCID": "5", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8"}, 5, 8),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "batch", "SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "16"}, 0, None),
+        ({**STEP, "SLURM_TASK_PID": "1"}, 5, 8),
+        ({**STEP, "SLURM_TASK_PID": "1", "SLURM_STEP_ID": "batch", "SLURM_NTASKS": "16"}, 0, None),
+        ({**STEP, "SLURM_TASK_PID": "1", "SLURM_PTY_PORT": "40000"}, 0, None),  # by hand, in the shell of srun --pty
+        ({**STEP, "SLURM_TASK_PID": str(os.getpid()), "SLURM_PTY_PORT": "40000"}, 5, 8),  # by srun, in that shell
+        (STEP, 0, None),
         ({"SLURM_NTASKS": "16"}, 0, None),
         (
             {"PMI_RANK": "1", "PMI_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"},

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml.config import Maml, RunConfig, Validation, changes, from_yaml, parse, presets, to_yaml
-from hpc_dmaml.models import MLP, Conv4
+from hpc_dmaml.models import MLP, Conv4, Module
 from hpc_dmaml.optimizers import SGD, Adam
-from hpc_dmaml.tasks import Glyphs, Omniglot, Sinusoid
+from hpc_dmaml.tasks import Glyphs, Omniglot, Sinusoid, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, GeometricMedian, LossMovingAverage
 
 
@@ -31,6 +32,113 @@ def test_command_line_overrides_a_preset_which_overrides_the_default():
 def test_a_chosen_class_has_its_own_defaults():
     config = parse(["--task", "Sinusoid", "--model", "MLP", "--optimizer", "SGD"])
     assert (config.task, config.model, config.optimizer) == (Sinusoid(), MLP(), SGD())
+
+
+SGD_OF_FILE = "optimizer: {class_path: SGD, init_args: {lr: 0.5, momentum: 0.9}}"
+
+
+@pytest.mark.parametrize(
+    ("line", "optimizer"),
+    [
+        ("--config {a}", SGD(lr=0.5, momentum=0.9)),
+        ("--config {a} --optimizer Adam", Adam()),
+        ("--optimizer Adam --config {a}", Adam()),
+        ("--config {a} --optimizer SGD", SGD(lr=0.5, momentum=0.9)),
+        ("--optimizer.lr 0.1 --config {a}", SGD(lr=0.1, momentum=0.9)),
+        ("--config={a} --optimizer.init_args.lr=0.1", SGD(lr=0.1, momentum=0.9)),
+        ("--optimizer.lr 0.1 --optimizer Adam --config {a}", Adam(lr=0.1)),
+        ("--optimizer.momentum 0.1 --optimizer SGD", SGD(momentum=0.1)),
+        ("--optimizer.lr 1 --optimizer.lr 2", Adam(lr=2.0)),
+        ("--optimizer SGD --optimizer Adam", Adam()),
+        ("--config {a} --config {b}", SGD(lr=0.25, momentum=0.9)),
+        ("--config {b} --config {a}", SGD(lr=0.5, momentum=0.9)),
+        ("--config {a} --config {c}", Adam()),
+        ("--config {a} --config {c} --config {a}", SGD(lr=0.5, momentum=0.9)),
+        ("--optimizer {json} --config {c}", SGD(lr=0.125)),
+    ],
+)
+def test_files_come_first_then_options_and_another_class_starts_from_its_own_defaults(tmp_path, line, optimizer):
+    files = {"a": SGD_OF_FILE, "b": "optimizer: {lr: 0.25}", "c": "optimizer: Adam"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    known = {name: str(tmp_path / name) for name in files}
+    words = [word.format(**known, json='{"class_path": "SGD", "init_args": {"lr": 0.125}}') for word in line.split()]
+    assert parse(words).optimizer == optimizer
+
+
+def test_items_of_a_mapping_are_set_one_by_one_and_a_file_replaces_the_whole(tmp_path):
+    (tmp_path / "a").write_text("model: {class_path: Module, init_args: {arguments: {width: 1, deep: {x: 2}}}}")
+    (tmp_path / "b").write_text("model: {arguments: {other: 3}}")
+    chosen = ["--config", str(tmp_path / "a")]
+    assert parse([*chosen, "--model.arguments.deep.y", "[4]"]).model.arguments == {
+        "width": 1,
+        "deep": {"x": 2, "y": [4]},
+    }
+    assert parse([*chosen, "--config", str(tmp_path / "b")]).model.arguments == {"other": 3}
+
+
+def test_a_value_in_a_file_keeps_its_type_and_a_word_becomes_what_its_field_wants(tmp_path):
+    (tmp_path / "x").write_text(
+        'model: {class_path: Module, init_args: {arguments: {a: "3", b: 3, c: "null", d: 1e-3}}}'
+    )
+    assert parse(["--config", str(tmp_path / "x")]).model.arguments == {"a": "3", "b": 3, "c": "null", "d": 0.001}
+    assert parse(["--model", "Module", "--model.arguments.a", "3"]).model.arguments == {"a": 3}
+    assert parse(["--model", "Module", "--model.arguments.a", "'3'"]).model.arguments == {"a": "3"}
+    assert parse(["--output", "5"]).output == "5"
+    assert parse(["--runs", "1e3"]) == parse(["--runs", "1_000"]) == parse(["--runs", "1000"])
+    (tmp_path / "y").write_text('runs: "7"')
+    with pytest.raises(ValueError, match=r"y: runs must be a whole number, not '7'"):
+        parse(["--config", str(tmp_path / "y")])
+
+
+def test_home_and_variables_stand_for_themselves_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.yaml").write_text("output: $SCRATCH/x.h5\ninit_from: ~/y.h5")
+    config = parse(["--config", "~/x.yaml"])
+    assert (config.output, config.init_from) == (str(tmp_path / "x.h5"), str(tmp_path / "y.h5"))
+    with pytest.raises(ValueError, match="no environment variable NOWHERE"):
+        parse(["--output", "$NOWHERE/x.h5"])
+
+
+options = {
+    "config": st.sampled_from(presets()),
+    "runs": st.integers(1, 9),
+    "optimizer": st.sampled_from(["SGD", "Adam", "TorchOptimizer"]),
+    "optimizer.lr": st.floats(0.001, 2),
+    "model": st.sampled_from(["MLP", "Conv4", "Module"]),
+    "task": st.sampled_from(["Glyphs", "Omniglot", "Sinusoid", "tests.helpers.Poisoned"]),
+    "task.shots": st.integers(1, 9),
+    "weight_generator": st.sampled_from(["LossMedian", "GeometricMedian"]),
+    "maml.clip": st.none() | st.floats(1, 9),
+    "maml": st.sampled_from(["{inner_lr: 0.25}", "{first_order: true}"]),
+    "checkpoint.every_s": st.none() | st.integers(1, 9),
+    "output": st.sampled_from(["null", "5", "1e3", "x y.h5", "ä: b"]),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_printed_is_what_would_run_wherever_the_option_stands(tmp_path, capsys, data):
+    names = data.draw(st.lists(st.sampled_from(sorted(options)), max_size=6))
+    values = [data.draw(options[name]) for name in names]
+    line = [[f"--{n}", "null" if value is None else str(value)] for n, value in zip(names, values, strict=True)]
+    how = data.draw(st.sampled_from(["--print_config", "--print_config=skip_default", "--print_config=skip_unset"]))
+    place = data.draw(st.integers(0, len(line)))
+    printing = [*line[:place], [how], *line[place:]]
+    wanted = parse([word for words in line for word in words])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        parse([word for words in printing for word in words])
+    assert not exit_.value.code
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert parse(["--config", str(tmp_path / "printed.yaml")]) == wanted
+
+
+def test_without_defaults_little_is_printed(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--print_config=skip_default", "--task", "Sinusoid", "--maml.clip", "2"])
+    assert capsys.readouterr().out == "task:\n  class_path: Sinusoid\nmaml:\n  clip: 2.0\n"
 
 
 def test_classes_of_the_user_are_named_by_import_path():
@@ -56,6 +164,9 @@ configurations = st.builds(
     | st.builds(GeometricMedian, st.integers(1, 9), st.floats(1e-9, 1)),
     task=st.builds(Glyphs, *(st.integers(-5, 50),) * 3) | st.builds(Sinusoid, st.integers()),
     model=st.builds(Conv4, st.integers(), st.sampled_from(["stride", "max_pool"]))
+    | st.builds(
+        Module, arguments=st.dictionaries(st.text("ab"), st.sampled_from(["3", 3, "null", None, "1e3", ["["], "yes"]))
+    )
     | st.builds(MLP, st.lists(st.integers(), max_size=3).map(tuple)),
     optimizer=st.builds(SGD, st.floats(1e-9, 10)) | st.builds(Adam, st.floats(1e-9, 10)),
     maml=st.builds(Maml, st.floats(1e-9, 10), st.integers(0, 9), st.booleans(), clip=st.none() | st.floats(1e-9, 1e9)),
@@ -76,7 +187,7 @@ def test_a_configuration_survives_its_yaml(config):
         ("--tassk Glyphs", "tassk"),
         ("--task.wys 3", "wys"),
         ("--task Omnigl", "task: there is no TaskFamily 'Omnigl'; known are"),
-        ("--seed x", "seed.*int.*x"),
+        ("--seed x", "seed must be a whole number, not 'x'"),
         ("--tasks -1", "tasks must be 1 or more, not -1"),
         ("--runs 0", "runs must be 1 or more, not 0"),
         ("--maml.inner_lr nan", "maml.inner_lr.*nan"),
@@ -89,11 +200,71 @@ def test_a_configuration_survives_its_yaml(config):
         ("--resume auto", "auto needs --output"),
         ("--resume nothing.h5", "there is no file nothing.h5"),
         ("--weight_generator LossMovingAverage --weight_generator.window 0", "window must be at least 1"),
+        ("--rnus 3", "there is no option --rnus; did you mean --runs?"),
+        ("--task.wys 3", "task: Glyphs has no field 'wys'; did you mean --task.ways?"),
+        ("--print_conf", "--print_conf needs a value; did you mean --print_config?"),
+        ("--print_config=all", "the flags are skip_default and skip_unset, not 'all'"),
+        ("--runs", "--runs needs a value"),
+        ("--runs --seed 3", "--runs needs a value"),
+        ("--runs 3 4", "'4' belongs to no option"),
+        ("omniglt", "'omniglt' belongs to no option; did you mean 'omniglot'?"),
+        ("--runs 1.5", "runs must be a whole number, not '1.5'"),
+        ("--runs true", "runs must be a whole number, not 'true'"),
+        ("--tf32 maybe", "tf32 must be true or false, not 'maybe'"),
+        ("--maml.clip x", "maml.clip must be a number or null, not 'x'"),
+        ("--exchange x", "exchange must be one of gather, allreduce, not 'x'"),
+        ("--optimizer.betas [1]", "optimizer.betas must be a list of 2: a number, a number, not '[1]'"),
+        ("--model MLP --model.hidden [a]", "model.hidden must be a list, each item a whole number"),
+        ("--maml /etc/passwd", "maml must be a mapping of its fields, not '/etc/passwd'"),
+        ("--task /etc/passwd", "task: there is no TaskFamily '/etc/passwd'"),
+        ("--task sinusoid", "did you mean 'Sinusoid'?"),
+        ("--task tests.test_config.Unfinished", "task: tests.test_config.Unfinished is not complete: write load()"),
+        ("--task tests.test_config.NoData", "task: tests.test_config.NoData is not a dataclass: put @dataclass"),
+        ("--task tests.test_config.Needing", "task.size must be given: Needing has no default for it"),
+        ("--task tests.test_config.Failing", "task: Failing cannot be made: ZeroDivisionError: on purpose"),
+        (
+            "--task tests.test_config.parse",
+            "tests.test_config.parse is a function, not a class derived from hpc_dmaml.tasks",
+        ),
+        (
+            "--task tests.test_config.RunConfig",
+            "tests.test_config.RunConfig is not derived from hpc_dmaml.tasks.TaskFam",
+        ),
+        ("--task tests.test_config.Nothing", "task: cannot import 'tests.test_config.Nothing': AttributeError"),
+        ("--task nowhere.Nothing", "task: cannot import 'nowhere.Nothing': No module named 'nowhere'"),
     ],
 )
 def test_bad_input_is_one_clear_message(arguments, message):
-    with pytest.raises(ValueError, match=f"(?s){message}"):
+    message = message if ".*" in message else re.escape(message)
+    with pytest.raises(ValueError, match=f"(?s){message}") as error:
         parse(arguments.split())
+    assert "\n" not in str(error.value)
+
+
+class Unfinished(TaskFamily): ...
+
+
+class NoData(TaskFamily):
+    def load(self):
+        return Sinusoid().load()
+
+
+@dataclass(frozen=True)
+class Needing(Sinusoid):
+    size: int = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Failing(Sinusoid):
+    def __post_init__(self) -> None:
+        raise ZeroDivisionError("on purpose")
+
+
+def test_a_module_of_the_users_that_fails_is_named_with_its_error(tmp_path, monkeypatch):
+    (tmp_path / "broken_tasks.py").write_text("raise RuntimeError('not today')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"task: cannot import 'broken_tasks.Circles': RuntimeError: not today"):
+        parse(["--task", "broken_tasks.Circles"])
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(20))

@@ -20,6 +20,7 @@ import pytest
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Checkpoint
+from hpc_dmaml.files import lock_file, locked
 from hpc_dmaml.progress import Progress
 from hpc_dmaml.run import run_job
 from tests.helpers import differing, run, small_config
@@ -70,6 +71,10 @@ def fill(folder: Path) -> None:
     with pytest.raises(OSError, match="No space left"), (folder / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1024))
+
+
+def cannot_lock(*arguments: object) -> None:
+    raise OSError(errno.ENOTSUP, "Operation not supported")
 
 
 class Disk(NamedTuple):
@@ -199,11 +204,33 @@ def test_a_lock_that_a_crash_left_behind_stops_nobody(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 
 
-def test_where_files_cannot_be_locked_a_job_warns_and_goes_on(tmp_path, monkeypatch, capsys):
-    def cannot(*arguments):
-        raise OSError(errno.ENOTSUP, "Operation not supported")
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_job_whose_output_another_one_has_taken_stops_and_keeps_its_result(
+    tmp_path, at_run, state, monkeypatch, capsys, locks
+):
+    path = tmp_path / "x.h5"
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", cannot_lock)
+    other = run(small_config(seed=1), tmp_path, name="other.h5")
 
-    monkeypatch.setattr(fcntl, "flock", cannot)
+    def take():
+        lock_file(path).unlink()
+        with locked(path) as lock:
+            results.write(path, other.arrays, other.attributes, lock)
+
+    at_run({3: take})
+    assert run_job(job(tmp_path), Communicator()) == 1
+    assert results.read(path, verify=True).attributes["seed"] == 1
+    (saved,) = state.iterdir()
+    kept = results.read(saved, verify=True)
+    assert (kept.status, kept["runs/run"].tolist()) == ("interrupted", [0, 1, 2, 3, 4])
+    said = capsys.readouterr().err
+    assert f"another process has written {path} in the meantime. This job stops" in said
+    assert f"the result is not in {path} but in {saved}" in said
+
+
+def test_where_files_cannot_be_locked_a_job_warns_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fcntl, "flock", cannot_lock)
     assert run_job(job(tmp_path), Communicator()) == 0
     assert capsys.readouterr().err.count("cannot lock files") == 1
     assert results.read(tmp_path / "x.h5", verify=True).status == "complete"
@@ -240,7 +267,7 @@ def test_a_log_that_cannot_be_written_ends_no_job(tmp_path):
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full, stderr=full, check=False,
         )  # fmt: skip
     assert results.read(tmp_path / "x.h5", verify=True).status == "complete"
-    assert done.returncode not in (1, 2, 75)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("missing", ["checkpoint/memory", "meta_model/names", "meta_model/best_parameters"])

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_seed_o
 
 def test_one_worker_with_sgd_is_maml_as_one_writes_it_down(tmp_path):
     """θ after a run is θ − β · the meta-gradient of the plain autograd loop."""
-    from hpc_dmaml.setup import build_module
+    from hpc_dmaml.start import build_module
 
     config = small_config(runs=1, workers=1)
     source = run(config, tmp_path)
@@ -142,7 +142,7 @@ def test_a_job_without_any_finite_worker_stops_and_keeps_its_last_good_state(tmp
         ({"model": Module("torch.nn.Linear", {"in_features": 3, "out_features": 1})}, "cannot take a task's samples"),
         (
             {"model": Module("torch.nn.Linear", {"in_features": 1, "out_features": 2})},
-            r"gives \(2,\).*the task needs 1",
+            r"gives \(4, 2\).*the task needs \(4, 1\)",
         ),
         ({"model": Module("torch.nn.NoSuch")}, "cannot import 'torch.nn.NoSuch'"),
         ({"model": Module("torch.nn.Identity")}, "no parameters to learn"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hpc_dmaml import results
-from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.recorder import STILL
+from hpc_dmaml.claim import STILL
+from hpc_dmaml.communicator import Communicator, Refusal
+from hpc_dmaml.files import Lock, lock_file
 from hpc_dmaml.run import run_job
+from hpc_dmaml.stopping import Stop
 from tests.helpers import small_config
 
 
@@ -20,7 +24,7 @@ class Killed(BaseException):
 def start(config, monkeypatch, restart, **changes):
     """Start a job as SLURM does for the n-th time. Returns the exit code."""
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
-    changes = {"resume": config.output if restart else None, **changes}
+    changes = {"resume": config.output if restart else config.resume, **changes}
     return run_job(replace(config, **changes), Communicator())
 
 
@@ -82,3 +86,71 @@ def test_a_restart_counts_even_if_it_is_killed_before_its_first_run(config, monk
             start(config, monkeypatch, 1)
     source = results.read(config.output, verify=True)
     assert (source.status, source.attributes["restarts"]) == ("running", 1)
+
+
+@pytest.fixture
+def holder(config, monkeypatch):
+    """What is left of the job's last start, on another node, still holds its output. The wait for it is short."""
+    monkeypatch.setattr("hpc_dmaml.claim.PATIENCE_S", 0.05)
+    monkeypatch.setattr("hpc_dmaml.claim.LOOK_EVERY_S", 0.01)
+    assert start(config, monkeypatch, 0, time_limit_s=1e-9) == 75
+    lock = Lock(Path(config.output))
+    yield lock
+    lock.release()
+
+
+def refusal(config, monkeypatch, restart) -> Refusal:
+    with pytest.raises(Refusal, match=r"another (process|job) is (still )?writing .*x\.h5") as caught:
+        start(config, monkeypatch, restart)
+    return caught.value
+
+
+def test_a_restarted_job_whose_output_is_still_written_is_started_again_later_but_not_for_ever(
+    config, monkeypatch, holder
+):
+    codes = [refusal(config, monkeypatch, restart).code for restart in range(1, STILL + 1)]
+    assert codes == [75] * (STILL - 1) + [1]
+
+
+def test_waits_in_vain_for_one_process_do_not_count_for_the_next(config, monkeypatch, holder):
+    for restart in range(1, STILL):
+        refusal(config, monkeypatch, restart)
+    lock_file(Path(config.output)).unlink()  # the next one's is a new file
+    second = Lock(Path(config.output))
+    assert refusal(config, monkeypatch, STILL).code == 75
+    second.release()
+    monkeypatch.setattr("hpc_dmaml.claim.PATIENCE_S", 0.0)
+    assert start(config, monkeypatch, STILL) == 0
+
+
+def test_a_restarted_job_goes_on_when_its_output_is_free(config, monkeypatch, holder, capsys):
+    monkeypatch.setattr("hpc_dmaml.claim.PATIENCE_S", 600)
+    timer = threading.Timer(0.1, holder.release)
+    timer.start()
+    assert start(config, monkeypatch, 1) == 0
+    timer.join()
+    monkeypatch.setattr(holder, "release", lambda: None)
+    assert "is still writing" in capsys.readouterr().err
+
+
+def test_a_wait_for_the_output_ends_when_a_stop_is_asked_for(config, monkeypatch, holder):
+    monkeypatch.setattr("hpc_dmaml.claim.PATIENCE_S", 600)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    stop = Stop()
+    stop.ask()
+    with pytest.raises(Refusal) as caught:
+        run_job(replace(config, resume=config.output), Communicator(), stop)
+    assert caught.value.code == 75
+
+
+def test_a_job_that_slurm_has_not_restarted_is_refused_at_once(config, monkeypatch, holder):
+    monkeypatch.setattr("hpc_dmaml.claim.PATIENCE_S", 600)
+    assert refusal(replace(config, resume=config.output), monkeypatch, 0).code == 2
+
+
+def test_a_complete_job_that_is_started_again_keeps_its_log(config, monkeypatch):
+    assert start(config, monkeypatch, 0) == 0
+    before = results.read(config.output).arrays
+    assert start(config, monkeypatch, 1) == 0
+    after = results.read(config.output).arrays
+    assert all((before[name] == after[name]).all() for name in before if name.startswith(("runs/", "ranks/")))

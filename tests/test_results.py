@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import h5py
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml import results
+from hpc_dmaml.files import seal
 from hpc_dmaml.results import Log
-from tests.helpers import run, small_config
+from tests.helpers import ATTRIBUTES, run, small_config
 
+SEAL = b"\nhpc_dmaml seal " + 32 * b"0"
 SIZES = {"worker": 2, "rank": 1, "step": 3, "task": 4}
-ATTRIBUTES = {"status": "running", "config": "runs: 3\n"}
 
 
 def filled_log(runs: int) -> Log:
@@ -65,18 +68,65 @@ def test_a_log_goes_on_from_a_file_and_widens_when_there_are_more_ranks(tmp_path
     results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
     log = Log({**SIZES, "rank": 2}, results.read(tmp_path / "x.h5").arrays)
     assert len(log) == 2
-    times = log.arrays()["ranks/work_s"]
+    times = np.asarray(log.arrays()["ranks/work_s"])
     np.testing.assert_array_equal(times, [[0, np.nan], [1, np.nan]])
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_disk_that_is_full_at_any_point_of_a_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.h5"
     results.write(path, filled_log(2).arrays(), ATTRIBUTES)
-    before = path.read_bytes()
-    (tmp_path / "x.h5.tmp").mkdir()
-    with pytest.raises(OSError, match=r"x\.h5\.tmp"):
-        results.write(path, filled_log(3).arrays(), ATTRIBUTES)
-    assert path.read_bytes() == before
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in range(0, len(before), len(before) // 30):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            with pytest.raises(OSError, match="File too large"):
+                results.write(path, filled_log(3).arrays(), ATTRIBUTES)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == 0
+    results.write(path, filled_log(3).arrays(), ATTRIBUTES)
+    assert len(results.read(path, verify=True)["runs/run"]) == 3
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(block=st.integers(1, 40), parts=st.lists(st.integers(0, 12), min_size=1, max_size=4))
+def test_a_log_written_and_gone_on_with_at_any_time_is_the_one_that_was_not(tmp_path, monkeypatch, block, parts):
+    monkeypatch.setattr(results, "BLOCK_NUMBERS", block)
+    path, log = tmp_path / "x.h5", Log(SIZES)
+    for part in parts:
+        for number in range(len(log), len(log) + part):
+            log.append({name: row(name, number) for name in results.VARIABLES})
+        results.write(path, log.arrays(), ATTRIBUTES)
+        log = Log(SIZES, results.read(path).arrays)
+    assert len(log) == sum(parts)
+    for name, values in log.arrays().items():
+        if name in results.VARIABLES:
+            expected = [row(name, number) for number in range(sum(parts))]
+            np.testing.assert_array_equal(values, np.array(expected).reshape(np.shape(values)), err_msg=name)
+
+
+def test_the_times_that_come_late_are_those_of_the_last_run():
+    log = Log({**SIZES, "rank": 3})
+    for number in range(2):
+        log.append({name: row(name, number) for name in results.VARIABLES if not name.startswith("ranks/")})
+        log.append({name: np.full(2, np.nan) for name in results.VARIABLES if name.startswith("ranks/")})
+    log.complete_times(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    nan = np.nan
+    for name, expected in {"exchange_s": [1, 4, nan], "wait_s": [2, 5, nan], "validation_s": [3, 6, nan]}.items():
+        np.testing.assert_array_equal(log.arrays()[f"ranks/{name}"], [[nan] * 3, expected])
+
+
+def test_the_state_of_a_file_has_the_last_row_of_its_log_alone(tmp_path):
+    more = {"meta_model/parameters": np.arange(3.0), "meta_model/best_parameters": np.ones(3)}
+    results.write(tmp_path / "x.h5", {**filled_log(5).arrays(), **more}, ATTRIBUTES)
+    state = results.read(tmp_path / "x.h5").state()
+    assert state["runs/run"].tolist() == [4]
+    assert all(len(state[name]) == 1 for name in results.VARIABLES)
+    assert state["meta_model/parameters"].tolist() == [0, 1, 2]
+    assert "meta_model/best_parameters" not in state.arrays
+    assert state.attributes["config"] == ATTRIBUTES["config"]
 
 
 def test_a_file_that_is_not_there_foreign_or_of_another_schema_is_named(tmp_path):
@@ -129,6 +179,23 @@ def test_a_file_that_hdf5_would_never_come_back_from_is_not_given_to_it(job_file
     (tmp_path / "damaged.h5").write_bytes(bad)
     with pytest.raises(ValueError, match="it was damaged after it was written"):
         results.read(tmp_path / "damaged.h5")
+    (tmp_path / "sealed.h5").write_bytes(bad[: -len(SEAL)])
+    seal(tmp_path / "sealed.h5")
+    with pytest.raises(ValueError, match=r"sealed\.h5 is not a readable result file: its texts are damaged"):
+        results.read(tmp_path / "sealed.h5")
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damage_under_a_valid_seal_is_refused_by_name_or_harmless(job_file, tmp_path, data):
+    (tmp_path / "odd.h5").write_bytes(damaged(data, job_file.read_bytes()[: -len(SEAL)]))
+    seal(tmp_path / "odd.h5")
+    try:
+        assert results.read(tmp_path / "odd.h5", verify=True).status in results.STATUSES
+    except ValueError as error:
+        assert "odd.h5" in str(error)
 
 
 def test_a_file_to_which_another_program_added_something_can_be_read_but_is_no_checkpoint(job_file, tmp_path):

@@ -47,4 +47,7 @@ def test_the_command_takes_a_job_or_numbers_and_refuses_neither(tmp_path):
         done = command(*arguments)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n| ") == 12  # the rule and 1 to 1,024 ranks
-    assert command().returncode == 2
+    for arguments in ([], ["--work_s", "nan", "--parameters", "9"], ["--work_s", "1", "--parameters", "-9"]):
+        done = command(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("scaling_model: ")

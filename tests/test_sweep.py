@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hpc_dmaml import results, sweep
 from hpc_dmaml.files import locked
 from hpc_dmaml.sweep import states
 from hpc_dmaml.sweep.__main__ import main
-from tests.helpers import differing
+from tests.helpers import ATTRIBUTES, differing
 from tests.processes import MPIRUN, ROOT
 
 SHIPPED = sorted((ROOT / "slurm" / "sweeps").glob("*.yaml"))
@@ -68,6 +73,122 @@ def test_a_point_keeps_its_name_when_others_come_or_go(tmp_path):
     assert before < after
 
 
+WORDS = ["on", "off", "yes", "no", "null", "true", "1", "1.0", "010", "1:30", "1_000", "2020-01-01", "1e3", "0x1f", "<<"]  # fmt: skip
+
+
+@pytest.mark.parametrize("quote", ["", "'"], ids=["plain", "quoted"])
+def test_a_label_is_the_text_that_was_written(tmp_path, quote):
+    labels = ", ".join(f"{quote}{word}{quote}: {{tasks: {tasks}}}" for tasks, word in enumerate(WORDS, 2))
+    read = sweep.load(written(tmp_path, f"grid: {{a: {{{labels}}}}}\nranks: 1\n"))
+    assert [(p.settings["a"], p.fields["tasks"]) for p in read.points] == [
+        (word, tasks) for tasks, word in enumerate(WORDS, 2)
+    ]
+
+
+@given(labels=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=6, unique=True))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_label_is_a_point_or_two_are_refused_for_their_names(tmp_path, labels):
+    axis = {label: {"tasks": tasks} for tasks, label in enumerate(labels, 2)}
+    path = written(tmp_path, yaml.safe_dump({"grid": {"a": axis}, "ranks": 1}, sort_keys=False))
+    try:
+        points = sweep.load(path).points
+    except ValueError as error:
+        assert "are the same point by its file's name" in str(error)
+        slugs = [re.sub(r"[^\w.+-]+", "-", label, flags=re.ASCII).strip("-") for label in labels]
+        assert len(set(slugs)) < len(slugs)
+    else:
+        assert [p.settings["a"] for p in points] == labels
+        assert len({p.output for p in points}) == len(labels)
+
+
+def test_two_labels_of_one_name_are_both_named(tmp_path):
+    path = written(tmp_path, "grid: {a: {α: {tasks: 2}, β: {tasks: 3}}}\nranks: 1\n")
+    with pytest.raises(ValueError, match="a=α,seed=0 and a=β,seed=0 .* by its file's name, a=,seed=0"):
+        sweep.load(path)
+
+
+@pytest.mark.parametrize(
+    ("written_as", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 1e5),
+        ("-2.5e+3", -2500.0),
+        (".5", 0.5),
+        ("7", 7),
+        ("on", True),
+        ("'1e-3'", "1e-3"),
+        ('"12e6"', "12e6"),
+        ("'true'", "true"),
+        ("'7'", "7"),
+        ("2020-01-01", "2020-01-01"),
+        ("[1e-3, '1e-3', [2e1]]", [0.001, "1e-3", [20.0]]),
+        ("{class_path: Module, init_args: {arguments: {x: '12e6', y: 1e1}}}", {"x": "12e6", "y": 10.0}),
+    ],
+)
+def test_a_value_is_a_number_where_it_looks_like_one_and_text_where_it_has_quotes(tmp_path, written_as, value):
+    found = sweep.load(written(tmp_path, f"set: {{x: {written_as}}}\nranks: 1\n")).points[0].fields["x"]
+    found = found["init_args"]["arguments"] if isinstance(found, dict) else found
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_text_arrives_as_text_in_the_configuration(tmp_path):
+    text = "set: {init_from: '12e6', device: 'true', model: Module, model.path: '010', model.arguments: {x: {y: '2e1', n: 3}}}\n"
+    read = sweep.load(written(tmp_path, text + "ranks: 1\n"))
+    config = read.parse(read.points[0])
+    assert (config.init_from, config.device, config.model.path) == ("12e6", "true", "010")
+    assert config.model.arguments == {"x": {"y": "2e1", "n": 3}}
+
+
+@pytest.mark.parametrize("word", ["null", "~", "true", "12e6", "010", "1:30", "2020-01-01", "[1]", "{a: 1}", "", "x"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "init_from: '{}'",
+        "model: Module, model.arguments.x: '{}'",
+        "model: {{class_path: Module, init_args: {{arguments: {{x: '{}'}}}}}}",
+    ],
+)
+def test_text_is_never_taken_for_something_else_without_a_word(tmp_path, fields, word):
+    read = sweep.load(written(tmp_path, f"set: {{{fields.format(word)}}}\nranks: 1\n"))
+    try:
+        read.check()
+    except ValueError as error:
+        assert re.search(rf"point seed=0: .*(init_from|x): the text {re.escape(repr(word))} would be", str(error))
+    else:
+        config = read.parse(read.points[0])
+        if "init_from" in fields:
+            assert config.init_from in (word, sweep.in_full(word))
+        else:
+            assert config.model.arguments["x"] == word
+
+
+def test_a_number_in_quotes_is_refused_when_listed_and_when_run(tmp_path):
+    read = sweep.load(written(tmp_path, "set: {tasks: '2'}\nranks: 1\n"))
+    for look in (read.check, lambda: read.parse(read.points[0])):
+        with pytest.raises(
+            ValueError, match="point seed=0: tasks: the text '2' would be taken for 2; .* leave the quotes"
+        ):
+            look()
+
+
+def test_a_value_that_looks_like_an_option_is_none(tmp_path):
+    read = sweep.load(written(tmp_path, "set: {init_from: --help}\nranks: 1\n"))
+    assert read.parse(read.points[0]).init_from == "--help"
+
+
+def test_a_home_stands_for_itself_in_a_sweeps_path_and_in_results(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    written(tmp_path)
+    assert sweep.load("~/small.yaml", "$SCRATCH/results").folder == tmp_path / "scratch" / "results" / "small"
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(tmp_path):
+    read = sweep.load(written(tmp_path, "set: {workers: 1e1}\nseeds: [1e3, 2.0]\n"))
+    assert [(p.ranks, p.seed, p.name) for p in read.points] == [(10, 1000, "seed=1000"), (10, 2, "seed=2")]
+
+
 def test_there_are_as_many_ranks_as_workers_unless_a_number_or_a_label_says_otherwise(tmp_path):
     text = "set: {workers: 4}\ngrid:\n  who: {all: {}, half: {ranks: 2}, more: {workers: 8}}\n"
     assert [p.ranks for p in sweep.load(written(tmp_path, text)).points] == [4, 2, 8]
@@ -97,6 +218,26 @@ def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
         ("grid: {tasks: [2, 2]}", "are the same point"),
         ("grid: {a: {one: {tasks: 2}, two: {tasks: 2}}}", "a=one,seed=0 and a=two,seed=0 .* are the same point"),
         ("grid: {a: {one!: {tasks: 2}, one%: {tasks: 3}}}", "are the same point"),
+        ("grid: {maml.clip: [1, 1.0]}", "are the same point"),
+        ("grid: {seed: {a: {tasks: 2}}}", "grid: must be another axis"),
+        (f"grid: {{a: {{{'x' * 195}: {{tasks: 2}}}}}}", "the name of a=x+,seed=0 has more than 200 letters"),
+        (f"grid: {{a: {list(range(400))}, b: {list(range(400))}}}", "of 100,000 points at most"),
+        ("seeds: [-1]", "seeds: must be a list of whole numbers"),
+        ("seeds: [9223372036854775808]", "seeds: must be a list of whole numbers"),
+        ("set: {maml: {inner_lr: 0.1}, maml.inner_lr: 0.2}", "set: must be given once, not 'maml.inner_lr'"),
+        ("set: {help: 1}", "set: must be a field that the sweep does not set itself"),
+        ("set: {task.help: Omniglot}", "set: must be a field that the sweep does not set itself"),
+        ("set: {'tasks=3 --x': 1}", "set: must be a field's name"),
+        ("set: {tasks: !!binary aGk=}", "x.yaml is not a readable sweep: could not determine a constructor"),
+        ("set: {tasks: !!int ''}", "x.yaml is not a readable sweep"),
+        ("set: {tasks: !!bool maybe}", "x.yaml is not a readable sweep"),
+        ("set: {? [a] : 1}", "x.yaml is not a readable sweep"),
+        ("set: {<<: {tasks: 2}}", "set: must be a field's name"),
+        ("config: [", "x.yaml is not a readable sweep"),
+        ("description: [a]", "description: must be text"),
+        ("figures: ['--help']", "figures: must be a list of quoted numbers"),
+        ("name: ..", "name: must be letters"),
+        ("name: ''", "name: must be letters"),
         ("grid: {tasks: [2], a: {one: {tasks: 3}}}", "grid: a: must be of fields that no other axis sets, not 'tasks'"),
         ("gird: {tasks: [2]}", "unknown key: must be one of .*grid.*, not 'gird'"),
         ("set: {seed: 3}", "set: must be a field that the sweep does not set itself"),
@@ -134,6 +275,84 @@ def test_a_point_that_could_not_run_is_named_when_the_points_are_listed(tmp_path
         sweep.load(path).check()
     assert main([str(path)]) == 2
     assert "error" in capsys.readouterr().err
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["workers", "=", "&a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*sorted(sweep.KEYS), "tasks", "maml", "a.b", ""]) | st.text(max_size=3), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(content=st.fixed_dictionaries({}, optional=dict.fromkeys(sorted(sweep.KEYS), ODD)) | ODD)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_mapping_of_odd_contents_is_a_sweep_or_is_refused_by_its_path(tmp_path, content):
+    path = written(tmp_path, yaml.safe_dump(content, allow_unicode=True))
+    with_message(path)
+
+
+@given(content=st.binary() | st.text(st.sampled_from("{}[]:,-?!&*|>'\"#\n a1.e~%@\\")).map(str.encode))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_is_a_sweep_or_is_refused_by_its_path(tmp_path, content):
+    path = tmp_path / "small.yaml"
+    path.write_bytes(b"ranks: 1\nset: " + content)
+    with_message(path)
+
+
+def with_message(path: Path) -> None:
+    """Load a sweep, or see a message that is one line and names the file."""
+    try:
+        sweep.load(path)
+    except ValueError as error:
+        assert str(path) in str(error) or "config: there is no preset" in str(error)
+        assert "Traceback" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("- 1", "a configuration is a mapping"),
+        ("[", "not a readable configuration"),
+        ("\0", "not a readable configuration"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(tmp_path, capsys, config, message):
+    base = written(tmp_path, config, "base.yaml")
+    assert main([str(written(tmp_path, f"config: {base}\n"))]) == 2
+    assert re.search(rf"sweep: error: .*base\.yaml.*{message}|base\.yaml: {message}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", ["binary", "empty folder", "missing", "deep"])
+def test_what_is_no_sweep_is_one_line(tmp_path, capsys, kind):
+    path = tmp_path / "x.yaml"
+    if kind == "binary":
+        path.write_bytes(bytes(range(256)))
+    elif kind == "deep":
+        path.write_text("set: " + "[" * 1_000)
+    elif kind == "empty folder":
+        path.mkdir()
+    assert main([str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line
+
+
+def test_a_list_is_printed_whatever_the_locale_and_where_nobody_reads_it(tmp_path):
+    path = written(tmp_path, "grid: {a: {32 β →: {tasks: 2}}}\nranks: 1\n")
+    command = [sys.executable, "-m", "hpc_dmaml.sweep", str(path)]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, b"32 beta ->" in done.stdout) == (0, True)
+    closed = subprocess.run(["bash", "-c", '"$@" <&- >&- 2>&-', "bash", *command], cwd=tmp_path)
+    assert closed.returncode == 0
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -201,8 +420,10 @@ def test_a_point_run_by_index_is_the_job_that_its_settings_describe(tmp_path):
 
 def fake(path: Path, status: str, runs: int = 3, config: str = "runs: 3\nseed: 0\n", restarts: int = 0) -> None:
     """A result file as far as states look at it."""
-    log = results.Log({"worker": 1, "rank": 1, "step": 1, "task": 1}, {"runs/run": np.arange(runs)})
-    results.write(path, log.arrays(), {"status": status, "config": config, "restarts": restarts})
+    sizes = {"run": runs, "validation": 0, "worker": 1, "rank": 1, "step": 1, "task": 1}
+    rows = {name: np.zeros([sizes[d] for d in variable.dimensions]) for name, variable in results.VARIABLES.items()}
+    log = results.Log(sizes, {**rows, "runs/run": np.arange(runs)})
+    results.write(path, log.arrays(), {**ATTRIBUTES, "status": status, "config": config, "restarts": restarts})
 
 
 POINTS = "set: {runs: 3}\nseeds: [0, 1, 2, 3, 4, 5]\nranks: 1\n"
@@ -235,5 +456,6 @@ def test_a_file_of_other_settings_is_not_taken_for_the_point(tmp_path):
     fake(read.points[0].output, "complete", config="runs: 2\nseed: 0\n")
     fake(read.points[1].output, "complete", config="runs: 3\nseed: 9\n")
     first, second = states.states(read)[:2]
+    assert states.differing({"init_from": "~/x.h5"}, {"init_from": str(Path.home() / "x.h5")}) == []
     assert (first.word, first.note) == ("interrupted", "has another runs")  # more runs than before: it goes on
     assert (second.word, second.note) == ("failed", "has another seed")

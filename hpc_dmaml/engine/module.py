@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 
-def prepare(module: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
+def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = False) -> nn.Module:
     """The module, ready for the engine; it keeps the mode, training or evaluation, that each part was built in.
 
     Lazy layers get their shapes from one dry run. Norms that would use the current batch in training and running
     statistics in evaluation use the current batch in both, as MAML's evaluation does: statistics over tasks before
     adaptation say nothing of a task after it. A norm that was put into evaluation mode keeps its statistics.
 
-    Raises ValueError for what is no model.
+    Raises ValueError for what is no model. `empty`: its tensors may be without values.
     """
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
@@ -38,7 +38,7 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
             part.running_mean = part.running_var = part.num_batches_tracked = None
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in named.items():
-        if tensor.is_meta:
+        if tensor.is_meta and not empty:
             raise ValueError(f"model: {name} has no values (device meta)")
         if tensor.is_complex():
             raise ValueError(f"model: {name} is complex; only real numbers can be learned here")

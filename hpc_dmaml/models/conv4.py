@@ -8,6 +8,9 @@ from hpc_dmaml.models.model import Model
 if TYPE_CHECKING:
     from torch import nn
 
+MOST_BLOCKS = 64
+"""With a stride of 2 an image of one pixel can be halved for ever."""
+
 
 @dataclass(frozen=True)
 class Conv4(Model):
@@ -31,8 +34,10 @@ class Conv4(Model):
             raise ValueError(
                 f"model Conv4 needs images (C, H, W), but the task's samples have shape {sample_shape}: try --model MLP"
             )
-        if self.filters < 1 or self.blocks < 1:
-            raise ValueError(f"model.filters and model.blocks must be positive, not {self.filters} and {self.blocks}")
+        if self.filters < 1 or not 1 <= self.blocks <= MOST_BLOCKS:
+            raise ValueError(
+                f"model.filters must be positive and model.blocks 1 to {MOST_BLOCKS}, not {self.filters} and {self.blocks}"
+            )
         channels, *size = sample_shape
         pool = self.halving == "max_pool"
         layers: list[nn.Module] = []

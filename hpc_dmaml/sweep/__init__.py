@@ -13,21 +13,27 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hpc_dmaml import config as configuration
 from hpc_dmaml import placement
-from hpc_dmaml.files import locked, replacing
+from hpc_dmaml.files import expanded, locked, replacing
+from hpc_dmaml.sweep import document
 
 KEYS = {"name", "description", "config", "set", "grid", "seeds", "ranks", "figures"}
+NOT_SET = {"seed", "output", "resume", "config", "help", "print_config"}
+"""Options of the command line that are none of a sweep's fields."""
 COPY = "sweep.yaml"
 """Name of a sweep's file in its folder of results."""
+LONGEST_NAME = 200
+"""Bytes. File systems take 255, and what stands beside a point's file while it is written has a longer name."""
+MOST_POINTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,13 @@ class Point:
     def arguments(self, config: str | None) -> list[str]:
         """Its configuration as a command line of `python -m hpc_dmaml`, on top of the sweep's."""
         chosen = sorted(self.fields, key=lambda name: name.count("."))  # a class comes before its own fields
-        words = [] if config is None else ["--config", config]
-        for name in chosen:
-            words += [f"--{name}", _text(self.fields[name])]
-        return words
+        words = [] if config is None else [f"--config={config}"]
+        return words + [f"--{name}={_text(self.fields[name])}" for name in chosen]
+
+    def __str__(self) -> str:
+        """Its settings as they stand in the sweep, on one line."""
+        settings = {**self.settings, "seed": self.seed}
+        return " ".join(",".join(f"{axis}={value}" for axis, value in settings.items()).split())
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,16 @@ class Sweep:
 
     def parse(self, point: Point) -> configuration.RunConfig:
         """The configuration with which a point starts, or goes on where its file ends. Raises ValueError."""
-        restart = ["--resume", "auto", "--output", str(point.output)]
+        return self._parsed(point, "--resume=auto", f"--output={point.output}")
+
+    def _parsed(self, point: Point, *more: str) -> configuration.RunConfig:
         try:
-            return configuration.parse([*point.arguments(self.config), *restart])
+            config = configuration.parse([*point.arguments(self.config), *more])
+            for message in _retyped("", point.fields, config):
+                raise ValueError(message)
         except ValueError as error:
             raise ValueError(f"{self.path}: point {point.name}: {error}") from error
+        return config
 
     def check(self) -> None:
         """Raise ValueError for the first point that could not run. Points that differ by seed alone are one."""
@@ -95,8 +109,8 @@ class Sweep:
             if point.settings in seen:
                 continue
             seen.append(point.settings)
+            config = self._parsed(point)
             try:
-                config = configuration.parse(point.arguments(self.config))
                 placement.check(point.ranks, config.workers or point.ranks, config.tasks)
             except ValueError as error:
                 raise ValueError(f"{self.path}: point {point.name}: {error}") from error
@@ -115,13 +129,12 @@ def load(path: str | Path, results: str | Path = "results") -> Sweep:
 
     Raises ValueError, naming file and field. The fields' values are checked by `Sweep.check`, which takes longer.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         return read_folder(path)
     content = _content(path)
-    name = content.get("name", path.stem)
-    _require(isinstance(name, str) and _slug(name) == name, path, "name", name, "letters, digits and _-.")
-    return _sweep(path, content, name, Path(results) / name)
+    name = _name(path, content, path.stem)
+    return _sweep(path, content, name, expanded(results) / name)
 
 
 def read_folder(folder: str | Path) -> Sweep:
@@ -129,39 +142,43 @@ def read_folder(folder: str | Path) -> Sweep:
     folder = Path(folder)
     path = folder / COPY
     content = _content(path)
-    return _sweep(path, content, str(content.get("name", folder.resolve().name)), folder)
+    name = _name(path, content, "") if "name" in content else folder.resolve().name
+    return _sweep(path, content, name, folder)
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        configuration.check_yaml(text)
-        content = yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no sweep {path}") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not a readable sweep: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a sweep is a mapping of {', '.join(sorted(KEYS))}")
+    content = document.read(path, "sweep")
     for key in content:
         _require(key in KEYS, path, "unknown key", key, f"one of {', '.join(sorted(KEYS))}")
     return content
 
 
+def _name(path: Path, content: Mapping[str, Any], default: str) -> str:
+    """The sweep's name, a folder's: the one given, or the file's."""
+    name = content.get("name", default)
+    fit = isinstance(name, str) and _slug(name) == name and name.strip(".") and len(name) <= LONGEST_NAME
+    _require(fit, path, "name", name, f"letters, digits and _-., {LONGEST_NAME} at most")
+    return str(name)
+
+
 def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Sweep:
+    description = content.get("description", name)
+    _require(isinstance(description, str), path, "description", description, "text")
     config = content.get("config")
     _require(config is None or isinstance(config, str), path, "config", config, "a preset's name or a YAML file")
     figures = content.get("figures", [])
-    quoted = isinstance(figures, list) and all(isinstance(figure, str) for figure in figures)
-    _require(quoted, path, "figures", figures, "a list of quoted numbers ('6.10' is not 6.1)")
-    seeds = content.get("seeds", [0])
-    whole = isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)
-    _require(whole, path, "seeds", seeds, "a list of whole numbers, at least one")
+    quoted = isinstance(figures, list) and all(isinstance(f, str) and f and _slug(f) == f for f in figures)
+    _require(quoted, path, "figures", figures, "a list of quoted numbers ('6.10' is not 6.1) or names")
+    seeds = _canonical(content.get("seeds", [0]))
+    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
+    _require(whole, path, "seeds", seeds, "a list of whole numbers, at least one, none negative or above 2**63 - 1")
     common = _fields(path, "set", content.get("set", {}))
-    axes = {str(axis): _axis(path, str(axis), values) for axis, values in _mapping(path, "grid", content).items()}
+    axes = {axis: _axis(path, axis, values) for axis, values in _mapping(path, "grid", content).items()}
+    number = math.prod(map(len, axes.values())) * len(seeds)
+    _require(number <= MOST_POINTS, path, "grid", f"{number:,}", f"of {MOST_POINTS:,} points at most")
     points: list[Point] = []
-    for chosen in itertools.product(*(axis.items() for axis in axes.values())):
-        settings = {axis: value for axis, ((_, value), _) in zip(axes, chosen, strict=True)}
+    for chosen in itertools.product(*axes.values()):
+        settings = {axis: value for axis, (value, _) in zip(axes, chosen, strict=True)}
         fields = dict(common)
         for axis, (_, changed) in zip(axes, chosen, strict=True):
             twice = [field for field in changed if field in fields and field not in common]
@@ -172,38 +189,38 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
             label = ",".join(f"{_slug(k)}={_slug(_text(v))}" for k, v in {**settings, "seed": seed}.items())
             everything = {**fields, "seed": seed}
             points.append(Point(len(points), settings, seed, everything, ranks, label, folder / f"{label}.h5"))
-    _check_duplicates(path, points)
-    description = str(content.get("description", name))
+    _check_names(path, points)
     return Sweep(name, description, path, folder, config, tuple(axes), tuple(points), tuple(figures))
 
 
-def _axis(path: Path, name: str, values: Any) -> dict[tuple[int, Any], dict[str, Any]]:
-    """What an axis sets in each of its places: {(place, value or label): fields}."""
+def _axis(path: Path, name: str, values: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """What an axis sets in each of its places: (value or label, fields)."""
+    _require(name != "seed", path, "grid", name, "another axis (seeds are a list of their own)")
     filled = isinstance(values, list | dict) and len(values) > 0
     _require(filled, path, f"grid: {name}", values, "a list of values, or labels with their settings; not empty")
     if isinstance(values, dict):
-        named = {str(label): _fields(path, f"grid: {name}: {label}", fields) for label, fields in values.items()}
-        return {(place, label): fields for place, (label, fields) in enumerate(named.items())}
-    return {
-        (place, value if isinstance(value, int | float | str | bool) else _text(value)): _fields(
-            path, f"grid: {name}", {name: value}
-        )
-        for place, value in enumerate(map(_number, values))
-    }
+        return [(label, _fields(path, f"grid: {name}: {label}", fields)) for label, fields in values.items()]
+    return [
+        (value if isinstance(value, int | float | str) else _text(value), _fields(path, f"grid: {name}", {name: value}))
+        for value in values
+    ]
 
 
-def _fields(path: Path, where: str, given: Any) -> dict[str, Any]:
-    """Nested groups as dotted names; classes stay whole."""
+def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, Any]:
+    """Nested groups as dotted names; classes stay whole, and so does what an argument of a user's own part holds."""
     given = {} if given is None else given
     _require(isinstance(given, dict), path, where, given, "a mapping of fields and values")
     fields: dict[str, Any] = {}
-    for name, value in given.items():
-        own = name not in ("seed", "output", "resume", "config")
+    for key, value in given.items():
+        name = f"{group}{key}"
+        own = name not in NOT_SET and not name.endswith(".help")
         _require(own, path, where, name, "a field that the sweep does not set itself (seeds are a list of their own)")
-        if isinstance(value, dict) and "class_path" not in value:
-            fields |= {f"{name}.{below}": v for below, v in _fields(path, where, value).items()}
-        else:
-            fields[str(name)] = _number(value)
+        _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as maml.inner_lr")
+        nested = isinstance(value, dict) and "class_path" not in value and name.count(".") < 2
+        below = _fields(path, where, value, f"{name}.") if nested else {name: value}
+        twice = ", ".join(fields.keys() & below.keys())
+        _require(not twice, path, where, twice, "given once")
+        fields |= below
     return fields
 
 
@@ -212,20 +229,57 @@ def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None
     if given == "workers":
         given = fields.get("workers")
         if given is None and config is not None:
-            given = (yaml.safe_load(configuration.preset(config).read_text(encoding="utf-8")) or {}).get("workers")
+            given = document.read(configuration.preset(config), "configuration").get("workers")
         if given is None:
             raise ValueError(f"{path}: ranks: as many as workers, but the field workers is not given; give a number")
+    given = _canonical(given)
     _require(type(given) is int and given >= 1, path, "ranks", given, "a number, 1 or more, or workers")
     return int(given)
 
 
-def _check_duplicates(path: Path, points: Iterable[Point]) -> None:
-    seen: dict[str, str] = {}
+def _check_names(path: Path, points: Iterable[Point]) -> None:
+    """Raise ValueError where two points are the same job, or a name is another's, or too long for a file's."""
+    seen: dict[str, Point] = {}
     for point in points:
-        for key in (json.dumps([point.fields, point.ranks], sort_keys=True, default=str), point.name):
+        if len(point.name) > LONGEST_NAME:
+            raise ValueError(f"{path}: grid: the name of {point} has more than {LONGEST_NAME} letters; shorten labels")
+        job = json.dumps([_canonical(point.fields), point.ranks], sort_keys=True)
+        for key, why in ((job, ""), (point.name, f" by its file's name, {point.name}, which leaves other signs out")):
             if key in seen:
-                raise ValueError(f"{path}: grid: {seen[key]} and {point.name} (index {point.index}) are the same point")
-            seen[key] = point.name
+                raise ValueError(f"{path}: grid: {seen[key]} and {point} (index {point.index}) are the same point{why}")
+            seen[key] = point
+
+
+def _canonical(value: Any) -> Any:
+    """1 for 1.0 and 1e0: numbers that are equal make the same job."""
+    if isinstance(value, dict):
+        return {key: _canonical(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_canonical(below) for below in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _retyped(name: str, given: Any, taken: Any) -> Iterator[str]:
+    """What is wrong where text of a sweep became something else in the configuration, as "null" and, among free
+    arguments, "12e6" do on the command line."""
+    if isinstance(given, str):
+        if not (is_dataclass(taken) or (isinstance(taken, str | Path) and str(taken) in (given, in_full(given)))):
+            yield f"{name}: the text {given!r} would be taken for {taken!r}; where that is meant, leave the quotes out"
+    elif isinstance(given, dict):
+        for key, value in given.get("init_args", given).items():
+            if key != "class_path":
+                below = taken
+                for part in key.split("."):
+                    below = below.get(part, value) if isinstance(below, dict) else getattr(below, part, value)
+                yield from _retyped(f"{name}.{key}".strip("."), value, below)
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
+        for place, (value, below) in enumerate(zip(given, taken, strict=False)):
+            yield from _retyped(f"{name}[{place}]", value, below)
+
+
+def in_full(text: str) -> str:
+    """Text as a configuration keeps it where it is a path: ~ and $VARIABLES are what they stand for."""
+    return str(Path(os.path.expanduser(os.path.expandvars(text))))  # noqa: PTH111  (that of Path raises RuntimeError)
 
 
 def _mapping(path: Path, key: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,11 +291,6 @@ def _mapping(path: Path, key: str, content: Mapping[str, Any]) -> dict[str, Any]
 def _require(condition: Any, path: Path, name: str, value: Any, rule: str) -> None:
     if not condition:
         raise ValueError(f"{path}: {name}: must be {rule}, not {value!r}")
-
-
-def _number(value: Any) -> Any:
-    """YAML takes 1e-3, without a point, for text."""
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
 
 
 def _text(value: Any) -> str:

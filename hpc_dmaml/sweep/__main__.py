@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from hpc_dmaml import console, stopping
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig
@@ -23,6 +24,7 @@ STOPPED = (INTERRUPTED, 128 + signal.SIGINT)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    console.settle()
     parser = argparse.ArgumentParser(
         prog="python -m hpc_dmaml.sweep", description="List or run the points of a sweep; by default, list them."
     )
@@ -36,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.index is not None or given.point is not None:
         return run(given.sweep, given.results, given.point if given.index is None else given.index)
+    stopping.release()
     try:
         sweep = sweeps.load(given.sweep, given.results)
         sweep.check()
@@ -115,7 +118,7 @@ def show(sweep: Sweep, points: Sequence[Point]) -> None:
     for point in points:
         settings = [str(point.settings[axis]) for axis in sweep.axes]
         row = [point.index, *settings, point.seed, point.ranks, words[point.index], point.output]
-        rows.append([str(cell) for cell in row])
+        rows.append([" ".join(str(cell).split()) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

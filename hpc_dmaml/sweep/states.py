@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from hpc_dmaml import results
 from hpc_dmaml.files import is_locked
-from hpc_dmaml.sweep import Point, Sweep
+from hpc_dmaml.sweep import Point, Sweep, in_full
 
 COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
     "complete", "running", "waiting", "interrupted", "failed", "missing",
@@ -74,13 +75,16 @@ def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
 def _stored(config: Any, name: str) -> Any:
     for part in name.split("."):
         if isinstance(config, Mapping):
-            config = config.get("init_args", config).get(part)
+            below = config.get("init_args")
+            config = (below if isinstance(below, Mapping) else config).get(part)
     return config
 
 
 def _same(value: Any, stored: Any) -> bool:
     if isinstance(stored, Mapping):
         return not isinstance(value, str) or value.split(".")[-1] == str(stored.get("class_path")).split(".")[-1]
+    if isinstance(value, str):
+        return str(stored) in (value, in_full(value))
     return isinstance(value, list | dict) or value == stored or str(value) == str(stored)
 
 
@@ -90,16 +94,16 @@ def _same(value: Any, stored: Any) -> bool:
 def submitted(folder: Path) -> dict[str, str]:
     """The last job of each point, {name: JOB_TASK}, as `note_submission` wrote them down."""
     try:
-        lines = (folder / "jobs" / "submitted.txt").read_text(encoding="utf-8").splitlines()
+        text = (folder / "jobs" / "submitted.txt").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return {}
-    return {name: job for job, name in (line.split(maxsplit=1) for line in lines if line)}
+    return {name: job for job, name in re.findall(r"^(\d+_\d+) (\S+)$", text, re.MULTILINE)}  # whole lines alone
 
 
 def note_submission(folder: Path, job: str, points: list[Point]) -> None:
-    """Write down that these points are the tasks of a job array."""
+    """Write down that these points are the tasks of a job array, which are numbered from 0."""
     with (folder / "jobs" / "submitted.txt").open("a", encoding="utf-8") as file:
-        file.writelines(f"{job}_{point.index} {point.name}\n" for point in points)
+        file.writelines(f"{job}_{task} {point.name}\n" for task, point in enumerate(points))
 
 
 def log_file(folder: Path, job: str) -> Path:
@@ -112,7 +116,12 @@ def _queue() -> dict[str, str]:
     if squeue is None:
         return {}
     command = [squeue, "--me", "--noheader", "--array", "--format=%F_%K %T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = ask(command)
     if done.returncode:
         raise ValueError(f"squeue does not say which jobs there are: {done.stderr.strip()}")
-    return dict(line.split() for line in done.stdout.splitlines())
+    return dict(re.findall(r"^(\S+) (\S+)$", done.stdout, re.MULTILINE))
+
+
+def ask(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of SLURM. Raises OSError where there is none."""
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hpc_dmaml.communicator import launched_rank
+from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.tasks.array_data import ArrayData, read_data
 from hpc_dmaml.tasks.class_split import random_split
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_dmaml.communicator import launched_rank
+from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.tasks import image_cache
 from hpc_dmaml.tasks.class_split import check_disjoint, random_split, read_classes, read_lists, split_named
 from hpc_dmaml.tasks.family import Split

@@ -9,6 +9,9 @@ import numpy as np
 
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
+MOST_POINTS = 10**6
+"""No wave needs more; what a file asks for must fit into memory."""
+
 
 @dataclass(frozen=True)
 class Sinusoid(TaskFamily):
@@ -30,8 +33,11 @@ class Sinusoid(TaskFamily):
 
     def load(self) -> Sinusoid:
         for name, value in (("shots", self.shots), ("queries", self.queries)):
-            if value < 1:
-                raise ValueError(f"task.{name} must be at least 1, not {value}")
+            if not 1 <= value <= MOST_POINTS:
+                raise ValueError(f"task.{name} must be at least 1 and at most {MOST_POINTS:,}, not {value}")
+        for name, (low, high) in (("amplitude", self.amplitude), ("phase", self.phase)):
+            if not np.isfinite(high - low):
+                raise ValueError(f"task.{name} must be a range of finite numbers, not {low} to {high}")
         return self
 
     def sample(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from curves import plot
+from curves import moving_average, plot
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.helpers import run, small_config
 
@@ -40,6 +43,50 @@ def test_there_is_a_line_for_every_step_with_the_means_over_the_tasks(job):
     for step, line in enumerate(axis.lines):
         np.testing.assert_array_equal(line.get_xdata(), [2, 4, 6])
         np.testing.assert_allclose(line.get_ydata(), job["validation/loss"][:, step].mean(1))
+
+
+@given(
+    st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 1e20, -1e20, 0.25, -1.5, 3.0]), max_size=40), st.integers(1, 50)
+)
+def test_a_moving_average_is_the_mean_of_the_finite_ones_in_its_window_alone(values, window):
+    values = np.array(values)
+    for end, mean in enumerate(moving_average(values, window)):
+        inside = values[max(0, end + 1 - window) : end + 1]
+        inside = inside[np.isfinite(inside)]
+        if np.isfinite(values[end]):
+            np.testing.assert_allclose(mean, inside.mean(), rtol=1e-12, atol=1e6 * (np.abs(inside) > 1e9).any())
+        else:
+            assert np.isnan(mean)
+
+
+def spoilt(job, bad):
+    """The third of six validations has one task whose loss is `bad`, after the last step."""
+    loss = job["validation/loss"].repeat(2, axis=0)
+    loss[2, -1, 0] = bad
+    return replace(job, arrays={**job.arrays, "validation/run": np.arange(6), "validation/loss": loss})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20, -1e20])
+@pytest.mark.parametrize("smooth", [1, 3])
+def test_one_bad_value_leaves_one_gap_in_one_line(job, bad, smooth):
+    plain, figure = (plot(spoilt(job, value), smooth) for value in (0.5, bad))
+    (before, after) = (picture.axes[0] for picture in (plain, figure))
+    for line, unspoilt in zip(after.lines[:-1], before.lines[:-1], strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), unspoilt.get_ydata())
+    last = after.lines[-1].get_ydata()
+    assert np.flatnonzero(np.isnan(last)).tolist() == [2]
+    np.testing.assert_array_equal(last[5], before.lines[-1].get_ydata()[5])  # no window holds it any more
+    assert after.get_yscale() == before.get_yscale() == "log"
+    assert after.get_ylim()[1] < 1e3
+    assert "Gaps: 1 means are not finite or huge" in figure.get_supxlabel()
+
+
+def test_a_point_between_two_gaps_is_a_dot(job):
+    source = spoilt(job, np.nan)
+    source["validation/loss"][4, -1, 0] = np.nan
+    line = plot(source).axes[0].lines[-1]
+    assert line.get_marker() == "."
+    assert line.get_markevery() == [3, 5]
 
 
 def test_bad_input_is_one_message(job, tmp_path):

@@ -235,6 +235,24 @@ def test_speed_up_counts_training_tasks_and_is_ideal_where_nothing_is_lost(tmp_p
     np.testing.assert_allclose(table["efficiency"], table["speed_up"] / table["ranks"])
 
 
+def test_an_efficiency_that_nobody_measured_is_not_drawn(tmp_path, capsys):
+    write_job(tmp_path / "a.h5", small_config(runs=30, workers=4), 4)
+    code, shown, err = command(capsys, "scaling", tmp_path)
+    assert (code, shown) == (2, [])
+    assert "that were run on different numbers of ranks" in err
+    assert "(ranks: 4)" in err
+    write_job(tmp_path / "b.h5", small_config(runs=1, workers=4), 2)  # too short to be timed
+    assert command(capsys, "scaling", tmp_path)[0] == 2
+    for rate, ranks in ((0.1, 1), (0.1, 2), (0.5, 4)):
+        config = small_config(runs=30, workers=4, optimizer=SGD(lr=rate))
+        write_job(tmp_path / f"{rate}_{ranks}.h5", config, ranks)
+    code, _, err = command(capsys, "scaling", tmp_path)
+    assert code == 0
+    assert "β 0.5: left out, as it ran on one number of ranks only" in err
+    numbers = pd.read_csv(tmp_path / "figure_scaling.csv")
+    assert numbers[["optimizer.lr", "ranks"]].to_numpy().tolist() == [[0.1, 1], [0.1, 2]]
+
+
 def test_a_comparison_shows_every_other_settings_difference(scaling):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
     with style.used():

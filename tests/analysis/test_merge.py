@@ -9,6 +9,7 @@ import merge
 import numpy as np
 import pytest
 
+from hpc_dmaml.files import is_locked, locked, seal
 from hpc_dmaml.results import read
 from tests.helpers import equal, run, small_config
 
@@ -91,6 +92,55 @@ def test_a_damaged_archive_is_refused(folder, tmp_path, capsys):
     code, _, err = command(capsys, "--split", archive, "--output", tmp_path / "again")
     assert code == 2
     assert "was damaged" in err
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+def test_a_file_that_another_process_writes_is_left_to_it(folder, tmp_path, capsys, suffix):
+    output = tmp_path / f"all{suffix}"
+    with locked(output):
+        code, _, err = command(capsys, folder, "--output", output)
+    assert (code, err) == (2, f"merge: {output} is in use by another process\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_locked_while_they_are_written_and_unlocked_afterwards(folder, tmp_path, capsys, monkeypatch):
+    output, seen = tmp_path / "all.h5", []
+    plain = merge.results.read
+    monkeypatch.setattr(merge.results, "read", lambda *given: seen.append(is_locked(output)) or plain(*given))
+    assert command(capsys, folder, "--output", output)[0] == 0
+    assert seen == [True, True]
+    with locked(tmp_path / "again/b/job.h5"):
+        code, _, err = command(capsys, "--split", output, "--output", tmp_path / "again")
+    assert code == 2
+    assert "again/b/job.h5 is in use by another process" in err
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"all.h5", "job.h5", "sweep.yaml"}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])
+def test_merging_that_is_cut_short_leaves_nothing(folder, tmp_path, capsys, monkeypatch, suffix, end):
+    plain = merge.results.read
+
+    def read_one(path, *groups):
+        if path.parent.name == "b":
+            raise end
+        return plain(path, *groups)
+
+    monkeypatch.setattr(merge.results, "read", read_one)
+    assert command(capsys, folder, "--output", tmp_path / f"all{suffix}")[0] == (130 if end is KeyboardInterrupt else 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_cannot_write_outside_of_the_folder(folder, tmp_path, capsys):
+    archive = tmp_path / "all.h5"
+    with h5py.File(archive, "w") as file:
+        file.attrs["content"] = merge.ARCHIVE
+        file["../../sweep.yaml"] = "mine"
+    seal(archive)
+    code, _, err = command(capsys, "--split", archive, "--output", tmp_path / "a/b")
+    assert code == 2
+    assert "would lie outside" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["all.h5"]
 
 
 def test_bad_input_is_one_message_and_nothing_is_overwritten(folder, tmp_path, capsys):

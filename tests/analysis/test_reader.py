@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.analysis.synthetic import write_job
 from tests.helpers import run, small_config
@@ -132,6 +133,31 @@ def test_a_file_that_its_sweep_describes_otherwise_is_named(partial):
     notes = reader.read([partial]).notes
     assert len(notes) == 3
     assert notes[0] == "scaling=tasks-4x,seed=0.h5 was run with other settings than its sweep.yaml has: tasks"
+
+
+def test_a_point_whose_configuration_is_odd_is_named(partial):
+    path = partial / "scaling=tasks-4x,seed=0.h5"
+    source = results.read(path)
+    config = {**source.config, "validation": {"init_args": [1]}, "tasks": 33}
+    results.write(path, source.arrays, {**source.attributes, "config": yaml.safe_dump(config)})
+    found = reader.read([partial])
+    assert len(found.jobs) == 15
+    assert found.notes[0].startswith(f"{path.name} was run with other settings than its sweep.yaml has: ")
+    assert "tasks" in found.notes[0]
+
+
+def test_a_file_without_the_fields_of_all_jobs_is_left_out_and_named(partial):
+    for name, seed in (("workers", 0), ("task", 1)):
+        path = partial / f"scaling=tasks-4x,seed={seed}.h5"
+        source = results.read(path)
+        config = {key: value for key, value in source.config.items() if key != name}
+        results.write(path, source.arrays, {**source.attributes, "config": yaml.safe_dump(config)})
+    found = reader.read([partial])
+    assert len(found.jobs) == 13
+    assert (
+        f"left out: {partial / 'scaling=tasks-4x,seed=0.h5'}: config: workers must be a whole number" in found.notes[0]
+    )
+    assert "config: task must be a class with its class_path, not None" in found.notes[1]
 
 
 def test_settings_come_in_the_order_of_the_sweep_or_of_their_values(tmp_path):

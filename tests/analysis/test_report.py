@@ -152,6 +152,19 @@ def test_what_comes_from_files_is_escaped(tmp_path):
     assert "<iframe> (cpu): 1 job" in page.text
 
 
+def test_very_long_texts_are_cut_and_no_text_breaks_a_page(tmp_path):
+    path = tmp_path / "a.h5"
+    write_job(path, small_config(runs=12, workers=1, init_from="$x_{" + "long" * 10_000))
+    found = results.read(path)
+    attributes = {**found.attributes, "git_commit": "\x1b" * 10_000, "versions": "$_{" * 10_000}
+    results.write(path, found.arrays, attributes)
+    text = report.page(reader.read([path]), Options(), title="\udc80" + "$title_{" * 1000)
+    assert max(map(len, Page(text).text.splitlines())) < 20_000
+    assert "\x1b" not in text
+    assert len(Page(text).sources) >= 6
+    text.encode()
+
+
 def test_the_command_writes_beside_the_files_and_refuses_other_suffixes(rates, capsys):
     assert report.main([str(rates)]) == 0
     assert (rates / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -81,6 +81,36 @@ def test_restarts_and_workers_that_are_not_finite_are_said(path):
     assert "! not finite in 2 runs: worker 1; they counted 0 there" in lines
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20, -1e20])
+def test_one_bad_value_hides_no_other(path, bad):
+    write_job(path, small_config(runs=40, workers=3), 3, "running", 10)
+    plain, spoilt = (read(path, written=WRITTEN) for _ in range(2))
+    spoilt.arrays["validation/loss"][1, 2, 0] = bad  # the last of these is shown as a number
+    spoilt.arrays["runs/wall_s"][4] = bad
+    spoilt.arrays["ranks/wait_s"][4, 1] = bad
+    before, after = (watch.view(job, "running", WRITTEN_S) for job in (plain, spoilt))
+    best = np.delete(plain["validation/loss"][:, 2].mean(axis=1), 1).min()
+    (curve,) = (line for line in after if "over runs" in line)
+    assert curve.endswith(f"best {best:.3f}")
+    assert " " in curve.split("over runs  ")[1][:5]  # a gap, and blocks around it
+    assert [line for line in after if line.startswith(("worker", "     0", "     1", "     2"))] == [
+        line for line in before if line.startswith(("worker", "     0", "     1", "     2"))
+    ]
+    pace = np.delete(np.diff(plain["runs/wall_s"]), [3, 4]).mean()
+    assert watch._pace(spoilt) == pytest.approx(pace)
+    assert watch._left(spoilt, "running", WRITTEN_S) == pytest.approx(30 * pace)
+
+
+def test_times_and_dates_that_are_none_are_not_told(path):
+    write_job(path, small_config(runs=40, workers=1), 1, "running", 10)
+    job = read(path, written="0001-01-01T00:00:00")
+    job.arrays["runs/wall_s"][:] = np.nan
+    lines = watch.view(job, "running", WRITTEN_S)
+    assert lines[1].endswith(" 25%")
+    assert "? s worked" in lines[2]
+    assert "ago" not in lines[2]
+
+
 def test_a_job_without_a_run_yet_has_a_view(path):
     write_job(path, small_config(workers=2), 2, "running", 0)
     lines = watch.view(read(path), "running", 0.0)

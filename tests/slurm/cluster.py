@@ -42,9 +42,9 @@ class Cluster:
         line = f"slurm/sbatch --parsable {options} slurm/run.sbatch {arguments}"
         return self.command(line, LAUNCHER=launcher).strip()
 
-    def submit_sweep(self, sweep: Path, launcher: str, arguments: str = "") -> list[str]:
+    def submit_sweep(self, sweep: Path, launcher: str, arguments: str = "", **variables: str) -> list[str]:
         """Hand in a sweep. Returns the numbers of its arrays and of its analysis."""
-        said = self.command(f"{sys.executable} slurm/submit.py {sweep} {arguments}", LAUNCHER=launcher)
+        said = self.command(f"{sys.executable} slurm/submit.py {sweep} {arguments}", LAUNCHER=launcher, **variables)
         return re.findall(r"^job (\d+)", said, re.MULTILINE)
 
     def end(self, job: str) -> tuple[str, int]:
@@ -106,7 +106,7 @@ def booted(state: Path, folder: Path) -> Iterator[Cluster]:
         subprocess.run([HERE / "cluster_down.sh", "--purge"], env=environment, check=True)
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 600) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"waited {timeout_s:g} s in vain for {what}"

@@ -79,6 +79,8 @@ JobRequeue=1
 KillOnBadExit=1
 AccountingStorageType=accounting_storage/none
 FirstJobId=$(cat "$dir/first_job")
+# A sweep of five points needs two arrays.
+MaxArraySize=4
 # Jobs start at once, end soon when killed, and can be asked about for an hour.
 SchedulerParameters=bf_interval=5,sched_interval=5,batch_sched_delay=0,kill_invalid_depend
 KillWait=5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import submit
 
 from hpc_dmaml import results, sweep
 from hpc_dmaml.sweep import states
 from tests.helpers import differing
 from tests.processes import ROOT
-from tests.slurm.cluster import SRUN, wait_for
-from tests.test_submit import submit
+from tests.slurm.cluster import MPIRUN, SRUN, wait_for
 
 COMMON = """
 set:
@@ -82,25 +83,28 @@ def word(cluster, one: sweep.Sweep, point: sweep.Point) -> str:
 
 def test_an_array_of_points_two_at_a_time_one_failing_and_the_analysis_after_them(cluster):
     six = written(cluster, "six", SIX)
-    array, analysis = cluster.submit_sweep(six.path, SRUN, "--max-running 2")
+    *arrays, analysis = cluster.submit_sweep(six.path, SRUN, "--max-running 2")
+    assert len(arrays) == 2  # the cluster's arrays have four tasks at most
+    jobs = states.submitted(six.folder)
     most = 0
 
     def ended() -> bool:
         nonlocal most
-        running = cluster.command(f"squeue --noheader --array --states=RUNNING --jobs={array},{analysis} --format=%i")
+        running = cluster.command(f"squeue --noheader --array --states=RUNNING --jobs={','.join(arrays)} --format=%i")
         most = max(most, len(running.split()))
         return cluster.facts(analysis)["JobState"] in ("COMPLETED", "FAILED")
 
     wait_for(ended, "the analysis")
     assert most == 2
-    ends = [cluster.facts(f"{array}_{point.index}")["EndTime"] for point in six.points]
+    ends = [cluster.facts(jobs[point.name])["EndTime"] for point in six.points]
     assert cluster.facts(analysis)["StartTime"] >= max(ends)
     bad = [point for point in six.points if point.settings["data"] == "not here"]
     listed = cluster.command(f"{sys.executable} -m hpc_dmaml.sweep {six.path} --missing").splitlines()[1:]
     assert [int(line.split()[0]) for line in listed] == [point.index for point in bad]
     told = cluster.command(f"{sys.executable} slurm/submit.py {six.path} --status")
     assert "six: 6 points: 4 complete, 2 failed" in told
-    assert f"job {array}_{bad[0].index} (FAILED, exit code 2:0)" in told
+    for point in bad:
+        assert f"job {jobs[point.name]} (FAILED, exit code 2:0)" in told
     assert "nowhere" in told
     last = six.points[-1]
     assert numbers_differing(results.read(last.output, verify=True), undisturbed(cluster, six, last)) == set()
@@ -111,32 +115,53 @@ def test_an_array_of_points_two_at_a_time_one_failing_and_the_analysis_after_the
 def test_interrupted_killed_and_standing_still_points_end_as_they_should(cluster):
     one = written(cluster, "disturbed", DISTURBED)
     interrupted, torn, still = one.points
-    several, single, _ = cluster.submit_sweep(one.path, SRUN)  # the arrays of two ranks and of one
+    cluster.submit_sweep(one.path, SRUN)
+    jobs = states.submitted(one.folder)
     wait_for(lambda: runs_in(interrupted) > 3, "runs before the interruption")
-    cluster.command(f"scancel --signal=USR1 --batch {several}_{interrupted.index}")
+    cluster.command(f"scancel --signal=USR1 --batch {jobs[interrupted.name]}")
     for kill in range(3):
         before = runs_in(torn)
         wait_for(lambda before=before: runs_in(torn) > before + 3, f"runs before kill {kill + 1}")
         kill_ranks(torn.name)
-        cluster.command(f"scontrol requeue {several}_{torn.index}")
+        cluster.command(f"scontrol requeue {jobs[torn.name]}")
 
-    assert cluster.end(f"{several}_{interrupted.index}") == ("COMPLETED", 0)
-    assert cluster.end(f"{several}_{torn.index}") == ("COMPLETED", 0)
+    assert cluster.end(jobs[interrupted.name]) == ("COMPLETED", 0)
+    assert cluster.end(jobs[torn.name]) == ("COMPLETED", 0)
     whole = undisturbed(cluster, one, torn)
     for point, restarts in ((interrupted, 1), (torn, 3)):
         source = results.read(point.output, verify=True)
         assert source.status == "complete"
         assert source.attributes["restarts"] == restarts
         assert numbers_differing(source, whole) == {"checkpoint/restarts"}
-    log = states.log_file(one.folder, f"{several}_{interrupted.index}").read_text()
+    log = states.log_file(one.folder, jobs[interrupted.name]).read_text()
     assert re.search(r"Stopped as asked(?s:.*)exit code 75(?s:.*)resumed at run(?s:.*)exit code 0", log)
 
-    assert cluster.end(f"{single}_{still.index}") == ("FAILED", 1)
-    log = states.log_file(one.folder, f"{single}_{still.index}").read_text()
+    assert cluster.end(jobs[still.name]) == ("FAILED", 1)
+    log = states.log_file(one.folder, jobs[still.name]).read_text()
     assert len(re.findall(r"\d exit code 75", log)) == 3
     assert "SLURM restarts this job again and again, and it makes no run" in log
     assert runs_in(still) == 0
     assert word(cluster, one, still) == "failed"
+
+
+def test_a_sweep_of_odd_words_in_an_odd_folder_for_a_cluster_of_its_own_runs(cluster):
+    text = COMMON.replace("workers: 2", "workers: 1") + "  runs: 2\ndescription: |\n  Odd words\n  touch EXECUTED\n"
+    path = written(cluster, "odd", text).path
+    (cluster.folder / "mine.sh").write_bytes(
+        b"#SBATCH --mem-per-cpu 300M\r\nsource slurm/cluster.sh\r\n#SBATCH -t 7\r\n#SBATCH --comment='my own' # comment\r\n"
+    )
+    results_ = cluster.folder / 'it\'s $; "my" #1 *, 100% %j'
+    arguments = f"--results {shlex.quote(str(results_))}"
+    array, analysis = cluster.submit_sweep(path, MPIRUN, arguments, DMAML_CLUSTER="mine.sh")
+    assert cluster.facts(f"{array}_0")["TimeLimit"] == cluster.facts(analysis)["TimeLimit"] == "00:07:00"
+    assert "Comment=my own" in cluster.command(f"scontrol show job {array}_0")
+    wait_for(lambda: cluster.facts(analysis)["JobState"] in ("COMPLETED", "FAILED"), "the analysis")
+    log = states.log_file(results_ / "odd", f"{array}_0").read_text()
+    assert re.search(r"Done in(?s:.*)exit code 0", log)
+    assert "not found" not in log
+    assert cluster.facts(analysis)["JobState"] == "COMPLETED"
+    assert (results_ / "odd" / "report.html").exists()
+    assert not list(cluster.folder.rglob("EXECUTED"))
 
 
 def kill_ranks(point: str) -> None:
@@ -153,9 +178,7 @@ def test_slurm_accepts_the_scripts_of_every_shipped_sweep(cluster, path):
     one = sweep.load(path, cluster.folder / "results")
     options = submit.read_options(cluster.folder / "slurm" / "cluster.sh")
     texts = [submit.analysis_script(one, options, None, ["1"])]
-    for ranks in {point.ranks for point in one.points}:
-        points = [point for point in one.points if point.ranks == ranks]
-        texts.append(submit.array_script(one, points, options, max_running=8))
+    texts += [submit.array_script(one, points, options, max_running=8) for points in submit.arrays_of(one.points, 4)]
     for text in texts:
         (cluster.folder / "tried.sbatch").write_text(text)
         cluster.command("sbatch --test-only tried.sbatch")

@@ -1,0 +1,48 @@
+"""The border of the analysis: what it relies on beyond what makes a file a result file is checked once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from command import printable
+
+from hpc_dmaml import results
+
+LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
+"""Whole numbers of every configuration, and their least values."""
+
+
+def read(path: Path, *groups: str) -> results.Results:
+    """The arrays of some groups of a file that has the fields of all jobs, workers and ranks. Raises ValueError, naming
+    the file and the field."""
+    source = results.read(path, *groups)
+    try:
+        _check(source.config)
+        for name in results.VARIABLES:
+            if name in source.arrays and 0 in source[name].shape[1:]:
+                raise ValueError(f"{name} is of shape {source[name].shape}: there is nothing in it")
+        if "ranks" in groups and not (len(source["ranks/host"]) and len(source["ranks/device"])):
+            raise ValueError("ranks/host names no rank")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    return source
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    for name, least in LEAST.items():
+        value = given.get(name)
+        _require(type(value) is int and least <= value < 2**63, name, f"a whole number, {least} or more", value)
+    for name in ("task", "model"):
+        kind = given[name].get("class_path") if isinstance(given.get(name), dict) else None
+        _require(isinstance(kind, str), name, "a class with its class_path", given.get(name))
+    checkpoint = given.get("checkpoint", {})
+    every_s = checkpoint.get("every_s") or 0 if isinstance(checkpoint, dict) else None
+    rule = "a group of fields, every_s of it a number or nothing"
+    _require(isinstance(every_s, int | float) and 0 <= every_s < 1e12, "checkpoint", rule, checkpoint)
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"config: {name} must be {rule}, not {printable(repr(value), 60)}")

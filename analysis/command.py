@@ -1,0 +1,59 @@
+"""How every command here starts and ends: safe streams, paths as users write them, an error as one message."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hpc_dmaml import console, files
+
+Main = Callable[..., int]
+
+
+def command(name: str) -> Callable[[Main], Main]:
+    """Make a command of a main function: arguments (None: the command line's) to exit code.
+
+    Bad input, a ValueError or OSError, is one message and 2; Ctrl-C is 130. Whoever stops reading what is printed, as
+    `| head` does, has got what they wanted: 0.
+    """
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def run(arguments: list[str] | None = None) -> int:
+            console.settle()
+            try:
+                code = main(arguments)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+                return 0
+            except (ValueError, OSError) as error:
+                print(f"{name}: {printable(str(error))}", file=sys.stderr)
+                return 2
+            except KeyboardInterrupt:
+                print(file=sys.stderr)
+                return 130
+            return code
+
+        return run
+
+    return decorate
+
+
+def path(text: str) -> Path:
+    """A path as the type of an argument."""
+    try:
+        return files.expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """What a file says, in one line without what would speak to a terminal or cannot be encoded; cut to `most`
+    characters."""
+    text = text if most is None or len(text) <= most else text[: most - 1] + "…"
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

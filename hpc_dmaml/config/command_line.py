@@ -1,0 +1,195 @@
+"""The command line of `python -m hpc_dmaml`, and what all command lines of the package have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hpc_dmaml import results
+from hpc_dmaml.config.fields import MAY_CHANGE, STRATEGIES, RunConfig
+from hpc_dmaml.config.layers import (
+    PARTS,
+    Layer,
+    build,
+    changes,
+    checked,
+    imports,
+    layer,
+    nested,
+    over,
+    plain,
+    stored_in,
+)
+from hpc_dmaml.config.values import Word
+from hpc_dmaml.files import expanded
+from hpc_dmaml.importing import did_you_mean, find
+from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
+
+PRESETS = Path(__file__).parents[1] / "presets"
+FLAGS = ("help", "trust", "print_config")
+"""Options without a value of their own."""
+PATHS = ("output", "resume", "init_from")
+"""Fields in which ~ and $VARIABLES stand for what they stand for in a shell."""
+
+
+def parse(arguments: list[str] | None = None) -> RunConfig:
+    """The configuration that a command line describes; `arguments` defaults to sys.argv[1:].
+
+    The order of the options does not matter: first come the files of `--config`, one over the other, then the options; of
+    one that is given twice the last holds. A job to be resumed has the configuration of its file; then `resume` and
+    `output` are that file. Raises ValueError with one readable message. `--help` and `--print_config` print and exit.
+    """
+    options, positional = split(sys.argv[1:] if arguments is None else arguments)
+    if positional:
+        raise ValueError(f"{positional[0]!r} belongs to no option" + did_you_mean(positional[0], presets()))
+    special = [(name, value) for name, value in options if name in (*FLAGS, "config") or name.endswith(".help")]
+    given = dict(special)
+    for name, value in special:
+        if name.endswith("help"):
+            _help(name, value)
+    asked: Layer = {}
+    for file in (value for name, value in special if name == "config"):
+        asked = read(preset(file), asked)
+    asked = over(asked, layer({name: value for name, value in options if (name, value) not in special}))
+    for name in PATHS:
+        if isinstance(asked.get(name), str):
+            asked[name] = type(asked[name])(expanded(asked[name]))
+    source = resume_source(asked.get("resume"), asked.get("output"))
+    if source is None:
+        config = replace(build(asked), resume=None)
+    else:
+        own = imports(asked)
+        stored = stored_in(
+            results.read(source, "runs", "validation", "checkpoint", verify=True),
+            lambda path: "trust" in given or path in own,
+        )
+        config = _resumed(source, stored, build(over(layer(plain(stored)), asked)))
+    if "print_config" in given:
+        _print(config, given["print_config"])
+    return config
+
+
+def split(words: Iterable[str], flags: Iterable[str] = FLAGS) -> tuple[list[tuple[str, Word]], list[str]]:
+    """The options of a command line, (name, value) in their order, and the words that belong to none. Raises ValueError.
+
+    `--name VALUE` and `--name=VALUE` are the same; of a flag the value is empty unless given by `=`.
+    """
+    options, positional, left = [], [], list(words)
+    while left:
+        word = left.pop(0)
+        word = "--help" if word == "-h" else word
+        if not word.startswith("--"):
+            positional.append(word)
+            continue
+        name, separator, value = word[2:].partition("=")
+        if not separator and name not in flags:
+            if left and not left[0].startswith("--"):
+                value = left.pop(0)
+            elif not name.endswith(".help"):
+                raise ValueError(f"--{name} needs a value" + did_you_mean(name, flags, "--"))
+        options.append((name.replace(".init_args.", "."), Word(value)))
+    return options, positional
+
+
+def read(path: Path, lower: Layer) -> Layer:
+    """The layer of a YAML file over a lower one, with its values checked. Raises ValueError, naming the file."""
+    try:
+        flat = over(lower, layer(load_yaml(path.read_text(encoding="utf-8")) or {}))
+        checked(flat)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config: {path}: {error}") from error
+    return flat
+
+
+def resume_source(resume: str | None, output: str | None) -> Path | None:
+    """The file to go on with, if there is one. Raises ValueError where `resume` does not say which."""
+    if resume != "auto":
+        return None if resume is None else Path(resume)
+    if output is None:
+        raise ValueError("resume: auto needs --output, the file to go on with if it exists")
+    return Path(output) if Path(output).exists() else None
+
+
+def _resumed(source: Path, stored: RunConfig, config: RunConfig) -> RunConfig:
+    """The configuration with which a job goes on. Raises ValueError where it is another experiment."""
+    changed = [name for name in changes(stored, config) if name.split(".")[0] not in MAY_CHANGE]
+    if changed:
+        raise ValueError(
+            f"resume: {source} was started with other values of {', '.join(changed)}; only "
+            f"{', '.join(sorted(MAY_CHANGE))} may change"
+        )
+    return replace(config, resume=str(source), output=str(source))
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset(name: str) -> Path:
+    """The file of a preset, or `name` itself as a file. Raises ValueError with the nearest name."""
+    if name in presets():
+        return PRESETS / f"{name}.yaml"
+    path = expanded(name)
+    if not path.is_file():
+        hint = did_you_mean(name, presets()) or f"; the presets are {', '.join(presets())}"
+        raise ValueError(f"config: there is no preset and no file {name!r}{hint}")
+    return path
+
+
+def _print(config: RunConfig, flags: str) -> NoReturn:
+    """Print a configuration as YAML, which gives it again, and exit; without what may be left out, if asked."""
+    chosen = set(filter(None, flags.split(",")))
+    if not chosen <= {"skip_default", "skip_unset"}:
+        raise ValueError(f"--print_config: the flags are skip_default and skip_unset, not {flags!r}")
+    kept = layer(plain(config))
+    for name, value in list(kept.items()) if chosen else []:
+        rest = {other: v for other, v in kept.items() if other != name}
+        if ("skip_default" in chosen or value is None) and _gives(rest, config):
+            kept = rest
+    print(dump_yaml(nested(kept)), end="")
+    sys.exit(0)
+
+
+def _gives(flat: Layer, config: RunConfig) -> bool:
+    try:
+        return build(flat) == config
+    except ValueError:
+        return False
+
+
+def _help(name: str, chosen: str) -> NoReturn:
+    """Print what the fields are, those of the job or those of a chosen class, and exit."""
+    words, part = [f"--{name}"], name.removesuffix(".help")
+    if part in PARTS and chosen:
+        kind = find(part, PARTS[part], chosen, lambda path: True)
+        words.append(f"{kind.__module__}.{kind.__qualname__}")
+    elif name != "help" and part not in PARTS:
+        raise ValueError(f"--{name}: there is no such help; --help shows all fields")
+    parser = help_parser("python -m hpc_dmaml", "Distributed model-agnostic meta-learning: start it under mpirun or srun, "
+                         "or as one process.", [*words[1:], "hpc_dmaml"])  # fmt: skip
+    parser.add_argument("--config", help=f"Preset ({', '.join(presets())}) or YAML file; may be given several times.")
+    parser.add_argument(
+        "--print_config", nargs="?", help="Print what would run as YAML, and exit; =skip_default: short."
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="Import the parts of your own that a file to resume names."
+    )
+    parser.add_class_arguments(RunConfig, None)
+    parser.parse_args(words)
+    sys.exit(0)
+
+
+def help_parser(program: str, description: str | None, importable: Iterable[str] = ()) -> Any:
+    """A parser that can print help, and does no more here."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(
+        subclasses_enabled=list(STRATEGIES),
+        docstring_parse_attribute_docstrings=True,
+        import_path_allowlist=list(importable),
+    )
+    return ArgumentParser(prog=program, description=description)

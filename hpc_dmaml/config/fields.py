@@ -1,0 +1,159 @@
+"""The fields of a job, and their ranges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hpc_dmaml.models import Conv4, Model
+from hpc_dmaml.optimizers import SGD, Adam, Optimizer
+from hpc_dmaml.tasks import Glyphs, TaskFamily
+from hpc_dmaml.weight_generators import ArithmeticMean, WeightGenerator
+
+STRATEGIES = (TaskFamily, Model, Optimizer, WeightGenerator)
+MAY_CHANGE = {
+    "runs", "exchange", "checkpoint", "output", "resume", "time_limit_s", "device", "threads", "check_every",
+}  # fmt: skip
+"""Fields that may have other values when a job is resumed: they change no number, or only how many runs there are."""
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise ValueError, naming the field, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{name} must be {rule}, not {value}")
+
+
+def positive(name: str, value: float | None) -> None:
+    require(value is None or (math.isfinite(value) and value > 0), name, value, "positive")
+
+
+@dataclass(frozen=True)
+class Maml:
+    """MAML: how a task adapts, and what is differentiated."""
+
+    inner_lr: float = 0.4
+    """Inner learning rate α of the adaptation."""
+    inner_steps: int = 1
+    """Inner steps in training."""
+    first_order: bool = False
+    """Leave out the second derivatives (first-order MAML)."""
+    task_reduction: Literal["sum", "mean"] = "mean"
+    """A worker's meta-gradient is the sum (the thesis's "gradient sum") or the mean over its tasks ("arithmetic")."""
+    clip: float | None = None
+    """Limit each component of a worker's meta-gradient to ± this."""
+
+    def __post_init__(self) -> None:
+        positive("maml.inner_lr", self.inner_lr)
+        require(self.inner_steps >= 0, "maml.inner_steps", self.inner_steps, "0 or more")
+        positive("maml.clip", self.clip)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation: the meta-model adapts to held-out tasks."""
+
+    every: int = 10
+    """Runs between validations; 0 for none. The last run is always validated."""
+    tasks: int = 20
+    """Held-out tasks, spread over the ranks."""
+    steps: int = 3
+    """Adaptation steps."""
+    fixed: bool = False
+    """The same tasks at every validation."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "validation.every", self.every, "0 or more")
+        require(self.tasks >= 1, "validation.tasks", self.tasks, "1 or more")
+        require(self.steps >= 0, "validation.steps", self.steps, "0 or more")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How often the output file is replaced by a newer one. It is log and checkpoint in one."""
+
+    every: int | None = None
+    """Runs between two; default: by time alone."""
+    every_s: float | None = 30.0
+    """Seconds between two; stretched where writing would take more than 2 % of the time."""
+
+    def __post_init__(self) -> None:
+        require(self.every is None or self.every >= 1, "checkpoint.every", self.every, "1 or more")
+        require(self.every_s is None or self.every_s >= 0, "checkpoint.every_s", self.every_s, "0 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A job: every field of it."""
+
+    seed: int = 0
+    """Seed of all random draws."""
+    runs: int = 300
+    """Runs: rounds of work, exchange and update."""
+    workers: int | None = None
+    """Workers W. Default: one a rank. Several workers share a rank, or several ranks a worker."""
+    epochs: int = 1
+    """MAML steps that a worker makes in a run."""
+    tasks: int = 2
+    """Tasks of a worker in an epoch."""
+    exchange: Literal["gather", "allreduce"] = "allreduce"
+    """gather: rank 0 gathers all updates and broadcasts θ, bitwise the same for any ranks that divide the workers.
+    allreduce: one weighted sum, memory O(P). Generators that look at updates always gather."""
+    weight_generator: WeightGenerator = field(default_factory=ArithmeticMean)
+    """How much each worker counts."""
+    task: TaskFamily = field(default_factory=Glyphs)
+    """Where the tasks come from."""
+    model: Model = field(default_factory=Conv4)
+    """What is meta-learned."""
+    optimizer: Optimizer = field(default_factory=Adam)
+    """The outer optimizer."""
+    local_lr: float | None = None
+    """Rate of a worker's own steps between epochs. Default: optimizer.lr for SGD."""
+    maml: Maml = field(default_factory=Maml)
+    validation: Validation = field(default_factory=Validation)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    time_limit_s: float | None = None
+    """Stop in good order after so many seconds, to be resumed."""
+    output: str | None = None
+    """HDF5 file to write; must not exist. Default: a new one under results/."""
+    resume: str | None = None
+    """Go on with this HDF5 file, whose configuration holds; or auto: go on with `output` if it exists, else start."""
+    init_from: str | None = None
+    """Start from the parameters of this HDF5 file."""
+    device: str = "auto"
+    """auto: the GPU of this rank's place on the node, if there is one; or cpu, cuda, cuda:1, …"""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of all computation."""
+    threads: int | None = None
+    """CPU threads of a rank. Default: OMP_NUM_THREADS, or a fair share of the node's cores."""
+    chunk: int | None = None
+    """Tasks computed at once. Default: as many as keep the working set in cache."""
+    keep: Literal["activations", "parameters"] = "activations"
+    """Of each inner step store everything, or parameters alone: less memory, one more forward and backward a step."""
+    tf32: bool = False
+    """Allow TensorFloat-32 on GPUs: faster, less precise."""
+    check_every: int = 50
+    """Runs between checks that all ranks have the same parameters; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "epochs", "tasks"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("workers", "threads", "chunk"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "1 or more")
+        require(self.threads is None or self.threads <= 1024, "threads", self.threads, "1024 or less")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
+        require(self.check_every >= 0, "check_every", self.check_every, "0 or more")
+        for name in ("local_lr", "time_limit_s"):
+            positive(name, getattr(self, name))
+        positive("optimizer.lr", self.optimizer.lr)
+        if self.epochs > 1 and self.worker_lr is None:
+            raise ValueError(
+                f"local_lr must be given when epochs is {self.epochs} and the optimizer is "
+                f"{type(self.optimizer).__name__}: only SGD's lr says how far a worker steps by itself"
+            )
+
+    @property
+    def worker_lr(self) -> float | None:
+        """The rate of a worker's own steps, if there is one."""
+        return self.optimizer.lr if self.local_lr is None and isinstance(self.optimizer, SGD) else self.local_lr

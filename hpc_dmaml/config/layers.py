@@ -1,0 +1,220 @@
+"""Where values come from, one layer over the other: the defaults, a file that is resumed, YAML files, the command line.
+
+A layer is flat: values by their names on the command line ("maml.inner_lr"), and under the name of a part ("task") its
+class. Another class takes away all that lower layers said of the part's own fields: it starts from its own defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_origin
+
+from hpc_dmaml import results
+from hpc_dmaml.config.fields import STRATEGIES, RunConfig
+from hpc_dmaml.config.values import Word, hints, make, shown, typed
+from hpc_dmaml.importing import Trusted, allow, did_you_mean, find, is_own, path_of
+from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
+
+Layer = dict[str, Any]
+
+TYPES = hints(RunConfig)
+PARTS = {name: hint for name, hint in TYPES.items() if hint in STRATEGIES}
+"""The fields that are classes of their own, with their bases."""
+GROUPS = {name: hint for name, hint in TYPES.items() if is_dataclass(hint)}
+_DEFAULT = RunConfig()
+DEFAULTS: Layer = {name: type(getattr(_DEFAULT, name)) for name in PARTS}
+
+
+def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> Layer:
+    """A layer from nested content, as a YAML file has it. Raises ValueError."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it must be a mapping of fields and values, not {shown(content)}")
+    flat: Layer = {}
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{shown(name)} is not the name of a field")
+        if name in PARTS:
+            flat |= _part(name, value, trusted)
+        elif name in GROUPS:
+            flat |= _below(name, value)
+        else:
+            flat[name.replace(".init_args.", ".")] = value
+    for name in _import_fields(flat):
+        if isinstance(path := flat.get(name), str) and not path.startswith("torch.nn."):  # looked up, not imported
+            allow(name, path, trusted)
+    return flat
+
+
+def _part(name: str, value: Any, trusted: Trusted) -> Layer:
+    """A part, given as a class, as class_path and init_args, or as some of its fields alone."""
+    value = typed(name, value, Any)
+    if not isinstance(value, Mapping):
+        value = {"class_path": value}
+    own = {"class_path", "init_args"} & value.keys()
+    if not own:
+        return _below(name, value)
+    if len(own) < len(value):
+        raise ValueError(f"{name} must have class_path and init_args alone, not {shown(list(value))}")
+    chosen = {name: find(name, PARTS[name], value["class_path"], trusted)} if "class_path" in value else {}
+    return chosen | _below(name, value.get("init_args") or {})
+
+
+def _below(name: str, value: Any) -> Layer:
+    """The fields of a group."""
+    value = typed(name, value, Any)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a mapping of its fields, not {shown(value)}")
+    return {f"{name}.{below}": item for below, item in value.items()}
+
+
+def over(lower: Layer, upper: Layer) -> Layer:
+    """Both layers as one: what `upper` says holds."""
+    result = dict(lower)
+    for name in sorted(upper, key=_depth):
+        if name not in result or result[name] != upper[name]:
+            result = {other: value for other, value in result.items() if not other.startswith(f"{name}.")}
+        result[name] = upper[name]
+    return result
+
+
+def _depth(name: str) -> int:
+    return name.count(".")
+
+
+def build(flat: Layer) -> RunConfig:
+    """The configuration that a layer describes, with defaults where it is silent. Raises ValueError."""
+    values, kinds = checked(flat)
+    made = {
+        name: make(kind, name, {f: values.pop(f"{name}.{f}") for f in hints(kind) if f"{name}.{f}" in values})
+        for name, kind in kinds.items()
+    }
+    return make(RunConfig, "", {**values, **made})
+
+
+def checked(flat: Layer) -> tuple[dict[str, Any], dict[str, type[Any]]]:
+    """The values of a layer as their fields want them, and the classes of groups and parts. Raises ValueError."""
+    flat = over(DEFAULTS, flat)
+    kinds = GROUPS | {name: flat.pop(name) for name in PARTS}
+    types = {name: hint for name, hint in TYPES.items() if name not in kinds}
+    types |= {f"{name}.{field}": hint for name, kind in kinds.items() for field, hint in hints(kind).items()}
+    values: dict[str, Any] = {}
+    for name in sorted(flat, key=_depth):
+        mapping = next((other for other in types if name.startswith(f"{other}.") and _holds_items(types[other])), None)
+        if name in types:
+            values[name] = typed(name, flat[name], types[name])
+        elif mapping is not None:
+            *parents, last = name.removeprefix(f"{mapping}.").split(".")
+            inner = values[mapping] = dict(values.get(mapping) or {})
+            for parent in parents:
+                inner[parent] = inner = dict(inner.get(parent) or {})
+            inner[last] = typed(name, flat[name], Any)
+        else:
+            raise ValueError(_unknown(name, flat[name], kinds, types))
+    return values, kinds
+
+
+def _holds_items(hint: Any) -> bool:
+    return hint is Any or (get_origin(hint) or hint) is dict
+
+
+def _unknown(name: str, given: Any, kinds: Mapping[str, Any], types: Mapping[str, Any]) -> str:
+    part, _, field = name.partition(".")
+    dashes = "--" * isinstance(given, Word)
+    if field and part in PARTS:
+        known = [other for other in types if other.startswith(f"{part}.")]
+        return f"{part}: {kinds[part].__name__} has no field {shown(field)}" + did_you_mean(name, known, dashes)
+    what = f"option --{name[:80]}" if dashes else f"field {shown(name)}"
+    return f"there is no {what}" + did_you_mean(name, [*types, *PARTS], dashes)
+
+
+def changes(one: RunConfig, other: RunConfig) -> list[str]:
+    """The names of the fields in which two configurations differ."""
+    left, right = _values(one), _values(other)
+    return [name for name in left if left[name] != right[name]]
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    """Plain values by name; parts as they are."""
+    return {
+        name + below: value
+        for name, content in plain(config).items()
+        for below, value in ({f".{b}": v for b, v in content.items()} if name in GROUPS else {"": content}).items()
+    }
+
+
+def imports(flat: Layer) -> set[str]:
+    """What a layer names that is not this package's: the import paths of the user's own parts."""
+    flat = over(DEFAULTS, flat)
+    paths = {path_of(flat[name]) for name in PARTS if not is_own(flat[name])}
+    return paths | {str(flat.get(name, "torch.nn.")) for name in _import_fields(flat)}
+
+
+def own_parts(config: RunConfig) -> list[str]:
+    """The import paths of all parts of a configuration that are the user's own."""
+    return sorted(path for path in imports(layer(plain(config))) if not path.startswith("torch.nn."))
+
+
+def _import_fields(flat: Layer) -> list[str]:
+    """The names of those fields of the chosen classes that hold import paths."""
+    return [f"{name}.{field}" for name in PARTS for field in getattr(flat.get(name, DEFAULTS[name]), "imports", ())]
+
+
+def from_yaml(text: str, trusted: Trusted = lambda path: True) -> RunConfig:
+    """The configuration that `to_yaml` wrote. Raises ValueError, also where it names what is not to be imported."""
+    try:
+        return build(layer(load_yaml(text), trusted))
+    except ValueError as error:
+        raise ValueError(f"not a configuration: {error}") from error
+
+
+def stored_in(source: results.Results, trusted: Trusted) -> RunConfig:
+    """The configuration of the job that wrote a file. Raises ValueError, naming the file, also where they do not agree."""
+    try:
+        config = from_yaml(source.attribute("config"), trusted)
+        seen = (config.workers or 0) * config.epochs * config.tasks
+        wanted = {
+            "checkpoint/memory": ("workers", lambda a: a.shape[1] == config.workers),
+            "validation/step": ("validation.steps", lambda a: len(a) == config.validation.steps + 1),
+            "validation/task": ("validation.tasks", lambda a: len(a) == config.validation.tasks),
+            "runs/seen_tasks": ("tasks", lambda a: len(a) == 0 or int(a[-1]) == seen * len(a)),
+        }
+        for name, (field, agrees) in wanted.items():
+            if name in source.arrays and not agrees(source[name]):
+                raise ValueError(f"{name} is not what {field} of the configuration says")
+    except ValueError as error:
+        raise ValueError(f"{source.path}: {error}") from error
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML, which `from_yaml` and `--config` read."""
+    return dump_yaml(plain(config))
+
+
+def nested(flat: Layer) -> dict[str, Any]:
+    """The content that `layer` makes flat."""
+    content: dict[str, Any] = {}
+    for name, value in flat.items():
+        group, _, field = name.partition(".")
+        if name in PARTS:
+            content.setdefault(name, {})["class_path"] = path_of(value)
+        elif group in PARTS:
+            content.setdefault(group, {}).setdefault("init_args", {})[field] = value
+        elif group in GROUPS:
+            content.setdefault(group, {})[field] = value
+        else:
+            content[name] = value
+    return content
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dictionaries; strategies with their class."""
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if not is_dataclass(value):
+        return value
+    content = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if not isinstance(value, STRATEGIES):
+        return content
+    return {"class_path": path_of(type(value)), "init_args": content}

@@ -1,0 +1,99 @@
+"""The classes and modules that a configuration names: what they are, and which may be imported.
+
+To import is to run code. A command line and the files that it names are the user's own; what a result file names is
+looked up among the classes of this package, and imported only where it is trusted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
+from typing import Any
+
+Trusted = Callable[[str], bool]
+"""May this path be imported?"""
+
+
+def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any]:
+    """The class at `path` for the field `name`, derived from `base`: one of this package's, by its name, or the user's
+    own, by its import path. Raises ValueError."""
+    known = own(base)
+    if isinstance(path, str) and path.rpartition(".")[2] in known:
+        kind = known[path.rpartition(".")[2]]
+        if path in (kind.__name__, f"{kind.__module__}.{kind.__name__}", f"{_package(base)}.{kind.__name__}"):
+            return kind
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
+        names = ", ".join(sorted(known))
+        message = (
+            f"{name}: there is no {base.__name__} {str(path)[:80]!r}; known are {names}, or the import path of your own"
+        )
+        raise ValueError(message + did_you_mean(str(path), known))
+    allow(name, path, trusted)
+    kind = imported(name, path)
+    parent = f"{_package(base)}.{base.__name__}"
+    if not isinstance(kind, type):
+        raise ValueError(f"{name}: {path} is a {type(kind).__name__}, not a class derived from {parent}")
+    if not issubclass(kind, base):
+        raise ValueError(f"{name}: {path} is not derived from {parent}")
+    if inspect.isabstract(kind):
+        missing = ", ".join(f"{method}()" for method in sorted(kind.__abstractmethods__))
+        raise ValueError(f"{name}: {path} is not complete: write {missing}")
+    if not is_dataclass(kind):
+        raise ValueError(f"{name}: {path} is not a dataclass: put @dataclass(frozen=True) above it")
+    return kind
+
+
+def own(base: type[Any]) -> dict[str, type[Any]]:
+    """The classes of this package below `base`, by their names."""
+    found: dict[str, type[Any]] = {}
+    for kind in base.__subclasses__():
+        if is_own(kind):
+            found |= {kind.__name__: kind, **own(kind)}
+    return {name: kind for name, kind in found.items() if not inspect.isabstract(kind)}
+
+
+def is_own(kind: type[Any]) -> bool:
+    """Is a class this package's?"""
+    return kind.__module__.startswith("hpc_dmaml.")
+
+
+def path_of(kind: type[Any]) -> str:
+    """How a configuration names a class."""
+    return kind.__qualname__ if is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def allow(name: str, path: str, trusted: Trusted) -> None:
+    """Raise ValueError unless a path may be imported."""
+    if not trusted(path):
+        raise ValueError(
+            f"{name}: the file asks to import {path}, which is not part of hpc_dmaml or torch.nn and could do anything. "
+            "If you trust the file, say so: --trust, or in Python trust=True"
+        )
+
+
+def imported(name: str, path: str) -> Any:
+    """What stands at an import path. Raises ValueError, whatever goes wrong in the user's module."""
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:
+        raise ValueError(f"{name}: cannot import {path!r}: {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """An error on one line, with its type where it is no plain message to a user."""
+    text = " ".join(str(error).split())[:300]
+    return text if text and isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"
+
+
+def did_you_mean(given: str, known: Iterable[str], dashes: str = "") -> str:
+    """The nearest of the known names, as the end of a message."""
+    near = difflib.get_close_matches(given, known, 1)
+    return f"; did you mean {dashes + near[0] if dashes else repr(near[0])}?" if near else ""
+
+
+def _package(base: type[Any]) -> str:
+    """The package that a base class is imported from: hpc_dmaml.tasks for hpc_dmaml.tasks.family."""
+    return ".".join(base.__module__.split(".")[:2])

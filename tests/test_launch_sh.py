@@ -1,0 +1,53 @@
+"""The job scripts' part that runs the launcher, with a fake launcher and a fake SLURM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+
+def launched(folder: Path, code: int, state: str | None) -> tuple[int, str]:
+    """The exit code and the log where the launcher ends with `code`, and squeue shows the job's `state`, if there is one."""
+    programs = folder / "bin"
+    programs.mkdir()
+    scripts = {
+        "mpirun": f"exit {code}",
+        "squeue": "exit 1" if state is None else f"echo {state}",
+        "scontrol": "echo $*",
+    }
+    for name, text in {**scripts, "sleep": ""}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 9])
+@pytest.mark.parametrize("state", ["RUNNING", None])
+def test_the_launchers_exit_code_is_the_jobs(tmp_path, code, state):
+    returned, log = launched(tmp_path, code, state)
+    assert returned == code
+    assert log.endswith(f"exit code {code}\n")
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "NODE_FAIL", "PENDING"])
+def test_a_job_that_slurm_has_ended_for_a_failed_node_is_no_success(tmp_path, state):
+    returned, log = launched(tmp_path, 0, state)
+    assert returned == 1
+    assert f"SLURM has ended this job early: {state}" in log
+    assert log.endswith("exit code 1\n")
+
+
+def test_an_interrupted_job_is_requeued(tmp_path):
+    returned, log = launched(tmp_path, 75, "RUNNING")
+    assert returned == 75
+    assert log.endswith("exit code 75\nrequeue 7\n")
