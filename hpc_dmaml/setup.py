@@ -25,7 +25,7 @@ from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.start import start
+from hpc_dmaml.start import is_normalized, start
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
@@ -84,7 +84,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     module, layout, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
     warnings += more
     anew = previous is None and config.init_from is None  # else the numbers of normalisation came with the file
-    if anew and isinstance(sampler, FewShotSampler) and sampler.family.normalize:
+    if anew and is_normalized(config.task) and isinstance(sampler, FewShotSampler):
         with comm.agreeing():
             statistics = sampler.statistics() if comm.rank == 0 else None
         set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")

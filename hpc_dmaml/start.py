@@ -15,6 +15,7 @@ from hpc_dmaml.engine.layers import Normalize
 from hpc_dmaml.importing import described
 from hpc_dmaml.parameters import Layout, constant_arrays, digest, set_constants
 from hpc_dmaml.randomness import Purpose, generator, seeded
+from hpc_dmaml.tasks import TaskFamily
 from hpc_dmaml.tasks.image_classes import FewShotImages
 
 
@@ -29,7 +30,7 @@ def build_module(
     with seeded(seed), torch.device("meta") if empty else nullcontext():
         try:
             module = config.model.build(sample_shape, outputs)
-            if isinstance(config.task, FewShotImages) and config.task.normalize:
+            if is_normalized(config.task):
                 module = torch.nn.Sequential(OrderedDict(normalize=Normalize(sample_shape[0]), model=module))
             module = prepare(module, sample_shape, empty)
         except ValueError:  # a message to the user
@@ -37,6 +38,11 @@ def build_module(
         except Exception as error:
             raise ValueError(f"model: {type(config.model).__name__} cannot be built: {described(error)}") from error
     return module.to(getattr(torch, config.dtype))
+
+
+def is_normalized(family: TaskFamily) -> bool:
+    """Does the model begin with the normalisation of images?"""
+    return isinstance(family, FewShotImages) and family.normalize
 
 
 def stored_module(

@@ -16,9 +16,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class Augmentation:
     """Changes each image by itself. Raises ValueError for amounts out of range."""
 
-    flip: bool
-    shift: int
-    jitter: float
+    flip: bool = False
+    shift: int = 0
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if self.shift < 0:

@@ -1,4 +1,4 @@
-"""Which classes train, validate and test: read from a JSON or CSV file, or from a folder of CSV lists of images."""
+"""Which classes train, validate and test: at random, or from a JSON or CSV file, or a folder of CSV lists of images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import codecs
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
+from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks.family import Split
 
 NAMED = {path.stem: path for path in Path(__file__).with_name("splits").glob("*.json")}
@@ -65,14 +67,23 @@ def read_lists(folder: Path) -> dict[Split, dict[str, list[str]]]:
     return found
 
 
-def check_disjoint(split: dict[Split, list[str]], source: Path) -> None:
+def random_split(names: list[str], fractions: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
+    """Shares of the classes, at random. Raises ValueError for shares that do not add up to 1."""
+    if min(fractions) < 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        raise ValueError(f"task.fractions must be three shares that add up to 1, not {fractions}")
+    shuffled = generator(seed, Purpose.CLASS_SPLIT).permutation(names).tolist()
+    train, validation = (round(len(names) * sum(fractions[:i])) for i in (1, 2))
+    return {"train": shuffled[:train], "validation": shuffled[train:validation], "test": shuffled[validation:]}
+
+
+def check_disjoint(split: dict[Split, list[str]], source: Path, field: str = "split", what: str = "class") -> None:
     """Raise ValueError where a class is in two splits: it would be tested on what it was trained on."""
     owner: dict[str, Split] = {}
     for part, names in split.items():
         for name in names:
             if owner.setdefault(name, part) != part:
                 raise ValueError(
-                    f"task.split: {source} puts a class into two splits: {name!r} is in {owner[name]} and in {part}, "
+                    f"task.{field}: {source} puts a {what} into two splits: {name!r} is in {owner[name]} and in {part}, "
                     "but what is tested must be new"
                 )
 

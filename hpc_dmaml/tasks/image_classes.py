@@ -1,4 +1,4 @@
-"""N-way K-shot classification of images: one sampler for every image family."""
+"""N-way K-shot classification: one sampler for every family of classes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,33 @@ from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 
 @dataclass(frozen=True)
-class FewShotImages(TaskFamily):
-    """The fields that all image families share."""
+class FewShot(TaskFamily):
+    """The fields that all families of classes share."""
 
     ways: int = 5
     """Classes in a task (N)."""
     shots: int = 1
-    """Support images of each class (K)."""
+    """Support samples of each class (K)."""
     queries: int = 1
-    """Query images of each class."""
+    """Query samples of each class."""
+
+    def _path(self, name: str) -> Path:
+        """The path in a field, with ~ and $VARIABLES replaced. Raises ValueError for a variable that is not set."""
+        try:
+            return expanded(getattr(self, name))
+        except ValueError as error:
+            raise ValueError(f"task.{name}: {error}") from error
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What training samples go through: nothing, but for images."""
+        return Augmentation()
+
+
+@dataclass(frozen=True)
+class FewShotImages(FewShot):
+    """The fields that all families of images (C, H, W) share."""
+
     flip: bool = False
     """Augmentation, of training tasks alone: half of the images are mirrored, left to right."""
     shift: int = 0
@@ -34,17 +52,14 @@ class FewShotImages(TaskFamily):
     """The model begins with a fixed layer that takes out each channel's mean and standard deviation over the training
     classes. It goes with the model, also into a warm start: whatever is adapted or tested takes images in [0, 1]."""
 
-    def _path(self, name: str) -> Path:
-        """The path in a field, with ~ and $VARIABLES replaced. Raises ValueError for a variable that is not set."""
-        try:
-            return expanded(getattr(self, name))
-        except ValueError as error:
-            raise ValueError(f"task.{name}: {error}") from error
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(self.flip, self.shift, self.jitter)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes as consecutive images: class c is `count[c]` images from `first[c]` on, turned by `turns[c]` · 90°."""
+    """Classes as consecutive samples: class c is `count[c]` of them from `first[c]` on; images turned by `turns[c]` · 90°."""
 
     first: np.ndarray
     count: np.ndarray
@@ -63,7 +78,7 @@ class Classes:
 
 
 class FewShotSampler:
-    """Draws tasks of `ways` classes with `shots` + `queries` distinct images each."""
+    """Draws tasks of `ways` classes with `shots` + `queries` distinct samples each."""
 
     loss: ClassVar[str] = "cross_entropy"
     block_runs: ClassVar[int] = 1
@@ -72,43 +87,48 @@ class FewShotSampler:
         self,
         images: np.ndarray,
         splits: dict[Split, Classes],
-        family: FewShotImages,
+        family: FewShot,
         digest: str = "",
         at_random: bool = False,
+        order: np.ndarray | None = None,
+        source: str = "",
     ) -> None:
-        """`images`: (n, C, H, W) uint8, in memory or memory-mapped. Raises ValueError for fields out of range.
+        """`images`: samples (n, *sample shape), in memory or memory-mapped. Raises ValueError for fields out of range.
 
-        `digest` tells the images from others; `at_random`: the splits are but random shares of the classes. Whether a
-        split has enough classes and images is asked when it is first drawn from: nobody needs all of them.
+        `digest` tells the images from others; `at_random`: the splits are but random shares of the classes; `order`: the
+        samples' numbers, class after class, where they do not lie so; `source`: what messages begin with. Whether a
+        split has enough classes and samples is asked when it is first drawn from: nobody needs all of them.
         """
         self.images, self.splits, self.family = images, splits, family
         self.digest, self.at_random = digest, at_random
+        self.order, self.source = order, source
         self.sample_shape = tuple(images.shape[1:])
         self.outputs = family.ways
-        self.augmentation = Augmentation(family.flip, family.shift, family.jitter)
+        self.augmentation = family.augmentation
         self._enough: set[tuple[Split, int]] = set()
         for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
             if getattr(family, name) < least:
                 raise ValueError(f"task.{name} must be at least {least}, not {getattr(family, name)}")
-        if family.shift >= min(self.sample_shape[1:]):
-            raise ValueError(f"task.shift must be less than the images' {self.sample_shape[1:]}, not {family.shift}")
+        if self.augmentation and self.augmentation.shift >= min(self.sample_shape[1:]):
+            size = self.sample_shape[1:]
+            raise ValueError(f"task.shift must be less than the images' {size}, not {self.augmentation.shift}")
         turned = any((classes.turns % 2).any() for classes in splits.values())
         if turned and self.sample_shape[1] != self.sample_shape[2]:
             raise ValueError(f"task.rotations needs square images, not {self.sample_shape[1:]}")
 
     def check(self, split: Split, queries: int | None = None) -> None:
-        """Raise ValueError where a split has too few classes or images for a task."""
+        """Raise ValueError where a split has too few classes or samples for a task."""
         family, classes = self.family, self.splits.get(split)
         if classes is not None and classes.lacking is not None:
             raise ValueError(classes.lacking)
         if classes is None or family.ways > len(classes):
             number = f"only {len(classes)}" if classes else "no"
-            raise ValueError(f"task.ways is {family.ways}, but the {split} split has {number} classes")
+            raise ValueError(f"{self.source}task.ways is {family.ways}, but the {split} split has {number} classes")
         smallest, queries = int(classes.count.min()), queries or family.queries
         if family.shots + queries > smallest:
             raise ValueError(
-                f"task.shots + task.queries is {family.shots} + {queries}, but the smallest class of the "
-                f"{split} split has only {smallest} images"
+                f"{self.source}task.shots + task.queries is {family.shots} + {queries}, but the smallest class of the "
+                f"{split} split has only {smallest} samples"
             )
 
     def pooled(self) -> FewShotSampler:
@@ -118,7 +138,9 @@ class FewShotSampler:
             np.concatenate(each) for each in zip(*((p.first, p.count, p.turns) for p in parts), strict=True)
         )
         pool = Classes(first, count, turns)
-        return FewShotSampler(self.images, dict.fromkeys(get_args(Split), pool), self.family, self.digest)
+        return FewShotSampler(
+            self.images, dict.fromkeys(get_args(Split), pool), self.family, self.digest, False, self.order, self.source
+        )
 
     def statistics(self) -> dict[str, np.ndarray]:
         """`mean` and `std` (C,) of each channel over all pixels of the training classes, which are in [0, 1]."""
@@ -137,7 +159,7 @@ class FewShotSampler:
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> TaskBatch:
-        """Images (B, ways · shots, C, H, W) uint8 and class numbers (B, ways · shots) int64; likewise the queries.
+        """Samples (B, ways · shots, *sample shape) and class numbers (B, ways · shots) int64; likewise the queries.
 
         Raises ValueError where the split has too few of them.
         """
@@ -153,7 +175,8 @@ class FewShotSampler:
         if self.augmentation and split == "train":  # drawn last, so that the tasks are those without it
             chances = rng.random((*places.shape, CHANCES))[part]
         chosen, places = chosen[part], places[part]
-        images = self.images[classes.first[chosen][..., None] + places]
+        numbers = classes.first[chosen][..., None] + places
+        images = self.images[numbers if self.order is None else self.order[numbers]]
         for turns in range(1, 4):
             turned = classes.turns[chosen] == turns
             if turned.any():
@@ -165,14 +188,28 @@ class FewShotSampler:
 
 
 def _samples(images: np.ndarray, labels: np.ndarray, places: slice) -> Samples:
-    """Some images of every class (B, ways, each, C, H, W), as one set for each task."""
+    """Some samples of every class (B, ways, each, *sample shape), as one set for each task."""
     x, y = images[:, :, places], labels[:, :, places]
     tasks, ways, each = y.shape
     return Samples(x.reshape(tasks, ways * each, *x.shape[3:]), y.reshape(tasks, ways * each))
 
 
+MANY = 1 << 13
+"""Numbers to choose from, beyond which it is too slow to give each a random key."""
+
+
 def distinct(rng: np.random.Generator, population: np.ndarray, number: int) -> np.ndarray:
     """`number` different whole numbers below each of `population` (...), in random order: (..., number) int64."""
+    if population.max() > MANY:
+        chosen = np.empty((*population.shape, number), np.int64)
+        for i in range(
+            number
+        ):  # Floyd's way: every set is as probable as any other, and the work is the number's alone
+            greatest = population - number + i
+            drawn = rng.integers(greatest + 1)
+            is_there = (chosen[..., :i] == drawn[..., None]).any(-1)
+            chosen[..., i] = np.where(is_there, greatest, drawn)
+        return rng.permuted(chosen, axis=-1)
     keys = rng.random((*population.shape, int(population.max())))
     keys[np.arange(keys.shape[-1]) >= population[..., None]] = np.inf
     smallest = np.argpartition(keys, number - 1, axis=-1)[..., :number]

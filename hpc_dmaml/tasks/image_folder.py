@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -10,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_dmaml.launcher import launched_rank
-from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks import image_cache
-from hpc_dmaml.tasks.class_split import NAMED, check_disjoint, read_classes, read_lists, split_named
+from hpc_dmaml.tasks.class_split import (
+    NAMED,
+    check_disjoint,
+    random_split,
+    read_classes,
+    read_lists,
+    split_named,
+)
 from hpc_dmaml.tasks.family import Split
 from hpc_dmaml.tasks.image_classes import Classes, FewShotImages, FewShotSampler
 from hpc_dmaml.tasks.image_files import LeftOut, contents
@@ -45,8 +50,6 @@ class ImageFolder(FewShotImages):
     def prepare(self) -> str:
         if self.channels not in (1, 3) or min(self.size) < 1:
             raise ValueError(f"task.channels must be 1 or 3, task.size positive, not {self.channels}, {self.size}")
-        if min(self.fractions) < 0 or not math.isclose(sum(self.fractions), 1, abs_tol=1e-6):
-            raise ValueError(f"task.fractions must be three shares that add up to 1, not {self.fractions}")
         classes, root = self._classes(), self._path("root")
         self._split([name for name, _ in classes])  # before the work of decoding: does it fit?
         listing = image_cache.folder_listing(root, (file for _, files in classes for file in files))
@@ -116,9 +119,7 @@ class ImageFolder(FewShotImages):
         if self.split is None and _is_nested(names):
             return _split_by_folder(self._path("root"), names)
         if self.split is None:
-            shuffled = generator(self.split_seed, Purpose.CLASS_SPLIT).permutation(names).tolist()
-            train, validation = (round(len(names) * sum(self.fractions[:i])) for i in (1, 2))
-            return {"train": shuffled[:train], "validation": shuffled[train:validation], "test": shuffled[validation:]}
+            return random_split(names, self.fractions, self.split_seed)
         path = self._path("split")
         split = {s: list(part) for s, part in read_lists(path).items()} if self._by_lists else read_classes(path)
         check_disjoint(split, path)

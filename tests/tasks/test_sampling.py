@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks import Glyphs, Sinusoid
+from hpc_dmaml.tasks import Glyphs, Harmonic, Sinusoid
 from hpc_dmaml.tasks.image_classes import Classes, FewShotSampler, distinct
 
 COUNTS = np.array([4, 6, 5, 9, 4, 7])
@@ -50,7 +50,7 @@ def test_labels_do_not_tell_which_class_it_is():
 @settings(max_examples=50, deadline=None)
 def test_a_part_of_a_batch_is_that_part_of_the_whole_batch(tasks, a, b):
     part = slice(min(a, b), max(a, b))
-    for sampler in (numbered_sampler(), Sinusoid()):
+    for sampler in (numbered_sampler(), Sinusoid(), Harmonic(noise=0.1)):
         whole = sampler.sample("train", generator(1, Purpose.TRAINING, 2), tasks).part(part)
         some = sampler.sample("train", generator(1, Purpose.TRAINING, 2), tasks, part)
         for x, y in zip((*whole.support, *whole.held_query), (*some.support, *some.held_query), strict=True):
@@ -70,7 +70,7 @@ def test_rotated_classes_are_the_images_turned():
     ("fields", "message"),
     [
         ({"ways": 7}, "task.ways is 7, but the train split has only 6 classes"),
-        ({"shots": 3, "queries": 2}, r"task.shots \+ task.queries is 3 \+ 2, but the smallest class .* only 4 images"),
+        ({"shots": 3, "queries": 2}, r"task.shots \+ task.queries is 3 \+ 2, but the smallest class .* only 4 samples"),
         ({"ways": 1}, "task.ways must be at least 2"),
         ({"shots": 0}, "task.shots must be at least 1"),
     ],
@@ -82,7 +82,7 @@ def test_more_than_there_is_cannot_be_asked_for(fields, message):
 
 def test_more_queries_than_there_are_images_cannot_be_asked_for():
     sampler = numbered_sampler(shots=2, queries=2)
-    with pytest.raises(ValueError, match=r"2 \+ 3, but the smallest class of the test split has only 4 images"):
+    with pytest.raises(ValueError, match=r"2 \+ 3, but the smallest class of the test split has only 4 samples"):
         sampler.sample("test", generator(0, Purpose.EVALUATION), 1, queries=3)
 
 

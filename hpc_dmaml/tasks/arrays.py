@@ -1,0 +1,126 @@
+"""Data of one's own that need not be images: arrays in one HDF5 or .npz file, to classify or to regress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from hpc_dmaml.launcher import launched_rank
+from hpc_dmaml.tasks.array_data import ArrayData, read_data
+from hpc_dmaml.tasks.class_split import random_split
+from hpc_dmaml.tasks.family import Samples, Split, TaskBatch
+from hpc_dmaml.tasks.image_classes import Classes, FewShot, FewShotSampler, distinct
+
+MUCH = 2**28
+"""Bytes in the memory of every rank that are worth a word."""
+
+
+@dataclass(frozen=True)
+class Arrays(FewShot):
+    """Arrays of your own in one HDF5 or .npz file: classification, or regression of tasks with samples of their own."""
+
+    path: str = "data/arrays.h5"
+    """The file; ~ and $VARIABLES are replaced. Classification: arrays x (n, *sample shape) and class, or label, (n,), whole
+    numbers or text. Regression: x (tasks, n, *sample shape) and y (tasks, n, outputs), of which each task draws shots +
+    queries samples, and ways means nothing; or, for tasks of different size, x (n, *sample shape), y (n, outputs) and
+    task (n,), whose a sample is. What validates and tests is new: an array split, of train, validation or test for each sample
+    or for each class or task in sorted order, says which classes or tasks do; without it they are split at random. Bytes
+    (uint8) of x become numbers in [0, 1], other whole numbers stay such. Arrays that are neither compressed nor chunked
+    are mapped into memory."""
+    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
+    """Shares of the classes, or tasks, that train, validate and test, for a random split."""
+    split_seed: int = 0
+    """Which random split."""
+
+    def prepare(self) -> str:
+        with self._naming() as path:
+            data = read_data(path, verify=True)
+        self._sampler(data)  # before all of it is looked at: do the fields fit?
+        size = sum(array.nbytes for array in data.arrays.values() if not isinstance(array, np.memmap))
+        if size > MUCH and launched_rank(os.environ) == 0:
+            text = f"every rank reads {size / 2**30:.1f} GiB; arrays that are neither chunked nor compressed are mapped"
+            print(f"{path}: {text}", file=sys.stderr, flush=True)
+        with self._naming():
+            return data.digest()
+
+    def load(self) -> FewShotSampler | RegressionSampler:
+        with self._naming() as path:
+            data = read_data(path)
+        return self._sampler(data)
+
+    @contextmanager
+    def _naming(self) -> Iterator[Path]:
+        """The file, which a ValueError then names."""
+        path = self._path("path")
+        try:
+            yield path
+        except ValueError as error:
+            raise ValueError(f"task.path: {path}: {error}") from error
+
+    def _sampler(self, data: ArrayData) -> FewShotSampler | RegressionSampler:
+        path, names, at_random = self._path("path"), data.names, data.split is None
+        order, count = data.group.argsort(kind="stable"), np.bincount(data.group)
+        first = count.cumsum() - count
+        number = {name: i for i, name in enumerate(names)}
+        members = random_split(names, self.fractions, self.split_seed) if at_random else data.given_split(path)
+        numbers = {split: np.array([number[name] for name in those], np.int64) for split, those in members.items()}
+        splits = {split: Classes.of(first[those], count[those]) for split, those in numbers.items()}
+        if data.y is None:
+            return FewShotSampler(data.x, splits, self, "", at_random, order, f"task.path: {path}: ")
+        return RegressionSampler(data.x, data.y, splits, self, order, f"task.path: {path}: ")
+
+
+class RegressionSampler:
+    """Draws tasks that have samples of their own: `shots` + `queries` distinct ones of each."""
+
+    loss: ClassVar[str] = "squared_error"
+    block_runs: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        splits: dict[Split, Classes],
+        family: FewShot,
+        order: np.ndarray,
+        source: str = "",
+    ) -> None:
+        """`order`: the numbers of the samples x (n, *sample shape) and y (n, outputs), task after task.
+
+        `source`: what messages begin with. Raises ValueError for fields out of range.
+        """
+        self.x, self.y, self.splits, self.family, self.order, self.source = x, y, splits, family, order, source
+        self.sample_shape, self.outputs = tuple(x.shape[1:]), y.shape[1]
+        for name in ("shots", "queries"):
+            if getattr(family, name) < 1:
+                raise ValueError(f"task.{name} must be at least 1, not {getattr(family, name)}")
+
+    def sample(
+        self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
+    ) -> TaskBatch:
+        """Samples x (B, shots | queries, *sample shape) and y (B, shots | queries, outputs).
+
+        Raises ValueError where the split has no tasks, or too small ones.
+        """
+        shots, queries = self.family.shots, queries or self.family.queries
+        own = self.splits.get(split)
+        if not own:
+            raise ValueError(f"{self.source}the {split} split has no tasks")
+        smallest = int(own.count.min())
+        if shots + queries > smallest:
+            raise ValueError(
+                f"{self.source}task.shots + task.queries is {shots} + {queries}, but the smallest task of the {split} split "
+                f"has only {smallest} samples"
+            )
+        chosen = rng.integers(len(own), size=tasks)
+        places = distinct(rng, own.count[chosen], shots + queries)
+        numbers = self.order[own.first[chosen[part], None] + places[part]]
+        x, y = self.x[numbers], self.y[numbers]
+        return TaskBatch(Samples(x[:, :shots], y[:, :shots]), Samples(x[:, shots:], y[:, shots:]))
