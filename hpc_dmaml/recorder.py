@@ -161,7 +161,8 @@ class Recorder:
     def _write(self, path: Path, status: str) -> bool:
         """Replace the file at `path`. A healthy job outlives a sick disk: failing, it warns, and tries again when the
         next write is due. Returns whether it went well."""
-        start, error = time.monotonic(), None
+        start = time.monotonic()
+        error: OSError | None = None
         lock = self.job.lock if path == self.job.output else None
         try:
             results.write(path, self._arrays(), {**self._attributes, **self._state(status)}, lock)
