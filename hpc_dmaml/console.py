@@ -31,8 +31,14 @@ class _Unfailing(io.TextIOWrapper):
     nor change its exit code."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
-        buffering = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        super().__init__(stream.buffer, stream.encoding, "plain", **buffering)
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            "plain",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._stream = stream  # which would close the file, were it gone
 
     def write(self, text: str) -> int:
         with suppress(OSError):
