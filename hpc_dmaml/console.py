@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 PLAIN = {"→": "->", "≤": "<=", "≥": ">=", "−": "-", "·": "*", "×": "x", "±": "+-", "…": "...", "—": "-", "–": "-",
          "α": "alpha", "β": "beta", "θ": "theta", "λ": "lambda", "σ": "sigma", "Σ": "sum", "∝": "~"}  # fmt: skip
@@ -23,24 +22,23 @@ def settle() -> None:
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error("plain", _plain)
     for name in ("stdout", "stderr"):
-        setattr(sys, name, _Unfailing.of(getattr(sys, name)))
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  (open to the end)
+        setattr(sys, name, _Unfailing(stream))
 
 
 class _Unfailing(io.TextIOWrapper):
     """A stream that takes what it cannot write for written: nobody is there to read it, and it must not end the program,
     nor change its exit code."""
 
-    @classmethod
-    def of(cls, stream: io.TextIOWrapper | None) -> _Unfailing:
-        if stream is None:
-            return cls(Path(os.devnull).open("wb"), "utf-8", "plain")
-        return cls(
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(
             stream.buffer,
             stream.encoding,
             "plain",
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
+        self._stream = stream  # which would close the file, were it gone
 
     def write(self, text: str) -> int:
         with suppress(OSError):

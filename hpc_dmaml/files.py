@@ -46,8 +46,11 @@ def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
     temporary = _temporary(path)
     descriptor, _ = _flock(temporary, wait=True)  # tells `_clear` that its writer lives
     try:
-        yield temporary
-        sync(temporary)
+        try:
+            yield temporary
+            sync(temporary)
+        finally:
+            os.close(descriptor)  # before the file can be seen: HDF5 locks what it reads
         if lock is None:
             temporary.replace(path)
         else:
@@ -56,8 +59,6 @@ def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(descriptor)
     with suppress(OSError):  # some file systems cannot sync a folder
         sync(path.parent)
 

@@ -100,6 +100,8 @@ def test_of_two_writers_the_last_wins_and_no_reader_sees_a_damaged_file(tmp_path
             sizes.add(path.stat().st_size // 100_000)
         for _ in range(200):
             assert is_sealed(path)
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as HDF5 does with what it reads
     finally:
         for writer in writers:
             writer.kill()
