@@ -62,10 +62,21 @@ def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int
         work_s = time.perf_counter() - start
         rank = RankReport(work_s, 0, 0, 0, 0, 0)
         reports = exchange.report([report for _, report in done], rank)
-        exchange.update(model, [update for update, _ in done], reports.loss[None], reports.finite)
-        return [work_s, exchange.exchange_s]
+        start = time.perf_counter()
+        exchange_and_step(exchange, model, [update for update, _ in done], reports.loss[None], reports.finite)
+        return [work_s, time.perf_counter() - start]
 
     return run
+
+
+def exchange_and_step(
+    exchange: Exchange, model: MetaModel, updates: list[torch.Tensor], memory: np.ndarray, finite: np.ndarray
+) -> None:
+    """What a run does after its work."""
+    _, update = exchange.combine(updates, memory, finite)
+    if update is not None:
+        model.step(update)
+    exchange.share(model)
 
 
 def timed(comm: Communicator, function: Callable[[], Result]) -> tuple[float, Result]:
@@ -130,8 +141,8 @@ def compare_exchange(world: Communicator, model: MetaModel, learner: Learner, re
         "bare Allreduce": lambda: world.all_sum(buffer),
         "bare Allreduce + Bcast": lambda: [collective(buffer) for collective in (world.all_sum, world.broadcast)],
         "optimizer step": lambda: model.step(update),
-        "exchange, allreduce": lambda: exchanges[False].update(model, [update], memory, finite),
-        "exchange, gather": lambda: exchanges[True].update(model, [update], memory, finite),
+        "exchange, allreduce": lambda: exchange_and_step(exchanges[False], model, [update], memory, finite),
+        "exchange, gather": lambda: exchange_and_step(exchanges[True], model, [update], memory, finite),
     }
     times: dict[str, list[float]] = {name: [] for name in bare}
     for _ in range(repeats):

@@ -18,7 +18,7 @@ from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.launch import COMPLETE, launch
 from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
-from hpc_dmaml.tasks.image_classes import FewShotSampler
+from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
 if TYPE_CHECKING:
     from hpc_dmaml.meta_model import TrainedModel
@@ -76,6 +76,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     config = stored_in(results.read(evaluation.file), lambda _: evaluation.trust)
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
+    if isinstance(config.task, FewShotImages):
+        changed |= {"flip": False, "shift": 0, "jitter": 0.0}  # tested are the images as they are, on any split
     if evaluation.split == "all" and isinstance(config.task, ImageFolder):
         changed["split"] = None
     try:

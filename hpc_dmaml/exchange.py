@@ -2,10 +2,10 @@
 
 The first message is small, and whoever waits for a slower rank waits there. With λ from the weight generator follows
 
-    allreduce   each rank sums its λ_w g_w, one Allreduce sums over the ranks, every rank steps its own optimizer;
-                memory is O(P), and no broadcast is needed;
-    gather      rank 0 gathers every g_w, sums them in the order of the workers, steps and broadcasts θ: the thesis's
-                way, the same to the last bit for every placement of whole workers, and the one for generators that look
+    allreduce   each rank sums its λ_w g_w, one Allreduce sums over the ranks, and every rank can step its own optimizer;
+                memory is O(P), and nothing need be shared afterwards;
+    gather      rank 0 gathers every g_w, sums them in the order of the workers, and shares the θ that it steps to: the
+                thesis's way, the same to the last bit for every placement of whole workers, and the one for generators that look
                 at updates.
 """
 
@@ -55,7 +55,7 @@ class Reports(NamedTuple):
 
 
 class Exchange:
-    """The exchange of one job. `wait_s` and `exchange_s` are of the last run."""
+    """The exchange of one job. `wait_s` is of the last run."""
 
     def __init__(
         self, comm: Communicator, placement: Placement, generator: WeightGenerator, gathers: bool, whole: bool
@@ -64,7 +64,7 @@ class Exchange:
         self.comm, self.placement, self.generator, self.gathers = comm, placement, generator, gathers
         # Of ranks that have the same whole update, the first alone counts.
         self.counts = not whole or placement.place_in_group == 0
-        self.wait_s = self.exchange_s = 0.0
+        self.wait_s = 0.0
         self._buffer: Tensor | None = None
 
     def report(self, workers: list[Report], rank: RankReport) -> Reports:
@@ -78,8 +78,10 @@ class Exchange:
         loss, accuracy, tasks, not_finite, work_s = by_worker.T
         return Reports(loss / tasks, accuracy / tasks, not_finite == 0, work_s, table[:, : len(rank)])
 
-    def update(self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray) -> np.ndarray:
-        """Step the meta-model of every rank by Σ λ_w g_w. Gives λ (W,).
+    def combine(
+        self, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray
+    ) -> tuple[np.ndarray, Tensor | None]:
+        """λ (W,), and Σ λ_w g_w (P,) on the host, which in gather mode only rank 0 has.
 
         Args:
             updates: one (P,) for each worker of this rank.
@@ -89,14 +91,18 @@ class Exchange:
         Raises FloatingPointError, on every rank, if no worker is finite or the generator gives no weights.
         """
         check_any_finite(finite)
-        start = time.perf_counter()
-        weights = (self._gather if self.gathers else self._all_reduce)(model, updates, memory, finite)
-        self.exchange_s = time.perf_counter() - start
-        return weights
+        return (self._gather if self.gathers else self._all_reduce)(updates, memory, finite)
+
+    def share(self, model: MetaModel) -> None:
+        """Give every rank the θ that rank 0 has stepped to, where the others have none of their own."""
+        if self.gathers:
+            theta = model.theta.cpu().numpy()
+            self.comm.broadcast(theta)
+            model.set_theta(theta)
 
     def _all_reduce(
-        self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray
-    ) -> np.ndarray:
+        self, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray
+    ) -> tuple[np.ndarray, Tensor | None]:
         weights = worker_weights(self.generator, memory, finite)
         if self._buffer is None:
             self._buffer = torch.empty(updates[0].shape, dtype=updates[0].dtype)
@@ -105,10 +111,11 @@ class Exchange:
         for weight, update in zip(own[1:], updates[1:], strict=True):
             total.add_(update.to(total.device), alpha=weight)
         self.comm.all_sum(total.numpy())
-        model.step(total.to(model.theta.device))
-        return weights
+        return weights, total
 
-    def _gather(self, model: MetaModel, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    def _gather(
+        self, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray
+    ) -> tuple[np.ndarray, Tensor | None]:
         rows = torch.stack(updates).cpu().numpy() * (1 if self.counts else 0)
         gathered = self.comm.gather(rows)
         weights, problem = np.full(self.placement.workers, np.nan), "the weight generator failed on rank 0"
@@ -126,13 +133,10 @@ class Exchange:
         self.comm.broadcast(weights)
         if np.isnan(weights).any():  # on every rank, so that none waits for the others
             raise FloatingPointError(problem)
-        if gathered is not None:
-            total = np.zeros_like(by_worker[0, 0])
-            for weight, parts in zip(weights.astype(total.dtype), by_worker, strict=True):
-                for part in parts:
-                    total += weight * part
-            model.step(torch.from_numpy(total).to(model.theta.device))
-        theta = model.theta.cpu().numpy()
-        self.comm.broadcast(theta)
-        model.set_theta(theta)
-        return weights
+        if gathered is None:
+            return weights, None
+        total = np.zeros_like(by_worker[0, 0])
+        for weight, parts in zip(weights.astype(total.dtype), by_worker, strict=True):
+            for part in parts:
+                total += weight * part
+        return weights, torch.from_numpy(total)

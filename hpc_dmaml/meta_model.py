@@ -67,7 +67,7 @@ class TrainedModel:
         return self.layout.fill(copy.deepcopy(self.module), objective.flat(adapted)[0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The meta-model's parameters, as any PyTorch code loads them.
+        """The meta-model's parameters, as any PyTorch code loads them; with task.normalize its constants stand beside them.
 
         Norms have no running statistics, for there are none that say anything of an adapted model: a module that keeps
         some takes this by `load_state_dict(…, strict=False)`, and is to be left in training mode.

@@ -18,15 +18,18 @@ class MetaModel:
         self._theta = torch.nn.Parameter(theta.clone())
         self._configured = optimizer
         self._optimizer = optimizer.build(self._theta)
+        self._lr = optimizer.lr
 
     @property
     def theta(self) -> Tensor:
         """θ (P,); changes in place."""
         return self._theta.detach()
 
-    def step(self, update: Tensor) -> None:
-        """One step of the optimizer along `update` (P,), taken as the gradient."""
+    def step(self, update: Tensor, factor: float = 1.0) -> None:
+        """One step of the optimizer along `update` (P,), taken as the gradient; its lr times `factor`."""
         self._theta.grad = update
+        for group in self._optimizer.param_groups:
+            group["lr"] = factor * self._lr
         self._optimizer.step()
 
     def set_theta(self, theta: np.ndarray) -> None:

@@ -58,7 +58,8 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
     gathers = config.exchange == "gather" or generator.needs_gram
     exchange = Exchange(job.comm, placement, generator, gathers, whole)
     group_sum = job.comm.split(placement.hosted[0]).tensor_sum if whole else None
-    memory, validation_s, runs = recorder.memory, 0.0, range(recorder.first_run, config.runs)
+    memory, runs = recorder.memory, range(recorder.first_run, config.runs)
+    exchange_s = validation_s = 0.0
     # Set-up may take long: was a stop asked for in the meantime?
     stopped = bool(runs) and any(job.comm.all_gather_objects(stop.asked()))
 
@@ -72,12 +73,17 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
 
         checked = config.check_every > 0 and run % config.check_every == 0
         digest = float(zlib.crc32(theta.cpu().numpy().tobytes())) if checked else 0.0
-        timing = RankReport(work_s, float(stop.asked()), digest, exchange.exchange_s, exchange.wait_s, validation_s)
+        timing = RankReport(work_s, float(stop.asked()), digest, exchange_s, exchange.wait_s, validation_s)
         reports = exchange.report([report for _, report in results], timing)
         check_digests(reports.ranks[:, RankReport._fields.index("digest")], run)
         losses = np.where(reports.finite, reports.loss, np.nan)
         memory = np.vstack([memory, losses])[-generator.memory_length :]
-        weights = exchange.update(job.model, [update for update, _ in results], memory, reports.finite)
+        start = time.perf_counter()
+        weights, update = exchange.combine([update for update, _ in results], memory, reports.finite)
+        if update is not None:
+            job.model.step(update.to(theta.device), config.schedule.factor(run))
+        exchange.share(job.model)
+        exchange_s = time.perf_counter() - start
 
         validation, validation_s = None, 0.0
         if is_due(run, config.validation.every, config.runs):
@@ -90,7 +96,7 @@ def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
         recorder.record(run, reports, weights, memory, validation)
         progress.show(run, reports, validation)
         stopped = bool(reports.ranks[:, RankReport._fields.index("stop")].any()) and run + 1 < config.runs
-    recorder.complete_times(job.comm.gather(np.array([exchange.exchange_s, exchange.wait_s, validation_s])))
+    recorder.complete_times(job.comm.gather(np.array([exchange_s, exchange.wait_s, validation_s])))
     return stopped
 
 

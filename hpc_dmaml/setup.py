@@ -22,13 +22,14 @@ from hpc_dmaml.engine import default_chunk, objective_for, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Lock
 from hpc_dmaml.outer import MetaModel
-from hpc_dmaml.parameters import Layout, digest
+from hpc_dmaml.parameters import Layout, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.start import start
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
+from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
@@ -57,7 +58,7 @@ class Job:
 
 def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) -> Job:
     """Check and prepare everything. The output file's lock is held until `stack` closes. Raises Refusal."""
-    config = replace(config, workers=config.workers or comm.size)
+    config = replace(config, workers=config.workers or comm.size, schedule=config.schedule.over(config.runs))
     workers, warnings = config.workers or 1, []
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
@@ -82,6 +83,12 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     previous = previous or state
     module, layout, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
     warnings += more
+    anew = previous is None and config.init_from is None  # else the numbers of normalisation came with the file
+    normalize = isinstance(config.task, FewShotImages) and config.task.normalize
+    if anew and normalize and isinstance(sampler, FewShotSampler):
+        with comm.agreeing():
+            statistics = sampler.statistics() if comm.rank == 0 else None
+        set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")
     theta = layout.flatten(module).to(device)
     learner = make_learner(config, sampler, module, device, layout, comm)
     model = MetaModel(theta, config.optimizer)

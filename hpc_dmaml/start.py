@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import nullcontext
 
 import torch
@@ -10,9 +11,11 @@ from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, own_parts
 from hpc_dmaml.engine import prepare
+from hpc_dmaml.engine.layers import Normalize
 from hpc_dmaml.importing import described
 from hpc_dmaml.parameters import Layout, constant_arrays, digest, set_constants
 from hpc_dmaml.randomness import Purpose, generator, seeded
+from hpc_dmaml.tasks.image_classes import FewShotImages
 
 
 def build_module(
@@ -25,7 +28,10 @@ def build_module(
     seed = int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))
     with seeded(seed), torch.device("meta") if empty else nullcontext():
         try:
-            module = prepare(config.model.build(sample_shape, outputs), sample_shape, empty)
+            module = config.model.build(sample_shape, outputs)
+            if isinstance(config.task, FewShotImages) and config.task.normalize:
+                module = torch.nn.Sequential(OrderedDict(normalize=Normalize(sample_shape[0]), model=module))
+            module = prepare(module, sample_shape, empty)
         except ValueError:  # a message to the user
             raise
         except Exception as error:

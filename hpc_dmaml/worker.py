@@ -58,11 +58,12 @@ def work(
 ) -> tuple[Tensor, Report]:
     """One worker's run from θ (P,): its update (P,) and its report, or this rank's part of them.
 
-    The update is Σ_e g^(e) over the epochs e, while the worker walks θ ← θ − local_lr · g^(e). `group_sum` adds a tensor
+    The update is Σ_e g^(e) over the epochs e, while the worker walks θ ← θ − local_lr · g^(e), local_lr by the schedule.
+    `group_sum` adds a tensor
     up over the ranks of the worker's group; with None a rank's part of the gradient stays a part.
     """
     config, start = learner.config, time.perf_counter()
-    part = placement.share(config.tasks)
+    part, factor = placement.share(config.tasks), config.schedule.factor(run)
     total, losses, accuracies = None, [], []
     for epoch in range(config.epochs):
         batch = learner.training.batch(run, worker, epoch, part, theta)
@@ -76,7 +77,7 @@ def work(
             gradient = gradient.clamp(-config.maml.clip, config.maml.clip)
         total = gradient if total is None else total + gradient
         if config.worker_lr is not None and epoch + 1 < config.epochs:
-            theta = theta - config.worker_lr * gradient
+            theta = theta - factor * config.worker_lr * gradient
         losses.append(result.losses)
         accuracies.append(result.accuracies)
     assert total is not None  # a configuration has at least one epoch

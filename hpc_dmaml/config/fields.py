@@ -8,10 +8,11 @@ from typing import Literal
 
 from hpc_dmaml.models import Conv4, Model
 from hpc_dmaml.optimizers import SGD, Adam, Optimizer
+from hpc_dmaml.schedules import Constant, Schedule
 from hpc_dmaml.tasks import Glyphs, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, WeightGenerator
 
-STRATEGIES = (TaskFamily, Model, Optimizer, WeightGenerator)
+STRATEGIES = (TaskFamily, Model, Optimizer, Schedule, WeightGenerator)
 MAY_CHANGE = {
     "runs", "exchange", "checkpoint", "output", "resume", "time_limit_s", "device", "threads", "check_every",
 }  # fmt: skip
@@ -107,6 +108,8 @@ class RunConfig:
     """What is meta-learned."""
     optimizer: Optimizer = field(default_factory=Adam)
     """The outer optimizer."""
+    schedule: Schedule = field(default_factory=Constant)
+    """How optimizer.lr and local_lr change over the runs."""
     local_lr: float | None = None
     """Rate of a worker's own steps between epochs. Default: optimizer.lr for SGD."""
     maml: Maml = field(default_factory=Maml)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Layer, NormAndPool, Record, Shape
+from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Layer, Normalize, NormAndPool, Record, Shape
 from hpc_dmaml.engine.losses import LayerwiseLoss
 from hpc_dmaml.engine.objective import Gradient, Parameters
 from hpc_dmaml.parameters import Layout
@@ -145,10 +145,11 @@ def pooled_first(modules: list[nn.Module]) -> list[nn.Module]:
 def joined(modules: list[nn.Module], sample_shape: Shape) -> list[nn.Module]:
     """The same chain with pairs as one where there is a layer for both, which is faster."""
     modules = list(modules)
-    if kinds(modules[:2]) == [nn.Conv2d, nn.BatchNorm2d]:
-        both = ConvolutionAndNorm(*modules[:2])
+    front = slice(1, 3) if kinds(modules[:1]) == [Normalize] else slice(0, 2)
+    if kinds(modules[front]) == [nn.Conv2d, nn.BatchNorm2d]:
+        both = ConvolutionAndNorm(*modules[front])
         if LAYERS[ConvolutionAndNorm].of(both, sample_shape) is not None:
-            modules[:2] = [both]
+            modules[front] = [both]
     for i in range(len(modules) - 1):
         if kinds(modules[i : i + 2]) == [nn.BatchNorm2d, nn.MaxPool2d]:
             modules[i : i + 2] = [NormAndPool(*modules[i : i + 2])]

@@ -14,6 +14,8 @@ from typing import Any, get_args
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks.family import Split
 
+NAMED = {path.stem: path for path in Path(__file__).with_name("splits").glob("*.json")}
+"""Published splits of well-known data sets, by name."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 FILE, CLASS, SPLIT = ("filename", "file", "path", "image"), ("label", "class"), ("split",)
 """Names that a column may have."""
@@ -137,6 +139,8 @@ def _text(path: Path) -> str:
     """A text file in UTF-8, or in UTF-16 where it begins with that mark, as spreadsheets write it."""
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.strerror}; known by name are {', '.join(sorted(NAMED))}") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")

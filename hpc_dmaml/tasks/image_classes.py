@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, get_args
@@ -9,6 +10,7 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from hpc_dmaml.files import expanded
+from hpc_dmaml.tasks.augmentation import CHANCES, Augmentation
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 
@@ -33,7 +35,17 @@ class FewShot(TaskFamily):
 
 @dataclass(frozen=True)
 class FewShotImages(FewShot):
-    """The families whose samples are images (C, H, W)."""
+    """The fields that all families of images (C, H, W) share."""
+
+    flip: bool = False
+    """Augmentation, of training tasks alone: half of the images are mirrored, left to right."""
+    shift: int = 0
+    """Augmentation: images are moved by up to so many pixels in each direction; what comes in is black."""
+    jitter: float = 0.0
+    """Augmentation: brightness, contrast and saturation of each image change by up to this share, such as 0.4."""
+    normalize: bool = False
+    """The model begins with a fixed layer that takes out each channel's mean and standard deviation over the training
+    classes. It goes with the model, also into a warm start: whatever is adapted or tested takes images in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +95,17 @@ class FewShotSampler:
         self.order, self.source = order, source
         self.sample_shape = tuple(images.shape[1:])
         self.outputs = family.ways
+        self.augmentation = Augmentation(flip=False, shift=0, jitter=0.0)
         self._enough: set[tuple[Split, int]] = set()
         for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
             if getattr(family, name) < least:
                 raise ValueError(f"task.{name} must be at least {least}, not {getattr(family, name)}")
+        if isinstance(family, FewShotImages):
+            self.augmentation = Augmentation(family.flip, family.shift, family.jitter)
+            if family.shift >= min(self.sample_shape[1:]):
+                raise ValueError(
+                    f"task.shift must be less than the images' {self.sample_shape[1:]}, not {family.shift}"
+                )
         turned = any((classes.turns % 2).any() for classes in splits.values())
         if turned and self.sample_shape[1] != self.sample_shape[2]:
             raise ValueError(f"task.rotations needs square images, not {self.sample_shape[1:]}")
@@ -117,6 +136,20 @@ class FewShotSampler:
             self.images, dict.fromkeys(get_args(Split), pool), self.family, self.digest, False, self.order, self.source
         )
 
+    def statistics(self) -> dict[str, np.ndarray]:
+        """`mean` and `std` (C,) of each channel over all pixels of the training classes, which are in [0, 1]."""
+        self.check("train")
+        train = self.splits["train"]
+        places = dict(zip(train.first.tolist(), train.count.tolist(), strict=True))  # each once, however it is turned
+        sums = np.zeros((2, self.sample_shape[0]), np.int64)
+        for first, count in places.items():
+            numbers = self.images[first : first + count].astype(np.int32)
+            sums += [(numbers**power).sum((0, 2, 3), dtype=np.int64) for power in (1, 2)]
+        pixels = sum(places.values()) * math.prod(self.sample_shape[1:])
+        total, squares = sums.astype(object)  # whole numbers of any size, so that one shade has a variance of exactly 0
+        mean, variance = (each.astype(float) for each in (total / pixels, (pixels * squares - total**2) / pixels**2))
+        return {"mean": mean / 255, "std": np.where(variance > 0, np.sqrt(variance) / 255, 1.0)}
+
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> TaskBatch:
@@ -132,6 +165,9 @@ class FewShotSampler:
         classes = self.splits[split]
         chosen = distinct(rng, np.full(tasks, len(classes)), self.family.ways)
         places = distinct(rng, classes.count[chosen], each)
+        chances = None
+        if self.augmentation and split == "train":  # drawn last, so that the tasks are those without it
+            chances = rng.random((*places.shape, CHANCES))[part]
         chosen, places = chosen[part], places[part]
         numbers = classes.first[chosen][..., None] + places
         images = self.images[numbers if self.order is None else self.order[numbers]]
@@ -139,6 +175,8 @@ class FewShotSampler:
             turned = classes.turns[chosen] == turns
             if turned.any():
                 images[turned] = np.rot90(images[turned], turns, axes=(-2, -1))
+        if chances is not None:
+            images = self.augmentation.apply(images, chances)
         labels = np.arange(self.family.ways)[:, None] + np.zeros_like(places)
         return TaskBatch(_samples(images, labels, slice(shots)), _samples(images, labels, slice(shots, None)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.tasks import image_cache
-from hpc_dmaml.tasks.class_split import check_disjoint, random_split, read_classes, read_lists, split_named
+from hpc_dmaml.tasks.class_split import NAMED, check_disjoint, random_split, read_classes, read_lists, split_named
 from hpc_dmaml.tasks.family import Split
 from hpc_dmaml.tasks.image_classes import Classes, FewShotImages, FewShotSampler
 from hpc_dmaml.tasks.image_files import LeftOut, contents
@@ -24,10 +24,11 @@ class ImageFolder(FewShotImages):
     """Folder with one folder a class, or with folders train, val and test of such folders; or with all images, if
     `split` is a folder of CSV lists that name them. Here and in `split`, ~ and $VARIABLES are replaced."""
     split: str | None = None
-    """Which classes train, validate and test: a JSON file {"train": [names], "validation": …, "test": …}; a CSV file
-    with the columns class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label, of files in
-    `root` or in its folder of that label. Default: by the folders train, val and test in `root`, or else at
-    random, by `split_seed` and `fractions`."""
+    """Which classes train, validate and test: cifar_fs or fc100, the published splits of CIFAR-100, which these names always
+    mean (./fc100 is a file of yours); a JSON file {"train": [names], "validation": …, "test": …}; a CSV file with the columns
+    class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label, of files in `root` or in
+    its folder of that label. Default: by the folders train, val and test in `root`, or else at random, by `split_seed` and
+    `fractions`."""
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
     """Shares of the classes that train, validate and test, for a random split."""
     split_seed: int = 0
@@ -58,6 +59,10 @@ class ImageFolder(FewShotImages):
             lacking = None if absent is None else self._absence(split, absent)
             splits[split] = Classes.of(first[numbers], count[numbers], self.rotations, lacking)
         return FewShotSampler(images, splits, self, digest, at_random=self.split is None and not _is_nested(names))
+
+    def _path(self, name: str) -> Path:
+        known = NAMED.get(self.split or "") if name == "split" else None
+        return known or super()._path(name)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -116,7 +121,8 @@ class ImageFolder(FewShotImages):
             raise ValueError(f"task.split: {path} names no class")
         if not split_of.keys() & set(names):
             name, s = next(iter(split_of.items()))
-            raise ValueError(self._absence(s, name))
+            there = f"; one that it has is {names[0]!r}" if names else ""
+            raise ValueError(self._absence(s, name) + there)
         return split
 
     def _absence(self, split: Split, name: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpc_dmaml.engine import InnerLoop
+from hpc_dmaml.engine.layers import Normalize
 from hpc_dmaml.models import MLP, Conv4
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.tasks import Samples, TaskBatch
@@ -29,6 +30,14 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head((x * self.scale + self.inside(x)).flatten(1))
+
+
+def normalized(module: nn.Module) -> nn.Sequential:
+    """The module behind a fixed layer that normalises its images, of one channel."""
+    front = Normalize(1)
+    front.mean.fill_(0.4)
+    front.std.fill_(0.3)
+    return nn.Sequential(front, module)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ PROBLEMS = {
     "mlp_on_images": Problem(lambda: MLP((6,)).build((2, 3, 3), 3), (2, 3, 3), 3),
     "conv4_stride": Problem(lambda: Conv4(4, "stride", 3).build((1, 9, 9), 3), (1, 9, 9), 3),
     "conv4_of_many_filters": Problem(lambda: Conv4(32, "stride", 2).build((1, 7, 7), 3), (1, 7, 7), 3),
+    "conv4_normalized": Problem(lambda: normalized(Conv4(32, "stride", 2).build((1, 7, 7), 3)), (1, 7, 7), 3),
     "conv4_max_pool": Problem(lambda: Conv4(3, "max_pool", 2).build((2, 8, 8), 3), (2, 8, 8), 3),
     "conv4_max_pool_odd": Problem(lambda: Conv4(3, "max_pool", 2).build((1, 7, 10), 3), (1, 7, 10), 3),
     "convolutions_with_bias": Problem(

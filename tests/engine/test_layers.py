@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 from torch.func import functional_call
 
-from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, NormAndPool, Record, batch_norm, convolution
+from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Normalize, NormAndPool, Record, batch_norm, convolution
 
 TASKS, SAMPLES = 2, 3
 Tensors = tuple[Tensor, ...]
@@ -29,6 +29,13 @@ class Row:
     """Taken for too large to be unfolded."""
     of_data: bool = False
     """In front of everything: its input has no tangent and needs no gradient."""
+
+
+def spread(module: Normalize) -> Normalize:
+    """With constants that change something."""
+    module.mean += torch.tensor([0.5, -0.25])
+    module.std *= torch.tensor([0.5, 2.0])
+    return module
 
 
 TABLE = {
@@ -50,6 +57,7 @@ TABLE = {
     ),
     "norm_and_pool": Row(lambda: NormAndPool(nn.BatchNorm2d(3), nn.MaxPool2d(2)), (3, 5, 4)),
     "norm_and_pool_of_any_window": Row(lambda: NormAndPool(nn.BatchNorm2d(2), nn.MaxPool2d(3, 2, 1)), (2, 5, 6)),
+    "normalize": Row(lambda: spread(Normalize(2)), (2, 4, 3)),
     "relu_of_vectors": Row(nn.ReLU, (5,)),
     "relu_of_images": Row(nn.ReLU, (2, 3, 3)),
     "max_pool": Row(lambda: nn.MaxPool2d(2), (3, 4, 6)),

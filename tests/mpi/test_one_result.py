@@ -11,8 +11,10 @@ import pytest
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import Maml, Validation
+from hpc_dmaml.models import Conv4
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.run import run_job
+from hpc_dmaml.tasks import ImageFolder
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
     GeometricMedian,
@@ -22,6 +24,7 @@ from hpc_dmaml.weight_generators import (
     LossWeighted,
 )
 from tests.helpers import Poisoned, run, small_config, timeless
+from tests.tasks.folders import make_images
 
 WORKERS = [1, 2, 3, 4, 6, 8]
 
@@ -47,6 +50,18 @@ def test_every_placement(comm, folder, workers):
     if not fits(comm.size, workers):
         pytest.skip("neither number divides the other")
     check_against_one_rank(small_config(runs=4, workers=workers), comm, folder)
+
+
+def test_augmented_and_normalised_images_of_a_worker_on_all_ranks(comm, folder):
+    if comm.rank == 0:
+        make_images(folder / "images")
+    comm.barrier()
+    task = ImageFolder(root=str(folder / "images"), ways=2, size=(6, 6), flip=True, shift=1, jitter=0.4, normalize=True)
+    config = small_config(task=task, tasks=2 * comm.size, model=Conv4(filters=4, blocks=2), workers=1)
+    together, alone = check_against_one_rank(config, comm, folder)
+    for name, values in alone.group("meta_model/constants/").items():
+        np.testing.assert_array_equal(together[f"meta_model/constants/{name}"], values)
+        assert (values > 0).all()
 
 
 @pytest.mark.parametrize("workers", WORKERS)

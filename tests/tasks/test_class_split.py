@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from hpc_dmaml.tasks import ImageFolder
-from hpc_dmaml.tasks.class_split import read_classes, read_lists
+from hpc_dmaml.tasks.class_split import NAMED, check_disjoint, read_classes, read_lists
 from tests.tasks.folders import make_images, shades
 
 EXPECTED = {"train": {0, 1, 2, 3}, "validation": {4, 5, 6}, "test": {7, 8}}
@@ -203,3 +203,61 @@ def test_home_and_variables_in_paths_are_replaced(folder, monkeypatch):
     assert shades(image_folder("~/images", "${SCRATCH}/split.json")) == EXPECTED
     with pytest.raises(ValueError, match=r"task\.root: .*NOWHERE"):
         image_folder("$NOWHERE/images").prepare()
+
+
+# ---- published splits, which are known by name
+
+SIZES = {"cifar_fs": (64, 16, 20), "fc100": (60, 20, 20)}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_published_split_is_named_and_finds_its_classes_in_a_plain_folder(tmp_path, name):
+    """CIFAR-100 has a class `train`, which is no folder of a split."""
+    split = read_classes(NAMED[name])
+    check_disjoint(split, NAMED[name])
+    assert tuple(map(len, split.values())) == SIZES[name]
+    assert all(members == sorted(members) for members in split.values())
+    classes = [each for members in split.values() for each in members]
+    assert len(classes) == 100
+    assert "train" in classes
+    for each in classes:
+        make_images(tmp_path / "images", classes=1, images=2, name=each)
+    family = image_folder(tmp_path / "images", name)
+    family.prepare()
+    assert tuple(len(family.load().splits[s]) for s in ("train", "validation", "test")) == SIZES[name]
+
+
+def test_both_splits_are_of_the_same_classes_and_fc100_keeps_what_is_alike_together():
+    cifar_fs, fc100 = (read_classes(NAMED[name]) for name in SIZES)
+    assert {c for part in cifar_fs.values() for c in part} == {c for part in fc100.values() for c in part}
+    for alike, split in (
+        ({"maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"}, "train"),
+        ({"hamster", "mouse", "rabbit", "shrew", "squirrel"}, "validation"),
+        ({"baby", "boy", "girl", "man", "woman"}, "test"),
+    ):
+        assert alike <= set(fc100[split])
+        assert not alike <= set(cifar_fs[split])
+
+
+def test_a_name_means_the_published_split_wherever_one_stands_and_a_path_one_s_own(folder, monkeypatch):
+    (folder / "fc100").write_text("class,split\n" + "".join(f"{n},{s}\n" for s, part in NAMES.items() for n in part))
+    monkeypatch.chdir(folder)
+    assert shades(image_folder("images", "./fc100")) == EXPECTED
+    with pytest.raises(ValueError, match=r"fc100\.json puts 'apple' into train, but images has no such class"):
+        image_folder("images", "fc100").prepare()
+
+
+def test_a_name_that_is_not_known_says_which_are(folder):
+    with pytest.raises(
+        ValueError, match=r"cannot read cifarfs: No such file or directory; known by name are cifar_fs, fc100"
+    ):
+        image_folder(folder / "images", "cifarfs").prepare()
+
+
+def test_where_no_class_of_a_split_is_there_one_that_is_there_is_shown(folder):
+    """As where images lie in train/ and test/ of the data set's own making."""
+    (folder / "images").rename(folder / "train")
+    (folder / "images").mkdir()
+    (folder / "train").rename(folder / "images" / "train")
+    with pytest.raises(ValueError, match=r"no such class; one that it has is 'train/class0'"):
+        image_folder(folder / "images", "cifar_fs").prepare()

@@ -12,6 +12,7 @@ from hpc_dmaml.engine.layers.flatten import Flatten
 from hpc_dmaml.engine.layers.layer import Layer, Record, Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear
 from hpc_dmaml.engine.layers.max_pool import MaxPool
+from hpc_dmaml.engine.layers.normalization import Normalization, Normalize
 from hpc_dmaml.engine.layers.normalized_convolution import ConvolutionAndNorm, NormalizedConvolution
 from hpc_dmaml.engine.layers.pooled_batch_norm import NormAndPool, PooledBatchNorm
 from hpc_dmaml.engine.layers.relu import ReLU
@@ -24,9 +25,10 @@ LAYERS: dict[type[nn.Module], Any] = {
     nn.ReLU: ReLU,
     nn.MaxPool2d: MaxPool,
     nn.Flatten: Flatten,
+    Normalize: Normalization,
     NormAndPool: PooledBatchNorm,
     ConvolutionAndNorm: NormalizedConvolution,
 }
 """From the exact type of a module to the layer that knows its formulas."""
 
-__all__ = ["LAYERS", "ConvolutionAndNorm", "Layer", "NormAndPool", "Record", "Shape", "Tensors"]
+__all__ = ["LAYERS", "ConvolutionAndNorm", "Layer", "NormAndPool", "Normalize", "Record", "Shape", "Tensors"]

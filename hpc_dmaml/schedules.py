@@ -1,0 +1,88 @@
+"""How the rates change over the runs: a factor of `optimizer.lr` and `local_lr`.
+
+A factor follows from the number of the run alone, so that a resumed job needs to remember nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """Base of the schedules: a frozen dataclass with one method, on top of which comes the warm-up."""
+
+    warm_up: int = 0
+    """Runs over which the rates grow to their full size, in equal steps."""
+
+    def __post_init__(self) -> None:
+        if self.warm_up < 0:
+            raise ValueError(f"schedule.warm_up must be 0 or more, not {self.warm_up}")
+
+    @abstractmethod
+    def shape(self, run: int) -> float:
+        """The factor in a run, counted from 0, without the warm-up."""
+
+    def factor(self, run: int) -> float:
+        """What the rates are multiplied by in a run, counted from 0."""
+        return self.shape(run) * min(1.0, (run + 1) / max(1, self.warm_up))
+
+    def over(self, runs: int) -> Schedule:
+        """The schedule of a job of so many runs, if it did not know how many."""
+        return self
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rates in every run."""
+
+    def shape(self, run: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine wave from 1 to `final` (Loshchilov & Hutter, 2017, without restarts)."""
+
+    runs: int | None = None
+    """After how many it is at its end. Default: those that the job is started with; a job that is resumed for more
+    stays at the end."""
+    final: float = 0.0
+    """Where it ends."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.runs is not None and self.runs < 1) or not 0 <= self.final <= 1:
+            raise ValueError(
+                f"schedule.runs must be 1 or more and schedule.final from 0 to 1, not {self.runs} and {self.final}"
+            )
+
+    def shape(self, run: int) -> float:
+        assert self.runs is not None  # `over` has said it
+        done = min(1.0, run / self.runs)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+    def over(self, runs: int) -> Cosine:
+        return self if self.runs is not None else replace(self, runs=runs)
+
+
+@dataclass(frozen=True)
+class Steps(Schedule):
+    """The rates are multiplied by `gamma` after every `every` runs."""
+
+    every: int = 1000
+    """Runs between two steps."""
+    gamma: float = 0.1
+    """Factor of a step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1 or not (math.isfinite(self.gamma) and self.gamma > 0):
+            raise ValueError(
+                f"schedule.every must be 1 or more and schedule.gamma positive, not {self.every} and {self.gamma}"
+            )
+
+    def shape(self, run: int) -> float:
+        return self.gamma ** (run // self.every)

@@ -1,0 +1,71 @@
+"""Random changes of images that leave their class as it is: mirrored, moved, in other colours. For training alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CHANCES = 6
+"""Random numbers of an image, whatever is switched on: mirror, two of the move, brightness, contrast, saturation."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Shares of red, green and blue in grey (ITU-R BT.601)."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes each image by itself. Raises ValueError for amounts out of range."""
+
+    flip: bool
+    shift: int
+    jitter: float
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise ValueError(f"task.shift must be 0 or more pixels, not {self.shift}")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"task.jitter must be between 0 and 1, not {self.jitter}")
+
+    def __bool__(self) -> bool:
+        return bool(self.flip or self.shift or self.jitter)
+
+    def apply(self, images: np.ndarray, chances: np.ndarray) -> np.ndarray:
+        """Images (..., C, H, W) uint8, changed as `chances` (..., CHANCES) say, random numbers below 1.
+
+        `images` itself may be changed.
+        """
+        flat, chances = images.reshape(-1, *images.shape[-3:]), chances.reshape(-1, CHANCES)
+        if self.flip:
+            mirrored = np.flatnonzero(chances[:, 0] < 0.5)
+            flat[mirrored] = flat[mirrored, ..., ::-1]
+        if self.shift:
+            flat = moved(flat, (chances[:, 1:3] * (2 * self.shift + 1)).astype(np.int64), self.shift)
+        if self.jitter:
+            flat = recoloured(flat, 1 + self.jitter * (2 * chances[:, 3:] - 1))
+        return flat.reshape(images.shape)
+
+
+def moved(images: np.ndarray, corners: np.ndarray, margin: int) -> np.ndarray:
+    """The part of each image (n, C, H, W) with a black margin around it that begins at its corner (n, 2), row and column."""
+    n, channels, height, width = images.shape
+    wide = np.zeros((n, channels, height + 2 * margin, width + 2 * margin), images.dtype)
+    wide[:, :, margin : margin + height, margin : margin + width] = images
+    parts = np.lib.stride_tricks.sliding_window_view(wide, (height, width), (2, 3))
+    return parts[np.arange(n), :, corners[:, 0], corners[:, 1]]
+
+
+def recoloured(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W) with brightness, contrast and saturation times `factors` (n, 3).
+
+    All three are linear in an image's colours: one matrix for all its pixels does them, and one rounding to bytes.
+    Contrast is about the image's mean grey, and saturation about each pixel's, which one channel already is.
+    """
+    n, channels, height, width = images.shape
+    grey = LUMA if channels == 3 else np.full(channels, 1 / channels, np.float32)
+    pixels = images.reshape(n, channels, height * width).astype(np.float32)
+    brightness, contrast, saturation = factors.astype(np.float32).T[..., None]
+    mixed = saturation[..., None] * np.eye(channels, dtype=np.float32) + (1 - saturation[..., None]) * grey
+    offset = (1 - contrast) * brightness * (pixels.mean(2) @ grey)[:, None] + 0.5  # to be cut off to whole numbers
+    pixels = (brightness * contrast)[..., None] * mixed @ pixels
+    pixels += offset[..., None]
+    return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(images.shape)
