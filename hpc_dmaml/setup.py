@@ -29,7 +29,7 @@ from hpc_dmaml.start import is_normalized, start
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check_sampler, draw
-from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
+from hpc_dmaml.tasks.image_classes import FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
 
