@@ -207,8 +207,8 @@ def test_the_file_is_whole_after_every_run(tmp_path, monkeypatch):
     written = []
     write = results.write
 
-    def noted(path, arrays, attributes):
-        write(path, arrays, attributes)
+    def noted(path, arrays, attributes, lock=None):
+        write(path, arrays, attributes, lock)
         written.append((len(results.read(path, verify=True)["runs/run"]), attributes["status"]))
 
     monkeypatch.setattr(results, "write", noted)
