@@ -34,7 +34,7 @@ class Stop:
         self.time_limit_s = time_limit_s
         self._asked, self._start = False, time.monotonic()
         self._save: Callable[[], object] | None = None
-        self._is_hurried = "OMPI_COMM_WORLD_SIZE" in os.environ
+        self._hurried = False
 
     def __enter__(self) -> Stop:
         for number in SIGNALS:
@@ -52,11 +52,12 @@ class Stop:
             if self._asked:
                 raise KeyboardInterrupt
             _say("Stopping after this run. Press Ctrl-C again to stop at once.")
-        first, self._asked = not self._asked, True
-        if first and self.in_haste():
+        if number in (signal.SIGINT, signal.SIGTERM) and not self._asked and "OMPI_COMM_WORLD_SIZE" in os.environ:
             _say("Asked to stop. Open MPI may not wait for the end of this run: writing what there is.")
+            self._hurried = True
             if self._save is not None:
                 self._save()
+        self._asked = True
 
     def ask(self) -> None:
         self._asked = True
@@ -66,7 +67,7 @@ class Stop:
 
     def in_haste(self) -> bool:
         """Was a stop asked for by Open MPI's mpirun? It hands on TERM and INT as TERM, and kills soon afterwards."""
-        return self._asked and self._is_hurried
+        return self._hurried
 
     @contextmanager
     def saving(self, save: Callable[[], object]) -> Iterator[None]:
