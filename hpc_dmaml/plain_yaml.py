@@ -9,22 +9,23 @@ from typing import Any
 
 import yaml
 
+_TAG = "tag:yaml.org,2002:"
 LONGEST, DEEPEST = 50_000, 50
 """Characters, and mappings and lists within one another. A configuration has a thousand and four; with what a file can hold
 a parser would be busy for minutes."""
 
 
-def load_yaml(text: str) -> Any:
-    """The content of a YAML text. Raises ValueError."""
-    return copy.deepcopy(_loaded(text))
+def load_yaml(text: str, text_keys: bool = False) -> Any:
+    """The content of a YAML text; with `text_keys` every key is text, as it was written. Raises ValueError."""
+    return copy.deepcopy(_loaded(text, text_keys))
 
 
 @lru_cache(16)  # a file is asked for its configuration by several
-def _loaded(text: str) -> Any:
+def _loaded(text: str, text_keys: bool) -> Any:
     if len(text) > LONGEST:
         raise ValueError(f"it has {len(text):,} characters; at most {LONGEST:,} can be a configuration")
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _TextKeys if text_keys else _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -34,16 +35,13 @@ def dump_yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def check_yaml(text: str) -> None:
-    """Raise ValueError for what is no YAML, or has aliases or a key twice."""
-    load_yaml(text)
-
-
 class _Loader(yaml.SafeLoader):
-    """A few lines of aliases can stand for more than fits anywhere; of two values YAML would take the last, and be silent;
-    it takes 1e-3, without a point, for text, and 2026-01-01 for an object."""
+    """What JSON has too, and what was meant. A few lines of aliases can stand for more than fits anywhere; of two values YAML
+    would take the last, and be silent; it takes 1e-3, without a point, for text, 1:30.5 for a number, and 2026-01-01 for
+    an object."""
 
     depth = 0
+    yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)  # noqa: RUF012  (as PyYAML has it)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -65,12 +63,30 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in known if tag not in (f"{_TAG}float", f"{_TAG}timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    f"{_TAG}float",
+    re.compile(
+        r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF))$"
+        r"|\.(nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
 )
+for _kind in ("binary", "omap", "pairs", "set", "timestamp"):  # what JSON, and so the command line, does not have
+    del _Loader.yaml_constructors[_TAG + _kind]
+
+
+class _TextKeys(_Loader):
+    """A key is the text that was written: the label `on` is no truth value, and 1 and 1.0 are two labels."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    key.tag = f"{_TAG}str"
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):

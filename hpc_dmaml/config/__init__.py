@@ -16,7 +16,7 @@ from hpc_dmaml.config.fields import (
     require,
 )
 from hpc_dmaml.config.layers import changes, from_yaml, own_parts, stored_in, to_yaml
-from hpc_dmaml.plain_yaml import check_yaml, load_yaml
+from hpc_dmaml.plain_yaml import load_yaml
 
 __all__ = [
     "MAY_CHANGE",
@@ -26,7 +26,6 @@ __all__ = [
     "RunConfig",
     "Validation",
     "changes",
-    "check_yaml",
     "from_yaml",
     "load_yaml",
     "own_parts",
