@@ -49,6 +49,10 @@ class _Unfailing(io.TextIOWrapper):
         with suppress(OSError):
             super().flush()
 
+    def close(self) -> None:
+        """Also at the end of its life: the stream beneath is another's."""
+        self.flush()
+
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):

@@ -204,9 +204,14 @@ CHANGES: list[Callable[[h5py.File, random.Random], None]] = [
 
 
 def _any(file: h5py.File, rng: random.Random) -> str:
-    """The path of one of its arrays."""
+    """The path of one of its arrays, that `huge` has not been at: to read or to fill it would take all memory."""
     names: list[str] = []
-    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and (item.size or 0) < 10**6:
+            names.append(name)
+
+    file.visititems(note)
     return rng.choice(names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_dmaml import console
 from tests.processes import ROOT, SMALL
 
 NO_UTF8 = {"LC_ALL": "POSIX", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -72,3 +74,17 @@ def test_a_job_runs_in_a_locale_without_utf8_in_a_folder_with_a_name_of_any_byte
 def test_what_is_asked_for_can_be_printed_anywhere(arguments, where):
     done = shell(f'"$@" {where}; exit ${{PIPESTATUS[0]}}', "-m", *arguments, **NO_UTF8)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_streams_beneath_stay_open_when_the_safe_ones_are_gone(capfd, monkeypatch):
+    """As where a command is called by another program, such as a test."""
+    beneath = sys.stdout
+    monkeypatch.setattr(sys, "stdout", beneath)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    console.settle()
+    print("one", flush=True)
+    monkeypatch.undo()
+    gc.collect()
+    assert sys.stdout is beneath
+    print("two", flush=True)
+    assert capfd.readouterr().out == "one\ntwo\n"
