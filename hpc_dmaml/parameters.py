@@ -52,7 +52,8 @@ class Layout:
 
     def flatten(self, module: torch.nn.Module) -> torch.Tensor:
         """A copy of the module's parameters as one vector (P,)."""
-        return self.join({name: module.get_parameter(name).detach() for name in self.names})
+        named = dict(module.named_parameters(remove_duplicate=False))
+        return self.join({name: named[name].detach() for name in self.names})
 
     def join(self, named: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The vector (P,) of which `views` gives these."""
