@@ -63,7 +63,6 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
-        weight_generators.check(config.weight_generator, workers)
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     lock = None
     with comm.agreeing():
@@ -79,6 +78,8 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     with comm.agreeing():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
+            previous["checkpoint/memory"]  # as wide as there are workers: without it a file could claim any number
+        weight_generators.check(config.weight_generator, workers)
     state = comm.broadcast_object(previous.state() if previous is not None else None)
     previous = previous or state
     module, layout, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)

@@ -358,3 +358,15 @@ def test_a_configuration_that_does_not_fit_its_log_is_refused(configured, field,
     for name in ("load", "resume"):
         with pytest.raises(ValueError, match="of the configuration says"):
             READERS[name](path)
+
+
+def test_a_number_of_workers_that_nothing_in_the_file_bears_out_costs_no_memory(changed):
+    def claim(file):
+        content = yaml.safe_load(file.attrs["config"])
+        file.attrs["config"] = yaml.safe_dump({**content, "workers": 10**9})
+        del file["checkpoint/memory"]
+
+    path, before = changed(claim), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"bad\.h5: runs/seen_tasks is not what tasks of the configuration says"):
+        resume(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LARGEST_KIB
