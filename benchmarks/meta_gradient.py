@@ -138,7 +138,7 @@ def vmap_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     def task(theta: dict[str, Tensor], *data: Tensor) -> Tensor:
         return _query_loss(case, module, theta, Samples(*data[:2]), Samples(*data[2:]), lambda loss, at: grad(loss)(at))
 
-    gradients = vmap(grad(task), in_dims=(None, 0, 0, 0, 0))(theta, *batch.support, *batch.held_query)
+    gradients = vmap(grad(task), in_dims=(None, 0, 0, 0, 0))(theta, *batch.support_set, *batch.query_set)
     return _flat(g.sum(0) for g in gradients.values())
 
 
@@ -202,7 +202,7 @@ def _query_loss(
 def _tasks(module: nn.Module, batch: TaskBatch) -> Iterator[tuple[Samples, Samples]]:
     batch = batch.to(torch.device("cpu"), flatten(module).dtype)
     for b in range(len(batch)):
-        yield Samples(*(each[b] for each in batch.support)), Samples(*(each[b] for each in batch.held_query))
+        yield Samples(*(each[b] for each in batch.support_set)), Samples(*(each[b] for each in batch.query_set))
 
 
 def _flat(gradients: Iterable[Tensor]) -> Tensor:

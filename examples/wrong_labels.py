@@ -53,9 +53,9 @@ GENERATORS = {
 
 def mislabelled(batch: TaskBatch, learner: Learner) -> TaskBatch:
     """The same tasks with wrong query labels."""
-    x, y = batch.held_query
+    x, y = batch.query_set
     classes = learner.sampler.loss == "cross_entropy"
-    return TaskBatch(batch.support, Samples(x, (y + 1) % learner.sampler.outputs if classes else -y))
+    return TaskBatch(batch.support_set, Samples(x, (y + 1) % learner.sampler.outputs if classes else -y))
 
 
 def train(learner: Learner, weights_of: WeightGenerator, bad_workers: int) -> tuple[float, float]:
@@ -81,7 +81,7 @@ def train(learner: Learner, weights_of: WeightGenerator, bad_workers: int) -> tu
         weights = worker_weights(weights_of, memory, np.isfinite(losses), gram)
         bad_weight += weights[WORKERS - bad_workers :].sum() / config.runs
         model.step(torch.from_numpy(weights).to(stacked.dtype) @ stacked)
-    key, steps = (Purpose.VALIDATION, 0), config.maml.inner_steps
+    key, steps = (Purpose.VALIDATION, 0), config.algorithm.inner_steps
     loss, accuracy = validate(learner, model.theta, Communicator(), "validation", key, 500, steps)
     return float((loss if np.isnan(accuracy).all() else accuracy)[-1].mean()), bad_weight
 

@@ -17,6 +17,7 @@ from hpc_dmaml.config.values import Word, hints, make, typed
 from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.launch import COMPLETE, launch
+from hpc_dmaml.losses import Metric, named
 from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
@@ -114,23 +115,31 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
     key = (Purpose.EVALUATION, 0)
-    theta = model.layout.flatten(model.module).to(device)
-    loss, accuracy = validate(learner, theta, comm, split, key, evaluation.tasks, steps)
+    found = validate(learner, model.phi.to(device), comm, split, key, evaluation.tasks, steps)
+    metric = learner.loss.metric
     if comm.rank == 0:
         print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {source}")
-        for step, (losses, accuracies) in enumerate(zip(loss, accuracy, strict=True)):
+        for step, (losses, measured) in enumerate(zip(*found, strict=True)):
             text = f"after step {step}" if step else "before adaptation"
             text = f"{text:<18}  loss {_interval(losses, 3)}"
-            if not np.isnan(accuracies).all():
-                text += f"   accuracy {_interval(100 * accuracies, 2)} %"
+            if metric is not None:
+                text += f"   {metric.name} " + _shown(measured, metric)
             print(text)
     return COMPLETE
+
+
+def _shown(values: np.ndarray, metric: Metric) -> str:
+    if metric.is_share:
+        return f"{_interval(100 * values, 2)} %"
+    return _interval(values, 3) + (f" {metric.unit}" if metric.unit != "1" else "")
 
 
 def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
     """Raise ValueError where the tasks are of another form than those of the training."""
     for name in ("sample_shape", "outputs", "loss"):
         trained, came = getattr(model, name), getattr(sampler, name)
+        if name == "loss":
+            came = named(came)
         if trained != came:
             raise ValueError(f"{file} was trained on tasks with {name} {trained}, but these have {came}")
 

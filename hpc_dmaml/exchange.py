@@ -31,6 +31,8 @@ class RankReport(NamedTuple):
     work_s: float
     stop: float
     """1 if it was asked to stop."""
+    write: float
+    """1 from rank 0 if it replaces the file after this run."""
     digest: float
     """Checksum of its θ, in runs that check it."""
     exchange_s: float
@@ -44,7 +46,7 @@ class Reports(NamedTuple):
 
     loss: np.ndarray
     """(W,), mean over the worker's tasks and epochs"""
-    accuracy: np.ndarray
+    metric: np.ndarray
     """(W,)"""
     finite: np.ndarray
     """(W,) bool"""
@@ -52,6 +54,10 @@ class Reports(NamedTuple):
     """(W,), summed over the worker's ranks"""
     ranks: np.ndarray
     """(R, fields of RankReport)"""
+
+    def of(self, name: str) -> np.ndarray:
+        """A field of RankReport, (R,)."""
+        return self.ranks[:, RankReport._fields.index(name)]
 
 
 class Exchange:
@@ -75,8 +81,8 @@ class Exchange:
         self.wait_s = time.perf_counter() - start
         fields = len(Report._fields)
         by_worker = table[:, len(rank) :].reshape(self.placement.workers, self.placement.group_size, fields).sum(1)
-        loss, accuracy, tasks, not_finite, work_s = by_worker.T
-        return Reports(loss / tasks, accuracy / tasks, not_finite == 0, work_s, table[:, : len(rank)])
+        loss, metric, tasks, not_finite, work_s = by_worker.T
+        return Reports(loss / tasks, metric / tasks, not_finite == 0, work_s, table[:, : len(rank)])
 
     def combine(
         self, updates: list[Tensor], memory: np.ndarray, finite: np.ndarray

@@ -1,4 +1,4 @@
-"""The meta-model θ and its optimizer: the outer loop's state."""
+"""Parameters and the optimizer that steps them: the meta-model φ of the outer loop, and a worker's own copy of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = dict[str, np.ndarray]
 
 
 class MetaModel:
-    """θ (P,) and the optimizer that steps it."""
+    """φ (P,) and the optimizer that steps it."""
 
     def __init__(self, theta: Tensor, optimizer: Optimizer) -> None:
         self._theta = torch.nn.Parameter(theta.clone())
@@ -22,7 +22,7 @@ class MetaModel:
 
     @property
     def theta(self) -> Tensor:
-        """θ (P,); changes in place."""
+        """φ (P,); changes in place."""
         return self._theta.detach()
 
     def step(self, update: Tensor, factor: float = 1.0) -> None:
@@ -40,14 +40,23 @@ class MetaModel:
         state = self._optimizer.state.get(self._theta, {})
         return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in state.items()}
 
-    def load_optimizer_state(self, state: State, stepped: bool) -> None:
-        """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
+    def example_state(self, stepped: bool) -> State:
+        """What `optimizer_state` gives of such an optimizer before its first step, or `stepped`, after it."""
         trial = MetaModel(torch.ones_like(self.theta), self._configured)
         if stepped:
             trial.step(torch.ones_like(self.theta))
-        wanted, held = _types(trial.optimizer_state()), _types(state)
+        return trial.optimizer_state()
+
+    def load_optimizer_state(self, state: State, stepped: bool, what: str = "checkpoint/optimizer") -> None:
+        """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
+        wanted, held = _types(self.example_state(stepped)), _types(state)
         if held != wanted:
-            raise ValueError(f"checkpoint/optimizer is not the state of {self._configured}: {held}, not {wanted}")
+            raise ValueError(f"{what} is not the state of {self._configured}: {held}, not {wanted}")
+        self.set_optimizer_state(state)
+
+    def set_optimizer_state(self, state: State) -> None:
+        """Restore what `optimizer_state` gave."""
+        self._optimizer = self._configured.build(self._theta)
         if state:
             tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
             groups = self._optimizer.state_dict()["param_groups"]

@@ -42,6 +42,12 @@ class Layout:
         """P, the length of the flat vector."""
         return sum(self.sizes)
 
+    @property
+    def model(self) -> Layout:
+        """The part that is a model's: a name with a colon is of something that the algorithm learns besides."""
+        named = {name: shape for name, shape in zip(self.names, self.shapes, strict=True) if ":" not in name}
+        return Layout(tuple(named), tuple(named.values()))
+
     def check_same(self, other: Layout, what: str) -> None:
         """Raise ValueError unless the other has just these parameters, in any order; `what` says whose layout this is."""
         here, there = (dict(zip(each.names, each.shapes, strict=True)) for each in (other, self))

@@ -13,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from hpc_dmaml.config import own_parts
-from hpc_dmaml.exchange import Reports
+from hpc_dmaml.losses import CrossEntropy
+from hpc_dmaml.recorder import Round
 from hpc_dmaml.setup import Job
+from hpc_dmaml.state import Validation
 
 LINE_EVERY_S = 5.0
 """In a batch log, where no bar can be drawn, a line so often."""
@@ -23,8 +25,8 @@ LINE_EVERY_S = 5.0
 class Progress:
     """A bar on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, job: Job, first_run: int) -> None:
-        self.job, self.first_run = job, first_run
+    def __init__(self, job: Job) -> None:
+        self.job, self.first_run = job, job.state.run
         self.active = job.comm.rank == 0
         self._bar: Any = None
         self._last_line = self._start = time.monotonic()
@@ -50,29 +52,29 @@ class Progress:
         exchange = "gather" if config.exchange == "gather" or config.weight_generator.needs_gram else "allreduce"
         lines = {
             "task": _describe(config.task),
-            "model": f"{_describe(config.model)}: {job.layout.size:,} parameters, "
-            f"{job.learner.objective.derivatives} derivatives",
-            "MAML": f"{'first' if config.maml.first_order else 'second'} order, {config.maml.inner_steps} inner "
-            f"step{'s' * (config.maml.inner_steps != 1)} of {config.maml.inner_lr:g}, {_describe(config.optimizer)}",
+            "model": f"{_describe(config.model)}: {job.learner.engine.objective.layout.size:,} parameters, "
+            f"{job.learner.engine.objective.derivatives} derivatives",
+            "algorithm": f"{_describe(config.algorithm)}, {_describe(config.optimizer)}",
             "workers": f"{workers} on {job.comm.size} rank{'s' * (job.comm.size != 1)} ({job.placement.describe()}), "
             f"{config.epochs} epoch{'s' * (config.epochs != 1)} of {config.tasks} tasks, "
             f"{type(config.weight_generator).__name__}, {exchange}",
             "device": f"{job.device}, {config.dtype}",
             "output": str(job.output) + (f" (resumed at run {self.first_run})" if self.first_run else ""),
         }
-        if sampler.loss == "cross_entropy":
+        if isinstance(job.learner.loss, CrossEntropy):
             lines["chance"] = f"{1 / sampler.outputs:.0%}"
         for name, text in lines.items():
-            _say(f"{name:>8}  {text}")
+            _say(f"{name:>9}  {text}")
         for warning in job.warnings:
             _say(f"warning: {warning}", sys.stderr)
 
-    def show(self, run: int, reports: Reports, validation: tuple[np.ndarray, np.ndarray] | None) -> None:
+    def show(self, done: Round) -> None:
         """One run more."""
         if not self.active:
             return
-        if validation is not None:
-            self._validation = ", validation " + _curve(*validation)
+        run, reports = done.run, done.reports
+        if done.validation is not None:
+            self._validation = ", validation " + self._curve(done.validation)
         lost = np.flatnonzero(~reports.finite)
         if len(lost):
             self._print(f"run {run}: the loss or update of workers {lost.tolist()} is not finite; they count 0")
@@ -86,7 +88,7 @@ class Progress:
             left = pace * (runs - run - 1)
             self._print(f"run {run + 1}/{runs}  {text}  {pace:.2f} s/run, {left:.0f} s left")
 
-    def finish(self, validation: tuple[np.ndarray, np.ndarray] | None, stopped: bool, written: Path | None) -> None:
+    def finish(self, validation: Validation | None, stopped: bool, written: Path | None) -> None:
         """The result, and the command that comes next. `written`: the file, if there is one."""
         if not self.active:
             return
@@ -99,7 +101,7 @@ class Progress:
             return
         _say(f"Done in {time.monotonic() - self._start:.0f} s.")
         if validation is not None:
-            _say(f"Held-out tasks, before adaptation and after each step: {_curve(*validation)}")
+            _say(f"Held-out tasks, before adaptation and after each step: {self._curve(validation)}")
         if written is not None:
             _say(f"Plot it:  python analysis/curves.py {written}")
             _say(f"Test it:  python -m hpc_dmaml.evaluate {written}{trust}")
@@ -110,6 +112,12 @@ class Progress:
             self._bar.close()
             where = f" The last good state is in {written}" if written else ""
             _say(f"hpc_dmaml: {message}.{where}", sys.stderr)
+
+    def _curve(self, validation: Validation) -> str:
+        """Means over the tasks for each adaptation step: .21 → .54 → .60."""
+        metric = self.job.learner.loss.metric
+        values, digits = (validation.loss, 3) if metric is None else (validation.metric, 2)
+        return f"{metric.name if metric else 'loss'} " + " → ".join(f"{value:.{digits}f}" for value in values.mean(1))
 
     def _print(self, line: str) -> None:
         if self._bar.disable:
@@ -132,13 +140,6 @@ def _describe(strategy: Any) -> str:
     for item in fields(strategy):
         value = getattr(strategy, item.name)
         default = item.default if item.default is not MISSING else MISSING
-        if value != default or item.name in ("ways", "shots", "lr"):
+        if value != default or item.name in ("ways", "shots", "lr", "inner_lr", "inner_steps"):
             shown.append(f"{item.name}={value}")
     return f"{type(strategy).__name__}({', '.join(shown)})"
-
-
-def _curve(loss: np.ndarray, accuracy: np.ndarray) -> str:
-    """Means over the tasks for each adaptation step: .21 → .54 → .60."""
-    if np.isnan(accuracy).all():
-        return "loss " + " → ".join(f"{value:.3f}" for value in loss.mean(1))
-    return "accuracy " + " → ".join(f"{value:.2f}" for value in accuracy.mean(1))

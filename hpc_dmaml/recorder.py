@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -18,16 +18,30 @@ from tqdm import tqdm
 from hpc_dmaml import results
 from hpc_dmaml.claim import STILL
 from hpc_dmaml.config import to_yaml
-from hpc_dmaml.exchange import RankReport, Reports
+from hpc_dmaml.exchange import Reports
 from hpc_dmaml.files import Taken
 from hpc_dmaml.launcher import slurm_restarts
+from hpc_dmaml.losses import described
 from hpc_dmaml.parameters import constant_arrays
 from hpc_dmaml.setup import Job
+from hpc_dmaml.state import Validation
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.versions import git_commit, versions
 
 WRITING_SHARE = 0.02
 """Writing takes at most this part of the time: the interval between two writes is stretched for it."""
+
+
+class Round(NamedTuple):
+    """What one round gave."""
+
+    run: int
+    reports: Reports
+    weights: np.ndarray
+    """λ (W,)"""
+    validation: Validation | None
+    writes: bool
+    """Is the file replaced after it?"""
 
 
 class Recorder:
@@ -40,26 +54,16 @@ class Recorder:
         """
         self.job, self.stop = job, stop
         self.active = job.comm.rank == 0
-        self.best: tuple[float, np.ndarray, int] | None = None
-        self.memory = np.empty((0, job.placement.workers))
-        """Losses of the last runs that the weight generator looks back on."""
-        self.last_validation: tuple[np.ndarray, np.ndarray] | None = None
         previous, job.previous = job.previous, None
-        self.first_run = 0
+        self.first_run = job.state.run
         self._restarts: list[int] = []
         self._past_s, self._start = 0.0, time.monotonic()
         started = _now()
         if previous is not None:
-            self.memory = previous["checkpoint/memory"]
-            if len(previous["runs/run"]):
-                self.first_run = int(previous["runs/run"][-1]) + 1
+            if self.first_run:
                 self._past_s = float(previous["runs/wall_s"][-1])
             self._restarts = [*map(int, previous["checkpoint/restarts"]), self.first_run]
             started = str(previous.attribute("start"))
-            if self.active:
-                score, run = float(previous.attribute("best_score")), int(previous.attribute("best_run"))
-                parameters = previous["meta_model/best_parameters"]
-                self.best = (score, parameters, run) if np.isfinite(score) else None
         config = job.config
         sizes = {
             "worker": job.placement.workers,
@@ -76,8 +80,9 @@ class Recorder:
             "start": started,
             "sample_shape": list(job.learner.sampler.sample_shape),
             "outputs": job.learner.sampler.outputs,
-            "loss": job.learner.sampler.loss,
-            "derivatives": job.learner.objective.derivatives,
+            "loss": described(job.learner.loss),
+            **results.metric_attributes(job.learner.loss.metric),
+            "derivatives": job.learner.engine.objective.derivatives,
         }
         self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
         self._last_write, self._last_run, self._write_s = time.monotonic(), self.first_run, 0.0
@@ -90,48 +95,37 @@ class Recorder:
         still = slurm_restarts() >= STILL and self._restarts[-STILL:] == [self.first_run] * STILL
         return bool(self.job.comm.broadcast_object(still and self.first_run < self.job.config.runs))
 
-    def record(
-        self,
-        run: int,
-        reports: Reports,
-        weights: np.ndarray,
-        memory: np.ndarray,
-        validation: tuple[np.ndarray, np.ndarray] | None,
-    ) -> None:
-        """Note a run, and replace the file if it is time."""
-        self.memory = memory
+    def record(self, done: Round) -> None:
+        """Note a round, and replace the file if it is time."""
         if not self.active:
             return
-        config, times = self.job.config, reports.ranks.T
-        # The times of the run before come with this run's reports.
-        self.complete_times(reports.ranks[:, RankReport._fields.index("exchange_s") :])
+        config, reports = self.job.config, done.reports
+        # The times of the round before come with this one's reports.
+        self.complete_times(np.stack([reports.of(name) for name in results.RANK_TIMES], 1))
         unknown = np.full(len(reports.ranks), np.nan)
         self.log.append(
             {
-                "runs/run": run,
-                "runs/seen_tasks": (run + 1) * self.job.placement.workers * config.epochs * config.tasks,
+                "runs/run": done.run,
+                "runs/seen_tasks": (done.run + 1) * self.job.placement.workers * config.epochs * config.tasks,
                 "runs/wall_s": self._past_s + time.monotonic() - self._start,
                 "workers/loss": reports.loss,
-                "workers/accuracy": reports.accuracy,
-                "workers/weight": weights,
+                "workers/metric": reports.metric,
+                "workers/weight": done.weights,
                 "workers/work_s": reports.work_s,
-                "ranks/work_s": times[RankReport._fields.index("work_s")],
+                "ranks/work_s": reports.of("work_s"),
                 **{f"ranks/{name}": unknown for name in results.RANK_TIMES},
             }
         )
-        if validation is not None:
-            self.last_validation = loss, accuracy = validation
-            self.log.append({"validation/run": run, "validation/loss": loss, "validation/accuracy": accuracy})
-            score = float((-loss if np.isnan(accuracy).all() else accuracy)[-1].mean())
-            # A task that diverged makes it NaN.
-            if np.isfinite(score) and (self.best is None or score > self.best[0]):
-                self.best = (score, self.job.model.theta.cpu().numpy().copy(), run)
-        if self._is_due(run) or self.stop.in_haste():
+        if done.validation is not None:
+            values = done.validation._asdict()
+            self.log.append({"validation/run": done.run, **{f"validation/{name}": a for name, a in values.items()}})
+        if done.writes or (self.stop.in_haste() and not self.job.state.own.are_kept):
             self._write(self.job.output, "running")
 
     def save(self) -> None:
-        """Write at once what is new since the last write. Not while a run is being noted, or θ changes."""
-        if self.active and len(self.log) > self._last_run:
+        """Write at once what is new since the last write, if rank 0 has all of it. Not while a run is being noted, or θ
+        changes."""
+        if self.active and len(self.log) > self._last_run and not self.job.state.own.are_kept:
             self._write(self.job.output, "running")
 
     def complete_times(self, times: np.ndarray | None) -> None:
@@ -143,6 +137,7 @@ class Recorder:
         """Write the file for the last time. Gives its path, on every rank: the output, or a file in another folder if
         the output cannot be written, or None if no folder will have it."""
         written = None
+        self.job.state.own.gather(self.job.comm)
         if self.active:
             output = self.job.output
             with suppress(OSError):  # there may be no temporary folder either
@@ -153,12 +148,15 @@ class Recorder:
                 _warn(f"the result is not in {output} but in {written}: bring it to a safe place")
         return self.job.comm.broadcast_object(written)
 
-    def _is_due(self, run: int) -> bool:
+    def is_due(self, run: int) -> bool:
+        """Is the file to be replaced at the end of this run? Rank 0 knows."""
+        if not self.active:
+            return False
         checkpoint = self.job.config.checkpoint
         since_s = time.monotonic() - self._last_write
         by_runs = checkpoint.every is not None and run + 1 - self._last_run >= checkpoint.every
         by_time = checkpoint.every_s is not None and since_s >= checkpoint.every_s
-        return by_runs or (by_time and since_s >= self._write_s / WRITING_SHARE)
+        return self.stop.in_haste() or by_runs or (by_time and since_s >= self._write_s / WRITING_SHARE)
 
     def _write(self, path: Path, status: str) -> bool:
         """Replace the file at `path`. A healthy job outlives a sick disk: failing, it warns, and tries again when the
@@ -178,31 +176,32 @@ class Recorder:
         return written
 
     def _arrays(self) -> dict[str, Any]:
-        model, layout = self.job.model, self.job.layout
-        theta = model.theta.cpu().numpy()
+        state, layout = self.job.state, self.job.layout
+        model, theta = state.model, state.model.theta.cpu().numpy()
         optimizer = {f"checkpoint/optimizer/{name}": value for name, value in model.optimizer_state().items()}
         return {
             **self.log.arrays(),
             **self._ranks,
             "meta_model/parameters": theta,
-            "meta_model/best_parameters": theta if self.best is None else self.best[1],
+            "meta_model/best_parameters": theta if state.best is None else state.best.parameters,
             "meta_model/names": list(layout.names),
             "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
             **{f"meta_model/constants/{name}": a for name, a in constant_arrays(self.job.module).items()},
-            "checkpoint/memory": self.memory,
+            "checkpoint/memory": state.memory,
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,
+            **state.own.gathered,
         }
 
     def _state(self, status: str) -> dict[str, Any]:
-        score, _, run = self.best or (float("nan"), None, -1)
+        best = self.job.state.best
         return {
             "status": status,
             "end": "" if status == "running" else _now(),
             "written": _now(),
             "restarts": len(self._restarts),
-            "best_run": run,
-            "best_score": score,
+            "best_run": -1 if best is None else best.run,
+            "best_score": float("nan") if best is None else best.score,
         }
 
 

@@ -18,17 +18,20 @@ from hpc_dmaml import optimizers, placement, results, weight_generators
 from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import default_chunk, objective_for, try_out
+from hpc_dmaml.engine import Engine, acting, default_chunk, objective_for, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Lock
+from hpc_dmaml.losses import named
 from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.own_optimizers import OwnOptimizers
 from hpc_dmaml.parameters import Layout, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.start import is_normalized, start
+from hpc_dmaml.state import State
 from hpc_dmaml.stopping import Stop
-from hpc_dmaml.tasks import Split, TaskFamily, TaskSampler
-from hpc_dmaml.tasks.border import check_sampler, draw
+from hpc_dmaml.tasks import Split, TaskBatch, TaskFamily, TaskSampler
+from hpc_dmaml.tasks.border import check, check_sampler, draw
 from hpc_dmaml.tasks.image_classes import FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
@@ -43,10 +46,11 @@ class Job:
     comm: Communicator
     placement: Placement
     learner: Learner
-    model: MetaModel
+    state: State
     module: torch.nn.Module
     """As it was built: its constants are the job's, its parameters those of the start."""
     layout: Layout
+    """Of φ."""
     device: torch.device
     output: Path
     previous: results.Results | None
@@ -62,7 +66,8 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     workers, warnings = config.workers or 1, []
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
-        optimizers.check(config.optimizer)
+        for optimizer in filter(None, (config.optimizer, config.local_optimizer)):
+            optimizers.check(optimizer)
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     lock = None
     with comm.agreeing():
@@ -80,24 +85,24 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
             previous = results.read(config.resume, verify=True)
             previous["checkpoint/memory"]  # as wide as there are workers: without it a file could claim any number
         weight_generators.check(config.weight_generator, workers)
-    state = comm.broadcast_object(previous.state() if previous is not None else None)
-    previous = previous or state
-    module, layout, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
+    told = comm.broadcast_object(previous.state() if previous is not None else None)
+    previous = previous or told
+    module, layout, phi, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
     warnings += more
     anew = previous is None and config.init_from is None  # else the numbers of normalisation came with the file
     if anew and is_normalized(config.task) and isinstance(sampler, FewShotSampler):
         with comm.agreeing():
             statistics = sampler.statistics() if comm.rank == 0 else None
         set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")
-    theta = layout.flatten(module).to(device)
-    learner = make_learner(config, sampler, module, device, layout, comm)
-    model = MetaModel(theta, config.optimizer)
+    phi, place = phi.to(device), Placement(comm.size, workers, comm.rank)
+    learner = make_learner(config, sampler, module, device, layout.model, comm)
+    own = OwnOptimizers(phi, config.local_optimizer, config.local_state, place)
+    state = State(MetaModel(phi, config.optimizer), own, np.empty((0, workers)))
     if previous is not None:
         with comm.agreeing():
-            model.load_optimizer_state(previous.group("checkpoint/optimizer/"), len(previous["runs/run"]) > 0)
-    place = Placement(comm.size, workers, comm.rank)
+            state.resume(previous)
     warnings += learner.warnings
-    return Job(config, comm, place, learner, model, module, layout, device, output, previous, lock, warnings)
+    return Job(config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
 
 
 def load_task(
@@ -143,24 +148,29 @@ def make_learner(
     `layout`: the order of the parameters in θ; by default the module's own.
     """
     comm, layout = comm or Communicator(), layout or Layout.of(module)
+    dtype = getattr(torch, config.dtype)
     with comm.agreeing():
-        batch = draw(sampler, split, generator(config.seed, Purpose.INITIALISATION), 1)
-        objective_for(module.to(device), sampler.sample_shape, sampler.loss, layout)
-    draws = comm.all_gather_objects([digest(np.asarray(each)) for each in (*batch.support, *batch.held_query)])
+        batch = draw(sampler, split, generator(config.seed, Purpose.INITIALISATION), 1).to(device, dtype)
+        loss = named(sampler.loss)
+        objective = objective_for(module.to(device), sampler.sample_shape, loss, layout)
+        act = acting(objective, objective.enter(layout.flatten(module), 1))
+        support, query = batch.support(0, act), batch.query(act)
+        if not isinstance(batch, TaskBatch):  # whose data `draw` has not seen
+            for what, samples in (("support", support), ("query", query)):
+                check(samples, sampler, f"task {type(sampler).__name__}: {split} {what}", 1)
+    draws = comm.all_gather_objects([digest(each.cpu().numpy()) for each in (*support, *query)])
     trial = None
     with comm.agreeing():
         if comm.rank == 0:
-            support = batch.support.to(device, getattr(torch, config.dtype))
-            second_order = not config.maml.first_order and config.maml.inner_steps > 0
-            trial = try_out(module, layout, support, sampler.outputs, sampler.loss, second_order)
+            trial = try_out(module, layout, support, sampler.outputs, loss, config.algorithm.is_second_order)
     trial = comm.broadcast_object(trial)
-    objective = objective_for(module, sampler.sample_shape, sampler.loss, layout, trial.layerwise)
-    samples = batch.support.x.shape[1] + batch.held_query.x.shape[1]
-    chunk = config.chunk or default_chunk(objective, samples, device)
+    objective = objective_for(module, sampler.sample_shape, loss, layout, trial.layerwise)
+    chunk = default_chunk(objective, support.x.shape[1] + query.x.shape[1], device)
+    engine = Engine(objective, config.chunk or chunk, config.keep)
     warnings = tuple(trial.warnings)
     if any(drawn != draws[0] for drawn in draws):
         warnings += ("the ranks draw other tasks for the same worker: the result depends on which rank does what",)
-    return Learner(config, sampler, TrainingTasks(sampler, config), objective, chunk, warnings)
+    return Learner(config, sampler, TrainingTasks(sampler, config), engine, warnings)
 
 
 def choose_device(name: str, node: Communicator) -> torch.device:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 
 from hpc_dmaml import results
+from hpc_dmaml.algorithms import Algorithm, whole_layout
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, own_parts
 from hpc_dmaml.engine import prepare
@@ -54,25 +56,30 @@ def stored_module(
     is trusted, and may not know how to do that.
     """
     if not own_parts(config):
-        check_layout(source, build_module(config, sample_shape, outputs, empty=True))
+        check_layout(source, config, build_module(config, sample_shape, outputs, empty=True))
     module = build_module(config, sample_shape, outputs)
-    check_layout(source, module)
+    check_layout(source, config, module)
     return module
 
 
-def check_layout(source: results.Results, module: torch.nn.Module) -> None:
-    """Raise ValueError unless a file holds the parameters of this model."""
-    layout_of(source).check_same(Layout.of(module), str(source.path))
+def check_layout(source: results.Results, config: RunConfig, module: torch.nn.Module) -> None:
+    """Raise ValueError unless a file holds what this algorithm learns of this model."""
+    layout_of(source).check_same(whole_layout(config.algorithm, Layout.of(module)), str(source.path))
 
 
-def stored_parameters(source: results.Results, layout: Layout, which: str) -> torch.Tensor:
-    """The last or the best parameters (P,) of a file, in the order of this layout. Raises ValueError for other ones."""
+def stored_parameters(source: results.Results, layout: Layout, which: str, otherwise: torch.Tensor) -> torch.Tensor:
+    """The last or the best φ (P,) of a file, in the order of this layout. Raises ValueError for another model's.
+
+    What the algorithm learns besides, and the file does not hold, is that of `otherwise` (P,).
+    """
     if which not in ("last", "best"):
         raise ValueError(f"which must be last or best, not {which!r}")
     stored = layout_of(source)
-    stored.check_same(layout, str(source.path))
-    theta = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
-    return layout.join(stored.views(theta))
+    stored.model.check_same(layout.model, str(source.path))
+    phi = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
+    held, own = stored.views(phi), layout.views(otherwise)
+    fitting = {name: held[name] for name in own if name in held and held[name].shape == own[name].shape}
+    return layout.join({**own, **fitting})
 
 
 def layout_of(source: results.Results) -> Layout:
@@ -81,14 +88,23 @@ def layout_of(source: results.Results) -> Layout:
     return Layout(tuple(map(str, source["meta_model/names"])), shapes)
 
 
+class Start(NamedTuple):
+    module: torch.nn.Module
+    layout: Layout
+    """Of φ; the model's part of it comes first."""
+    phi: torch.Tensor
+    """(P,)"""
+    warnings: list[str]
+
+
 def start(
     config: RunConfig,
     sample_shape: tuple[int, ...],
     outputs: int,
     previous: results.Results | None,
     comm: Communicator,
-) -> tuple[torch.nn.Module, Layout, list[str]]:
-    """The model of a job that goes on with `previous`, or starts with `init_from` or anew; the layout of θ; warnings.
+) -> Start:
+    """The model of a job that goes on with `previous`, or starts with `init_from` or anew.
 
     Every rank's model has the parameters and constants of that file, which rank 0 has read, or else rank 0's own. Raises
     Refusal where a rank has built another model, or the file holds one.
@@ -101,24 +117,30 @@ def start(
             module = build_module(config, sample_shape, outputs)
             if comm.rank == 0 and config.init_from is not None:
                 source = results.read(config.init_from)
-    layout: Layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous))
+    layout: Layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous).model)
     with comm.agreeing():
         layout.check_same(Layout.of(module), "rank 0")
+        whole, phi = whole_layout(config.algorithm, layout), beginning(config.algorithm, layout, module)
     own = constant_arrays(module)  # which share its memory
-    starts = comm.all_gather_objects([digest(layout.flatten(module).numpy()), *(digest(own[n]) for n in sorted(own))])
+    starts = comm.all_gather_objects([digest(phi.numpy()), *(digest(own[n]) for n in sorted(own))])
     with comm.agreeing():
         if comm.rank == 0 and source is not None:
-            layout.fill(module, stored_parameters(source, layout, "last"))
+            phi = stored_parameters(source, whole, "last", phi)
             set_constants(module, source.group("meta_model/constants/"), str(source.path))
-    theta = layout.flatten(module).numpy()
-    comm.broadcast(theta)
+    comm.broadcast(phi.numpy())
     with comm.agreeing():
-        layout.fill(module, torch.from_numpy(theta))
+        layout.fill(module, phi[: layout.size])
         set_constants(module, comm.broadcast_object(own), "rank 0")
     if source is not None or all(other == starts[0] for other in starts):
-        return module, layout, []
+        return Start(module, whole, phi, [])
     warning = (
         "the ranks built models that differ, as by random numbers that the seed does not reach: rank 0's counts, and the "
         "next job will start from another"
     )
-    return module, layout, [warning]
+    return Start(module, whole, phi, [warning])
+
+
+def beginning(algorithm: Algorithm, layout: Layout, module: torch.nn.Module) -> torch.Tensor:
+    """φ (P,) of a fresh job: the module's parameters, and what the algorithm learns besides."""
+    theta = layout.flatten(module)
+    return torch.cat([theta, *(each.reshape(-1).to(theta) for each in algorithm.learned(layout).values())])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks import TaskBatch, TaskSampler
+from hpc_dmaml.tasks import Batch, TaskSampler
 from hpc_dmaml.tasks.border import draw
 
 
@@ -20,9 +20,9 @@ class TrainingTasks:
     def __init__(self, sampler: TaskSampler, config: RunConfig) -> None:
         self._sampler, self._block_runs = sampler, sampler.block_runs
         self._seed, self._tasks = config.seed, config.tasks
-        self._drawn: dict[tuple[int, int], tuple[int, TaskBatch]] = {}
+        self._drawn: dict[tuple[int, int], tuple[int, Batch]] = {}
 
-    def batch(self, run: int, worker: int, epoch: int, part: slice, theta: Tensor) -> TaskBatch:
+    def batch(self, run: int, worker: int, epoch: int, part: slice, theta: Tensor) -> Batch:
         """`part` of the tasks of one place; those of a block are already where θ is."""
         runs, tasks = self._block_runs, self._tasks
         block, place = divmod(run, runs)

@@ -1,15 +1,18 @@
-"""How well the meta-model adapts: loss and accuracy on held-out tasks, before adaptation and after each step of it."""
+"""How well the meta-model adapts: loss and metric on held-out tasks, before adaptation and after each step of it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.engine import learning_curve
+from hpc_dmaml.engine import Parameters, learning_curve
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks import Split
+from hpc_dmaml.state import Validation
+from hpc_dmaml.tasks import Batch, Split
 from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.worker import Learner
 
@@ -25,17 +28,22 @@ def validate(
     key: tuple[Purpose, int],
     tasks: int,
     steps: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and accuracies, each (steps + 1, tasks), on every rank; the ranks share the tasks.
+) -> Validation:
+    """How held-out tasks go from φ (P,); the same on every rank, which share the tasks.
 
     `key` is that of the random draw: the same key gives the same tasks, on any number of ranks.
     """
+    engine, algorithm = learner.engine, learner.config.algorithm
+
+    def adaptation(parameters: Parameters, part: Batch) -> Iterator[Parameters]:
+        return algorithm.adapt(engine.objective, theta, parameters, part, steps)
+
     mine = share(tasks, comm.rank, comm.size)
     curves = np.zeros((2, steps + 1, tasks))
     for start in range(mine.start, mine.stop, BLOCK):
         part = slice(start, min(start + BLOCK, mine.stop))
         batch = draw(learner.sampler, split, generator(learner.config.seed, *key), tasks, part)
-        curve = learning_curve(learner.objective, theta, batch, learner.config.maml.inner_lr, steps, learner.chunk)
+        curve = learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
         curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
     comm.all_sum(curves)
-    return curves[0], curves[1]
+    return Validation(*curves)

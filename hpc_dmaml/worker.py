@@ -1,4 +1,4 @@
-"""A worker: takes θ, makes `epochs` MAML steps on tasks of its own, and gives its update and how well it did."""
+"""A worker: takes φ, makes `epochs` steps of the algorithm on tasks of its own, and gives its update and how well it did."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import InnerLoop, Objective, meta_gradient
+from hpc_dmaml.engine import Engine
+from hpc_dmaml.losses import Loss
+from hpc_dmaml.own_optimizers import OwnOptimizer
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.tasks import TaskSampler
 from hpc_dmaml.training_tasks import TrainingTasks
@@ -21,33 +22,32 @@ from hpc_dmaml.training_tasks import TrainingTasks
 
 @dataclass(frozen=True)
 class Learner:
-    """What it takes to learn: tasks to draw, an objective to differentiate, and how."""
+    """What it takes to learn: tasks to draw, and an engine that differentiates."""
 
     config: RunConfig
     sampler: TaskSampler
     training: TrainingTasks
-    objective: Objective
-    chunk: int
+    engine: Engine
     warnings: tuple[str, ...] = ()
     """What its trial brought to light."""
 
-    @cached_property
-    def inner(self) -> InnerLoop:
-        maml = self.config.maml
-        return InnerLoop(maml.inner_lr, maml.inner_steps, maml.first_order, self.config.keep)
+    @property
+    def loss(self) -> Loss:
+        return self.engine.objective.loss
 
 
 class Report(NamedTuple):
     """How a worker's tasks on this rank went in a run, as sums, so that the ranks of a group can be added up."""
 
     loss: float
-    accuracy: float
+    metric: float
     tasks: float
     not_finite: float
     """1 if the loss or the update is not finite; the update is then 0."""
     work_s: float
 
 
+@torch.no_grad()
 def work(
     learner: Learner,
     theta: Tensor,
@@ -55,35 +55,42 @@ def work(
     worker: int,
     placement: Placement,
     group_sum: Callable[[Tensor], Tensor] | None,
+    own: OwnOptimizer | None = None,
 ) -> tuple[Tensor, Report]:
-    """One worker's run from θ (P,): its update (P,) and its report, or this rank's part of them.
+    """One worker's run from φ (P,): its update (P,) and its report, or this rank's part of them.
 
-    The update is Σ_e g^(e) over the epochs e, while the worker walks θ ← θ − local_lr · g^(e), local_lr by the schedule.
-    `group_sum` adds a tensor
-    up over the ranks of the worker's group; with None a rank's part of the gradient stays a part.
+    The update is Σ_e g^(e) over the epochs e, while the worker walks φ ← φ − local_lr · g^(e), local_lr by the schedule.
+    With an optimizer of its `own` the worker walks by its steps, and the update is φ − φ_w, from its start to its end.
+
+    `group_sum` adds a tensor up over the ranks of the worker's group; with None a rank's part of the gradient stays a part.
     """
-    config, start = learner.config, time.perf_counter()
+    config, start_s, start = learner.config, time.perf_counter(), theta
     part, factor = placement.share(config.tasks), config.schedule.factor(run)
-    total, losses, accuracies = None, [], []
+    total, losses, metrics = None, [], []
+    if own is not None:
+        own.begin(theta)
     for epoch in range(config.epochs):
         batch = learner.training.batch(run, worker, epoch, part, theta)
-        result = meta_gradient(learner.objective, theta, batch, learner.inner, learner.chunk)
+        result = config.algorithm.update(learner.engine, theta, batch, run)
         gradient = result.gradient
-        if config.maml.task_reduction == "mean":
+        if config.task_reduction == "mean":
             gradient = gradient / config.tasks
         if group_sum is not None:
             gradient = group_sum(gradient)
-        if config.maml.clip is not None:
-            gradient = gradient.clamp(-config.maml.clip, config.maml.clip)
-        total = gradient if total is None else total + gradient
-        if config.worker_lr is not None and epoch + 1 < config.epochs:
-            theta = theta - factor * config.worker_lr * gradient
+        if config.clip is not None:
+            gradient = gradient.clamp(-config.clip, config.clip)
+        if own is not None:
+            theta = own.step(gradient, factor)
+        else:
+            total = gradient if total is None else total + gradient
+            if config.worker_lr is not None and epoch + 1 < config.epochs:
+                theta = theta - factor * config.worker_lr * gradient
         losses.append(result.losses)
-        accuracies.append(result.accuracies)
-    assert total is not None  # a configuration has at least one epoch
-    loss, accuracy = (sum(each.sum(dtype=torch.float64).item() for each in of) for of in (losses, accuracies))
+        metrics.append(result.metric)
+    total = start - theta if total is None else total
+    loss, metric = (sum(each.sum(dtype=torch.float64).item() for each in of) for of in (losses, metrics))
     finite = math.isfinite(loss) and math.isfinite(total.sum().item())  # a number that is not makes the sum so
     if not finite:
         total.zero_()
     tasks = config.epochs * (part.stop - part.start)
-    return total, Report(loss, accuracy, tasks, float(not finite), time.perf_counter() - start)
+    return total, Report(loss, metric, tasks, float(not finite), time.perf_counter() - start_s)

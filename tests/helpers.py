@@ -13,7 +13,8 @@ from torch import nn
 
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.config import Maml, RunConfig, Validation
+from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.config import RunConfig, Validation
 from hpc_dmaml.models import MLP
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.run import run_job
@@ -23,8 +24,8 @@ DATA = Path(os.environ.get("HPC_DMAML_TEST_DATA", Path(__file__).parents[2] / "s
 """Real data sets; tests that want them are skipped where they are not."""
 ATTRIBUTES: dict[str, Any] = {
     "status": "running", "config": "runs: 3\n", "seed": 0, "versions": "", "git_commit": "", "start": "", "end": "",
-    "written": "", "sample_shape": [1], "outputs": 1, "loss": "squared_error", "restarts": 0, "best_run": -1,
-    "best_score": float("nan"),
+    "written": "", "sample_shape": [1], "outputs": 1, "loss": "squared_error", "metric": "", "metric_unit": "",
+    "metric_direction": "", "restarts": 0, "best_run": -1, "best_score": float("nan"),
 }  # fmt: skip
 """Of a result file that no job wrote."""
 
@@ -37,7 +38,7 @@ def small_config(**changes: Any) -> RunConfig:
         task=Sinusoid(shots=4, queries=3),
         model=MLP(hidden=(6,)),
         optimizer=SGD(lr=0.02),
-        maml=Maml(inner_lr=0.05),
+        algorithm=MAML(inner_lr=0.05),
         validation=Validation(every=2, tasks=5, steps=2),
         dtype="float64",
         threads=1,
@@ -81,7 +82,7 @@ class Poisoned(Sinusoid):
         poisoned = split == "train" and rng.random() < self.share
         batch = super().sample(split, rng, tasks, slice(None), queries)
         if poisoned:
-            batch.held_query.y[0] = np.nan
+            batch.query_set.y[0] = np.nan
         return batch.part(part)
 
 

@@ -24,7 +24,7 @@ SMALL = [
     "[5]",
     "--tasks",
     "3",
-    "--maml.inner_lr",
+    "--algorithm.inner_lr",
     "0.01",
     "--threads",
     "1",

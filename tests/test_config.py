@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hpc_dmaml.config import Maml, RunConfig, Validation, changes, from_yaml, parse, presets, to_yaml
+from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.config import RunConfig, Validation, changes, from_yaml, parse, presets, to_yaml
 from hpc_dmaml.models import MLP, Conv4, Module
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.tasks import Glyphs, Omniglot, Sinusoid, TaskFamily
@@ -110,7 +111,7 @@ options = {
     "task": st.sampled_from(["Glyphs", "Omniglot", "Sinusoid", "tests.helpers.Poisoned"]),
     "task.shots": st.integers(1, 9),
     "weight_generator": st.sampled_from(["LossMedian", "GeometricMedian"]),
-    "maml.clip": st.none() | st.floats(1, 9),
+    "clip": st.none() | st.floats(1, 9),
     "maml": st.sampled_from(["{inner_lr: 0.25}", "{first_order: true}"]),
     "checkpoint.every_s": st.none() | st.integers(1, 9),
     "output": st.sampled_from(["null", "5", "1e3", "x y.h5", "ä: b"]),
@@ -137,7 +138,7 @@ def test_what_is_printed_is_what_would_run_wherever_the_option_stands(tmp_path, 
 
 def test_without_defaults_little_is_printed(capsys):
     with pytest.raises(SystemExit):
-        parse(["--print_config=skip_default", "--task", "Sinusoid", "--maml.clip", "2"])
+        parse(["--print_config=skip_default", "--task", "Sinusoid", "--clip", "2"])
     assert capsys.readouterr().out == "task:\n  class_path: Sinusoid\nmaml:\n  clip: 2.0\n"
 
 
@@ -169,7 +170,8 @@ configurations = st.builds(
     )
     | st.builds(MLP, st.lists(st.integers(), max_size=3).map(tuple)),
     optimizer=st.builds(SGD, st.floats(1e-9, 10)) | st.builds(Adam, st.floats(1e-9, 10)),
-    maml=st.builds(Maml, st.floats(1e-9, 10), st.integers(0, 9), st.booleans(), clip=st.none() | st.floats(1e-9, 1e9)),
+    algorithm=st.builds(MAML, st.floats(1e-9, 10), st.integers(0, 9), st.booleans()),
+    clip=st.none() | st.floats(1e-9, 1e9),
     validation=st.builds(Validation, st.integers(0, 9), st.integers(1, 9), st.integers(0, 9)),
     output=st.none() | st.text("abcäß -_.", min_size=1).map(lambda name: f"results/{name}.h5"),
 )
@@ -190,8 +192,8 @@ def test_a_configuration_survives_its_yaml(config):
         ("--seed x", "seed must be a whole number, not 'x'"),
         ("--tasks -1", "tasks must be 1 or more, not -1"),
         ("--runs 0", "runs must be 1 or more, not 0"),
-        ("--maml.inner_lr nan", "maml.inner_lr.*nan"),
-        ("--maml.clip 0", "maml.clip must be positive"),
+        ("--algorithm.inner_lr nan", "algorithm.inner_lr.*nan"),
+        ("--clip 0", "clip must be positive"),
         ("--optimizer.lr -1", "optimizer.lr must be positive"),
         ("--validation.tasks 0", "validation.tasks must be 1 or more"),
         ("--exchange scatter", "exchange.*scatter"),
@@ -211,7 +213,7 @@ def test_a_configuration_survives_its_yaml(config):
         ("--runs 1.5", "runs must be a whole number, not '1.5'"),
         ("--runs true", "runs must be a whole number, not 'true'"),
         ("--tf32 maybe", "tf32 must be true or false, not 'maybe'"),
-        ("--maml.clip x", "maml.clip must be a number or null, not 'x'"),
+        ("--clip x", "clip must be a number or null, not 'x'"),
         ("--exchange x", "exchange must be one of gather, allreduce, not 'x'"),
         ("--optimizer.betas [1]", "optimizer.betas must be a list of 2: a number, a number, not '[1]'"),
         ("--model MLP --model.hidden [a]", "model.hidden must be a list, each item a whole number"),
@@ -343,10 +345,10 @@ def test_noise_in_a_configuration_is_refused_or_makes_another_valid_one(data):
 
 
 def test_changes_names_the_fields_that_differ():
-    assert changes(RunConfig(), RunConfig(runs=5, maml=Maml(clip=1.0), task=Sinusoid())) == [
+    assert changes(RunConfig(), RunConfig(runs=5, clip=1.0, task=Sinusoid())) == [
         "runs",
         "task",
-        "maml.clip",
+        "clip",
     ]
 
 

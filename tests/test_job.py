@@ -14,7 +14,8 @@ import torch
 import hpc_dmaml
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator, Refusal
-from hpc_dmaml.config import Checkpoint, Maml, Validation, from_yaml
+from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.config import Checkpoint, Validation, from_yaml
 from hpc_dmaml.files import locked
 from hpc_dmaml.models import Conv4, Module
 from hpc_dmaml.optimizers import Adam, TorchOptimizer
@@ -41,7 +42,7 @@ SMALL = [
     "--validation.tasks",
     "4",
 ]
-SMALL += ["--maml.inner_lr", "0.01"]
+SMALL += ["--algorithm.inner_lr", "0.01"]
 
 
 def command(*arguments: str, cwd: Path, module: str = "hpc_dmaml") -> subprocess.CompletedProcess[str]:
@@ -85,7 +86,7 @@ def test_one_worker_with_sgd_is_maml_as_one_writes_it_down(tmp_path):
     losses = []
     for b in range(5):
         fast = named
-        (x, y), (query_x, query_y) = ((s.x[b], s.y[b]) for s in (batch.support, batch.held_query))
+        (x, y), (query_x, query_y) = ((s.x[b], s.y[b]) for s in (batch.support_set, batch.query_set))
         loss = (torch.func.functional_call(module, fast, (x,)) - y).square().mean()
         steps = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
         fast = {n: p - 0.05 * g for (n, p), g in zip(fast.items(), steps, strict=True)}
@@ -111,7 +112,7 @@ def test_sum_over_tasks_is_the_mean_times_their_number(tmp_path):
     from hpc_dmaml.optimizers import SGD
 
     mean = run(small_config(runs=1), tmp_path, name="mean.h5")["meta_model/parameters"]
-    total = small_config(runs=1, maml=Maml(inner_lr=0.05, task_reduction="sum"), optimizer=SGD(lr=0.02 / 5))
+    total = small_config(runs=1, task_reduction="sum", optimizer=SGD(lr=0.02 / 5))
     np.testing.assert_allclose(run(total, tmp_path, name="sum.h5")["meta_model/parameters"], mean, rtol=1e-12)
 
 
@@ -238,7 +239,7 @@ def test_the_trained_model_adapts_and_exports(tmp_path):
 
 def test_a_job_can_start_from_another_ones_parameters(tmp_path):
     first = run(small_config(), tmp_path, name="first.h5")
-    warm = small_config(init_from=str(first.path), maml=Maml(inner_lr=0.05, inner_steps=0), runs=1)
+    warm = small_config(init_from=str(first.path), algorithm=MAML(inner_lr=0.05, inner_steps=0), runs=1)
     from hpc_dmaml.optimizers import SGD
 
     second = run(replace(warm, optimizer=SGD(lr=1e-30)), tmp_path, name="second.h5")
@@ -273,9 +274,9 @@ def test_resume_auto_starts_goes_on_and_refuses_other_settings(tmp_path):
     assert command(*auto, cwd=tmp_path).returncode == 0
     again = command(*auto, "--runs", "5", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    refused = command(*auto, "--maml.inner_lr", "0.5", "--seed", "9", cwd=tmp_path)
+    refused = command(*auto, "--algorithm.inner_lr", "0.5", "--seed", "9", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "started with other values of seed, maml.inner_lr" in refused.stderr
+    assert "started with other values of seed, algorithm.inner_lr" in refused.stderr
 
 
 def test_bad_input_ends_with_code_2_one_message_and_no_file(tmp_path):

@@ -31,7 +31,7 @@ class Holes(Sinusoid):
     def sample(self, split, rng, tasks, part=slice(None), queries=None):
         batch = super().sample(split, rng, tasks, part, queries)
         if split == "validation" and tasks > 1:  # set-up looks at one task
-            batch.held_query.y[0] += self.at.get(Holes.validations, 0.0)
+            batch.query_set.y[0] += self.at.get(Holes.validations, 0.0)
             Holes.validations += 1
         return batch
 

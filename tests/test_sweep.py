@@ -34,7 +34,7 @@ set:
   exchange: gather
   validation: {every: 0, tasks: 2}
 grid:
-  maml.inner_lr: [0.01, 1e-3]
+  algorithm.inner_lr: [0.01, 1e-3]
   scaling:
     baseline: {}
     tasks 2x: {tasks: 4}
@@ -43,7 +43,7 @@ ranks: 1
 """
 POINT_3 = (
     "--task Sinusoid --model MLP --model.hidden [5] --runs 3 --tasks 4 --workers 2 --threads 1 --exchange gather "
-    "--validation.every 0 --validation.tasks 2 --maml.inner_lr 0.01 --seed 1 --output x.h5"
+    "--validation.every 0 --validation.tasks 2 --algorithm.inner_lr 0.01 --seed 1 --output x.h5"
 )
 
 
@@ -54,16 +54,16 @@ def written(folder: Path, text: str = SMALL, name: str = "small.yaml") -> Path:
 
 def test_the_points_are_the_product_of_axes_and_seeds(tmp_path):
     read = sweep.load(written(tmp_path), tmp_path / "results")
-    assert read.axes == ("maml.inner_lr", "scaling")
-    assert [(p.settings["maml.inner_lr"], p.settings["scaling"], p.seed) for p in read.points] == [
+    assert read.axes == ("algorithm.inner_lr", "scaling")
+    assert [(p.settings["algorithm.inner_lr"], p.settings["scaling"], p.seed) for p in read.points] == [
         (rate, scaling, seed) for rate in (0.01, 0.001) for scaling in ("baseline", "tasks 2x") for seed in (0, 1)
     ]
     last = read.points[-1]
-    assert (last.index, last.name, last.ranks) == (7, "maml.inner_lr=0.001,scaling=tasks-2x,seed=1", 1)
+    assert (last.index, last.name, last.ranks) == (7, "algorithm.inner_lr=0.001,scaling=tasks-2x,seed=1", 1)
     assert last.output == tmp_path / "results" / "small" / f"{last.name}.h5"
     assert last.fields["tasks"] == 4
     config = read.parse(last)
-    assert (config.tasks, config.maml.inner_lr, config.seed, config.validation.every) == (4, 0.001, 1, 0)
+    assert (config.tasks, config.algorithm.inner_lr, config.seed, config.validation.every) == (4, 0.001, 1, 0)
     assert config.output == str(last.output)
 
 
@@ -218,13 +218,13 @@ def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
         ("grid: {tasks: [2, 2]}", "are the same point"),
         ("grid: {a: {one: {tasks: 2}, two: {tasks: 2}}}", "a=one,seed=0 and a=two,seed=0 .* are the same point"),
         ("grid: {a: {one!: {tasks: 2}, one%: {tasks: 3}}}", "are the same point"),
-        ("grid: {maml.clip: [1, 1.0]}", "are the same point"),
+        ("grid: {clip: [1, 1.0]}", "are the same point"),
         ("grid: {seed: {a: {tasks: 2}}}", "grid: must be another axis"),
         (f"grid: {{a: {{{'x' * 195}: {{tasks: 2}}}}}}", "the name of a=x+,seed=0 has more than 200 letters"),
         (f"grid: {{a: {list(range(400))}, b: {list(range(400))}}}", "of 100,000 points at most"),
         ("seeds: [-1]", "seeds: must be a list of whole numbers"),
         ("seeds: [9223372036854775808]", "seeds: must be a list of whole numbers"),
-        ("set: {maml: {inner_lr: 0.1}, maml.inner_lr: 0.2}", "set: must be given once, not 'maml.inner_lr'"),
+        ("set: {maml: {inner_lr: 0.1}, algorithm.inner_lr: 0.2}", "set: must be given once, not 'algorithm.inner_lr'"),
         ("set: {help: 1}", "set: must be a field that the sweep does not set itself"),
         ("set: {task.help: Omniglot}", "set: must be a field that the sweep does not set itself"),
         ("set: {'tasks=3 --x': 1}", "set: must be a field's name"),
@@ -377,7 +377,7 @@ def test_a_list_needs_neither_torch_nor_mpi(tmp_path):
     )
     command = [sys.executable, "-c", code, str(written(tmp_path))]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
-    assert lines[0].split() == ["index", "maml.inner_lr", "scaling", "seed", "ranks", "state", "output"]
+    assert lines[0].split() == ["index", "algorithm.inner_lr", "scaling", "seed", "ranks", "state", "output"]
     assert lines[4].startswith("3      0.01           tasks 2x  1     1      missing  results/small/")
     assert lines[-1] == "set()"
 
@@ -395,7 +395,7 @@ def test_run_locally_what_is_missing_is_run_and_a_failing_point_stops_no_other(t
     )
     path = written(tmp_path, text)
     folder = tmp_path / "results" / "small"
-    bad = folder / "maml.inner_lr=0.01,scaling=baseline,seed=0.h5"
+    bad = folder / "algorithm.inner_lr=0.01,scaling=baseline,seed=0.h5"
     folder.mkdir(parents=True)
     bad.write_text("no result")
     done = run_one(tmp_path, str(path), "--local")

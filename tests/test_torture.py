@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("HPC_DMAML_KILLS", "12"))
 RUNS_BETWEEN_KILLS = 25
 RUNS = KILLS * RUNS_BETWEEN_KILLS
 ARGUMENTS = (
-    "--task Sinusoid --model MLP --model.hidden [5] --tasks 2 --maml.inner_lr 0.01 --threads 1 --exchange gather "
+    "--task Sinusoid --model MLP --model.hidden [5] --tasks 2 --algorithm.inner_lr 0.01 --threads 1 --exchange gather "
     f"--weight_generator LossMovingAverage --runs {RUNS} --validation.every 10 --validation.tasks 2 --resume auto"
 ).split()
 

@@ -9,20 +9,17 @@ from hpc_dmaml.config.fields import (
     MAY_CHANGE,
     STRATEGIES,
     Checkpoint,
-    Maml,
     RunConfig,
     Validation,
-    positive,
-    require,
 )
 from hpc_dmaml.config.layers import changes, from_yaml, own_parts, stored_in, to_yaml
 from hpc_dmaml.plain_yaml import load_yaml
+from hpc_dmaml.requirements import positive, require
 
 __all__ = [
     "MAY_CHANGE",
     "STRATEGIES",
     "Checkpoint",
-    "Maml",
     "RunConfig",
     "Validation",
     "changes",

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpc_dmaml.algorithms import MAML, Algorithm
 from hpc_dmaml.models import Conv4, Model
 from hpc_dmaml.optimizers import SGD, Adam, Optimizer
+from hpc_dmaml.requirements import positive, require
 from hpc_dmaml.schedules import Constant, Schedule
 from hpc_dmaml.tasks import Glyphs, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, WeightGenerator
 
-STRATEGIES = (TaskFamily, Model, Optimizer, Schedule, WeightGenerator)
+STRATEGIES = (TaskFamily, Model, Algorithm, Optimizer, Schedule, WeightGenerator)
 MAY_CHANGE = {
     "runs", "exchange", "checkpoint", "output", "resume", "time_limit_s", "device", "threads", "check_every",
 }  # fmt: skip
 """Fields that may have other values when a job is resumed: they change no number, or only how many runs there are."""
-
-
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise ValueError, naming the field, unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{name} must be {rule}, not {value}")
-
-
-def positive(name: str, value: float | None) -> None:
-    require(value is None or (math.isfinite(value) and value > 0), name, value, "positive")
-
-
-@dataclass(frozen=True)
-class Maml:
-    """MAML: how a task adapts, and what is differentiated."""
-
-    inner_lr: float = 0.4
-    """Inner learning rate α of the adaptation."""
-    inner_steps: int = 1
-    """Inner steps in training."""
-    first_order: bool = False
-    """Leave out the second derivatives (first-order MAML)."""
-    task_reduction: Literal["sum", "mean"] = "mean"
-    """A worker's meta-gradient is the sum (the thesis's "gradient sum") or the mean over its tasks ("arithmetic")."""
-    clip: float | None = None
-    """Limit each component of a worker's meta-gradient to ± this."""
-
-    def __post_init__(self) -> None:
-        positive("maml.inner_lr", self.inner_lr)
-        require(self.inner_steps >= 0, "maml.inner_steps", self.inner_steps, "0 or more")
-        positive("maml.clip", self.clip)
 
 
 @dataclass(frozen=True)
@@ -106,13 +76,23 @@ class RunConfig:
     """Where the tasks come from."""
     model: Model = field(default_factory=Conv4)
     """What is meta-learned."""
+    algorithm: Algorithm = field(default_factory=MAML)
+    """How a task adapts, and what is learned from that."""
+    task_reduction: Literal["sum", "mean"] = "mean"
+    """A worker's update is the sum (the thesis's "gradient sum") or the mean over its tasks ("arithmetic")."""
+    clip: float | None = None
+    """Limit each component of a worker's update to ± this."""
     optimizer: Optimizer = field(default_factory=Adam)
     """The outer optimizer."""
     schedule: Schedule = field(default_factory=Constant)
     """How optimizer.lr and local_lr change over the runs."""
     local_lr: float | None = None
     """Rate of a worker's own steps between epochs. Default: optimizer.lr for SGD."""
-    maml: Maml = field(default_factory=Maml)
+    local_optimizer: Optimizer | None = None
+    """A worker's own optimizer, for its steps in place of local_lr: its update is then how far it went, φ − φ_w, and an
+    optimizer SGD of lr 1 merges the workers' parameters. Default: none, the update is the sum of the epochs' gradients."""
+    local_state: Literal["kept", "fresh"] = "kept"
+    """Does a worker's own optimizer go on from run to run with its state, which the file then holds, or start afresh?"""
     validation: Validation = field(default_factory=Validation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     time_limit_s: float | None = None
@@ -147,10 +127,13 @@ class RunConfig:
         require(self.threads is None or self.threads <= 1024, "threads", self.threads, "1024 or less")
         require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
         require(self.check_every >= 0, "check_every", self.check_every, "0 or more")
-        for name in ("local_lr", "time_limit_s"):
+        for name in ("local_lr", "time_limit_s", "clip"):
             positive(name, getattr(self, name))
         positive("optimizer.lr", self.optimizer.lr)
-        if self.epochs > 1 and self.worker_lr is None:
+        if self.local_optimizer is not None:
+            positive("local_optimizer.lr", self.local_optimizer.lr)
+            require(self.local_lr is None, "local_lr", self.local_lr, "left out where there is a local_optimizer")
+        elif self.epochs > 1 and self.worker_lr is None:
             raise ValueError(
                 f"local_lr must be given when epochs is {self.epochs} and the optimizer is "
                 f"{type(self.optimizer).__name__}: only SGD's lr says how far a worker steps by itself"
@@ -158,5 +141,5 @@ class RunConfig:
 
     @property
     def worker_lr(self) -> float | None:
-        """The rate of a worker's own steps, if there is one."""
+        """The rate of a worker's own steps without an optimizer, if there is one."""
         return self.optimizer.lr if self.local_lr is None and isinstance(self.optimizer, SGD) else self.local_lr

@@ -1,29 +1,31 @@
 """Where values come from, one layer over the other: the defaults, a file that is resumed, YAML files, the command line.
 
-A layer is flat: values by their names on the command line ("maml.inner_lr"), and under the name of a part ("task") its
-class. Another class takes away all that lower layers said of the part's own fields: it starts from its own defaults.
+A layer is flat: values by their names on the command line ("optimizer.lr"), and under the name of a part ("task") its
+class. Another class takes away all that lower layers said of the part's own fields: it starts from its own defaults, unless it is
+derived from the class below, as ANIL is from MAML, whose fields it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import STRATEGIES, RunConfig
 from hpc_dmaml.config.values import Word, hints, make, shown, typed
 from hpc_dmaml.importing import Trusted, allow, did_you_mean, find, is_own, path_of
+from hpc_dmaml.old_names import modernised
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 Layer = dict[str, Any]
 
 TYPES = hints(RunConfig)
-PARTS = {name: hint for name, hint in TYPES.items() if hint in STRATEGIES}
-"""The fields that are classes of their own, with their bases."""
+PARTS = {name: base for name, hint in TYPES.items() for base in STRATEGIES if base in (hint, *get_args(hint))}
+"""The fields that are classes of their own, with their bases; where it may be none, it is None."""
 GROUPS = {name: hint for name, hint in TYPES.items() if is_dataclass(hint)}
 _DEFAULT = RunConfig()
-DEFAULTS: Layer = {name: type(getattr(_DEFAULT, name)) for name in PARTS}
+DEFAULTS: Layer = {name: None if (part := getattr(_DEFAULT, name)) is None else type(part) for name in PARTS}
 
 
 def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> Layer:
@@ -31,7 +33,7 @@ def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> L
     if not isinstance(content, Mapping):
         raise ValueError(f"it must be a mapping of fields and values, not {shown(content)}")
     flat: Layer = {}
-    for name, value in content.items():
+    for name, value in modernised(content).items():
         if not isinstance(name, str):
             raise ValueError(f"{shown(name)} is not the name of a field")
         if name in PARTS:
@@ -49,6 +51,8 @@ def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> L
 def _part(name: str, value: Any, trusted: Trusted) -> Layer:
     """A part, given as a class, as class_path and init_args, or as some of its fields alone."""
     value = typed(name, value, Any)
+    if value is None and DEFAULTS[name] is None:
+        return {name: None}
     if not isinstance(value, Mapping):
         value = {"class_path": value}
     own = {"class_path", "init_args"} & value.keys()
@@ -72,10 +76,15 @@ def over(lower: Layer, upper: Layer) -> Layer:
     """Both layers as one: what `upper` says holds."""
     result = dict(lower)
     for name in sorted(upper, key=_depth):
-        if name not in result or result[name] != upper[name]:
+        if name not in result or not _is_kind_of(upper[name], result[name]):
             result = {other: value for other, value in result.items() if not other.startswith(f"{name}.")}
         result[name] = upper[name]
     return result
+
+
+def _is_kind_of(value: Any, other: Any) -> bool:
+    """Is it the same, or a class derived from the other, whose fields it has?"""
+    return bool(value == other) or (isinstance(value, type) and isinstance(other, type) and issubclass(value, other))
 
 
 def _depth(name: str) -> int:
@@ -95,7 +104,7 @@ def build(flat: Layer) -> RunConfig:
 def checked(flat: Layer) -> tuple[dict[str, Any], dict[str, type[Any]]]:
     """The values of a layer as their fields want them, and the classes of groups and parts. Raises ValueError."""
     flat = over(DEFAULTS, flat)
-    kinds = GROUPS | {name: flat.pop(name) for name in PARTS}
+    kinds = GROUPS | {name: flat.pop(name) for name in PARTS if flat.get(name) is not None}
     types = {name: hint for name, hint in TYPES.items() if name not in kinds}
     types |= {f"{name}.{field}": hint for name, kind in kinds.items() for field, hint in hints(kind).items()}
     values: dict[str, Any] = {}
@@ -121,6 +130,8 @@ def _holds_items(hint: Any) -> bool:
 def _unknown(name: str, given: Any, kinds: Mapping[str, Any], types: Mapping[str, Any]) -> str:
     part, _, field = name.partition(".")
     dashes = "--" * isinstance(given, Word)
+    if field and part in PARTS and part not in kinds:
+        return f"{part}: there is none, and so no {shown(field)} of it: name its class too"
     if field and part in PARTS:
         known = [other for other in types if other.startswith(f"{part}.")]
         return f"{part}: {kinds[part].__name__} has no field {shown(field)}" + did_you_mean(name, known, dashes)
@@ -146,7 +157,7 @@ def _values(config: RunConfig) -> dict[str, Any]:
 def imports(flat: Layer) -> set[str]:
     """What a layer names that is not this package's: the import paths of the user's own parts."""
     flat = over(DEFAULTS, flat)
-    paths = {path_of(flat[name]) for name in PARTS if not is_own(flat[name])}
+    paths = {path_of(flat[name]) for name in PARTS if flat[name] is not None and not is_own(flat[name])}
     return paths | {str(flat.get(name, "torch.nn.")) for name in _import_fields(flat)}
 
 
@@ -197,7 +208,7 @@ def nested(flat: Layer) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in flat.items():
         group, _, field = name.partition(".")
-        if name in PARTS:
+        if name in PARTS and value is not None:
             content.setdefault(name, {})["class_path"] = path_of(value)
         elif group in PARTS:
             content.setdefault(group, {}).setdefault("init_args", {})[field] = value

@@ -12,24 +12,41 @@ from torch import nn
 
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
-from hpc_dmaml.engine.losses import LOSSES
-from hpc_dmaml.engine.meta_gradient import InnerLoop, MetaGradient, adapt, learning_curve, meta_gradient
+from hpc_dmaml.engine.meta_gradient import (
+    Engine,
+    InnerLoop,
+    MetaGradient,
+    acting,
+    adapt,
+    chunks,
+    for_tasks,
+    learning_curve,
+    meta_gradient,
+)
 from hpc_dmaml.engine.module import prepare
-from hpc_dmaml.engine.objective import Objective
+from hpc_dmaml.engine.objective import Objective, Parameters
+from hpc_dmaml.engine.rates import Rates, rates
 from hpc_dmaml.engine.trial import try_out
+from hpc_dmaml.losses import Loss, named
 from hpc_dmaml.parameters import Layout
 
 __all__ = [
-    "LOSSES",
+    "Engine",
     "InnerLoop",
     "MetaGradient",
     "Objective",
+    "Parameters",
+    "Rates",
+    "acting",
     "adapt",
+    "chunks",
     "default_chunk",
+    "for_tasks",
     "learning_curve",
     "meta_gradient",
     "objective_for",
     "prepare",
+    "rates",
     "try_out",
 ]
 
@@ -38,17 +55,19 @@ WORKING_SET_BYTES = 1 << 24
 
 
 def objective_for(
-    module: nn.Module, sample_shape: tuple[int, ...], loss: str, layout: Layout | None = None, layerwise: bool = True
+    module: nn.Module,
+    sample_shape: tuple[int, ...],
+    loss: Loss | str,
+    layout: Layout | None = None,
+    layerwise: bool = True,
 ) -> Objective:
     """The fast objective if `module` is a chain of known layers and `layerwise` allows it, else the general one.
 
     `layout`: the order of the parameters in θ; by default the module's own. Raises ValueError for an unknown loss.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"task: there is no loss {loss!r}; there are {', '.join(LOSSES)}")
-    layout = layout or Layout.of(module)
-    fast = LayerwiseObjective.of(module, layout, sample_shape, LOSSES[loss]) if layerwise else None
-    return fast or AutogradObjective(module, layout, LOSSES[loss])
+    layout, loss = layout or Layout.of(module), named(loss)
+    fast = LayerwiseObjective.of(module, layout, sample_shape, loss) if layerwise else None
+    return fast or AutogradObjective(module, layout, loss)
 
 
 def default_chunk(objective: Objective, samples: int, device: torch.device) -> int:

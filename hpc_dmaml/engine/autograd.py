@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hpc_dmaml.engine.losses import Loss
 from hpc_dmaml.engine.module import copied
 from hpc_dmaml.engine.objective import Gradient, Parameters
+from hpc_dmaml.losses import Loss
 from hpc_dmaml.parameters import Layout
 
 
@@ -42,8 +42,11 @@ class AutogradObjective:
     def flat(self, parameters: Parameters) -> Tensor:
         return torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
 
+    def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
+        return torch.stack([self._call([p[b] for p in parameters], x[b]) for b in range(len(x))])
+
     def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = torch.stack([self._call([p[b] for p in parameters], x[b]) for b in range(len(x))])
+        outputs = self.outputs(parameters, x)
         return self.loss.value(outputs, y), outputs
 
     def gradient(self, parameters: Parameters, x: Tensor, y: Tensor) -> Gradient:

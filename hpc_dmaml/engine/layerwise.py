@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Layer, Normalize, NormAndPool, Record, Shape
-from hpc_dmaml.engine.losses import LayerwiseLoss
 from hpc_dmaml.engine.objective import Gradient, Parameters
+from hpc_dmaml.losses import Loss
 from hpc_dmaml.parameters import Layout
 
 
@@ -25,9 +25,9 @@ class LayerwiseObjective:
 
     derivatives = "layerwise"
 
-    def __init__(self, layers: list[Layer], packed: list[list[Tensor]], loss: LayerwiseLoss) -> None:
+    def __init__(self, layers: list[Layer], packed: list[list[Tensor]], layout: Layout, loss: Loss) -> None:
         """`packed`: for each layer its packed parameters, holding their numbers in the flat vector."""
-        self.layers, self.loss = layers, loss
+        self.layers, self.layout, self.loss = layers, layout, loss
         self.counts = [len(parameters) for parameters in packed]
         self.shapes = [tuple(p.shape) for p in chain(*packed)]
         self.order = torch.cat([p.flatten() for p in chain(*packed)])
@@ -35,7 +35,7 @@ class LayerwiseObjective:
 
     @classmethod
     def of(
-        cls, module: nn.Module, layout: Layout, sample_shape: tuple[int, ...], loss: LayerwiseLoss
+        cls, module: nn.Module, layout: Layout, sample_shape: tuple[int, ...], loss: Loss
     ) -> LayerwiseObjective | None:
         """The objective for `module`, or None where it holds anything else than a plain chain of known layers."""
         modules = flattened(module)
@@ -56,7 +56,7 @@ class LayerwiseObjective:
             shape = layer.out_shape
             layers.append(layer)
             packed.append([p.contiguous() for p in layer.pack(*(numbers[names[id(p)]] for p in part.parameters()))])
-        objective = cls(layers, packed, loss) if any(packed) and len(shape) == 1 else None
+        objective = cls(layers, packed, layout, loss) if any(packed) and len(shape) == 1 else None
         shared = objective is None or len(objective.order) != layout.size  # a parameter used twice
         return None if shared else objective
 
@@ -69,10 +69,14 @@ class LayerwiseObjective:
         packed = torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
         return torch.empty_like(packed).index_copy_(1, self.order.to(packed.device), packed)
 
-    def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
         z = channels_last(x)
         for layer, w in zip(self.layers, self._by_layer(parameters), strict=True):
             z, _ = layer.forward(z, *w)
+        return z
+
+    def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.outputs(parameters, x)
         return self.loss.value(z, y), z
 
     def gradient(self, parameters: Parameters, x: Tensor, y: Tensor) -> Gradient:

@@ -1,17 +1,19 @@
 """MAML's meta-gradient in adjoint form: exact, and without a graph across the inner steps.
 
-A task adapts by gradient descent on its support set, θ_{k+1} = θ_k − α ∇L_s(θ_k), K times, and is judged by its query
-loss L_q(θ_K). By the chain rule, with H_k = ∇²L_s(θ_k),
+A task adapts by gradient descent on its support data, θ_{k+1} = θ_k − α_k∘g_k with g_k = ∇L_k(θ_k), K times, and is
+judged by its query loss L_q(θ_K). By the chain rule, with H_k = ∇²L_k(θ_k),
 
-    dL_q/dθ_0 = (I − α H_0) (I − α H_1) … (I − α H_{K−1}) ∇L_q(θ_K),
+    dL_q/dθ_0 = (I − H_0 A_0) (I − H_1 A_1) … (I − H_{K−1} A_{K−1}) ∇L_q(θ_K),    A_k = diag(α_k),
 
-evaluated from the right: v ← ∇L_q(θ_K), then v ← v − α H_k v for k = K−1 … 0, one Hessian-vector product a step.
-First-order MAML stops at v = ∇L_q(θ_K). (Finn, Abbeel & Levine, 2017, equation 1 and section 5.2.)
+evaluated from the right: v_K = ∇L_q(θ_K), then v_k = v_{k+1} − H_k(α_k∘v_{k+1}), one Hessian-vector product a step; on
+the way dL_q/dα_k = −g_k∘v_{k+1}. First-order MAML drops H. (Finn, Abbeel & Levine, 2017, equation 1 and section 5.2; the
+rates as Li et al., 2017, learn them.) Where the query loss counts after every step, as in MAML++ (Antoniou et al., 2019,
+equation 3), v_k gets w_k ∇L_q(θ_k) as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,18 +21,34 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.engine.objective import Gradient, Objective, Parameters
-from hpc_dmaml.tasks import Samples, TaskBatch
+from hpc_dmaml.engine.rates import Rates
+from hpc_dmaml.tasks import Batch, Samples
+
+Keep = Literal["activations", "parameters"]
+Factor = float | Parameters
+"""α of an inner step: one number, or one for each parameter."""
+
+
+class Engine(NamedTuple):
+    """What computes, and how much at once."""
+
+    objective: Objective
+    chunk: int = 1 << 30
+    """Tasks at a time."""
+    keep: Keep = "activations"
+    """What is stored of each inner step: everything, or θ_k alone, from which the step is computed again."""
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """How a task adapts."""
+    """How a task adapts in training."""
 
-    lr: float
+    lr: float | Rates
     steps: int
     first_order: bool = False
-    keep: Literal["activations", "parameters"] = "activations"
-    """What is stored of each inner step: everything, or θ_k alone, from which the step is computed again."""
+    keep: Keep = "activations"
+    weights: tuple[float, ...] | None = None
+    """How much the query loss counts after each of the steps; by default after the last alone."""
 
 
 class MetaGradient(NamedTuple):
@@ -38,90 +56,178 @@ class MetaGradient(NamedTuple):
     """Σ over the tasks of dL_q/dθ, (P,)."""
     losses: Tensor
     """Query loss of each task after adaptation, (B,)."""
-    accuracies: Tensor
+    metric: Tensor
     """(B,)"""
+    rates: Tensor | None = None
+    """Σ over the tasks of dL_q/dvalues of the rates, (Q,), if they are learned."""
 
 
 @torch.no_grad()
-def meta_gradient(objective: Objective, theta: Tensor, batch: TaskBatch, inner: InnerLoop, chunk: int) -> MetaGradient:
+def meta_gradient(objective: Objective, theta: Tensor, batch: Batch, inner: InnerLoop, chunk: int) -> MetaGradient:
     """The meta-gradient at θ (P,) of a batch of tasks, of which `chunk` are computed at once."""
+    sweep = _Sweep(objective, inner, factors(objective, inner.lr))
     entered, total = objective.enter(theta, 1), None
-    losses, accuracies = [], []
+    losses, metrics = [], []
     for part in chunks(batch, chunk, theta):
-        v, loss, accuracy = _adjoint(objective, _for_tasks(entered, len(part)), part, inner)
-        sums = tuple(each.sum(0, keepdim=True) for each in v)
-        total = sums if total is None else tuple(a.add_(b) for a, b in zip(total, sums, strict=True))
+        v, loss, metric = sweep(for_tasks(entered, len(part)), part)
+        total = _added(total, v)
         losses.append(loss)
-        accuracies.append(accuracy)
+        metrics.append(metric)
     if total is None:
         raise ValueError("meta_gradient: a batch without tasks")
-    return MetaGradient(objective.flat(total)[0], torch.cat(losses), torch.cat(accuracies))
+    slopes = sweep.slopes()
+    return MetaGradient(objective.flat(total)[0], torch.cat(losses), torch.cat(metrics), slopes)
 
 
-def _adjoint(
-    objective: Objective, parameters: Parameters, batch: TaskBatch, inner: InnerLoop
-) -> tuple[Parameters, Tensor, Tensor]:
-    """dL_q/dθ_0 of every task, its query loss and its accuracy."""
-    kept: list[Gradient | Parameters] = []
-    for _ in range(inner.steps):
-        step = objective.gradient(parameters, *batch.support)
-        if not inner.first_order:
-            kept.append(step if inner.keep == "activations" else parameters)
-        parameters = descend(parameters, step.value, inner.lr)
-        del step
-    query = _query(objective, parameters, batch)
-    losses, outputs, v, _ = objective.gradient(parameters, *query)
-    while kept:
-        at = kept.pop()
-        record = (at if isinstance(at, Gradient) else objective.gradient(at, *batch.support)).record
-        v = descend(v, objective.hessian_vector(record, v), inner.lr)
-    return v, losses, objective.loss.accuracy(outputs, query.y)
+class _Step(NamedTuple):
+    """An inner step, as the way back needs it."""
+
+    at: Parameters
+    support: Samples
+    gradient: Gradient | None
+    """None where it is to be computed again."""
+    judged: Parameters | None
+    """w_k ∇L_q(θ_k)"""
+
+
+class _Sweep:
+    """There and back through the inner steps of some tasks, and the slopes of the rates over all of them."""
+
+    def __init__(self, objective: Objective, inner: InnerLoop, factors: list[Factor]) -> None:
+        self.objective, self.inner, self.factors = objective, inner, factors
+        self.rates = inner.lr if isinstance(inner.lr, Rates) and inner.lr.learned else None
+        self._slopes: list[Parameters | None] = [None] * len(factors)
+
+    def __call__(self, parameters: Parameters, batch: Batch) -> tuple[Parameters, Tensor, Tensor]:
+        """dL_q/dθ_0 of every task, its query loss and its metric after adaptation."""
+        objective, inner = self.objective, self.inner
+        goes_back = not inner.first_order or self.rates is not None
+        weights = inner.weights if inner.weights is not None and inner.steps else (*[0.0] * (inner.steps - 1), 1.0)
+        kept: list[_Step] = []
+        for k in range(inner.steps):
+            act = acting(objective, parameters)
+            support = batch.support(k, act)
+            step = objective.gradient(parameters, *support)
+            judged = None
+            if k and weights[k - 1]:
+                judged = times(weights[k - 1], objective.gradient(parameters, *batch.query(act)).value)
+            if goes_back or judged is not None:
+                stored = step if goes_back and inner.keep == "activations" else None
+                kept.append(_Step(parameters, support, stored, judged))
+            parameters = descend(parameters, step.value, self._factor(k))
+            del step
+        x, y = batch.query(acting(objective, parameters))
+        losses, outputs, v, _ = objective.gradient(parameters, x, y)
+        if weights[-1] != 1:
+            v = times(weights[-1], v)
+        while kept:
+            at, k = kept.pop(), len(kept)
+            if goes_back:
+                step = at.gradient or objective.gradient(at.at, *at.support)
+                factor = self._factor(k)
+                if self.rates is not None:
+                    row = self.rates.row(k)
+                    self._slopes[row] = _added(self._slopes[row], times(v, step.value))
+                if not inner.first_order:
+                    v = _back(objective, step, v, factor)
+                del step
+            if at.judged is not None:
+                v = tuple(a + b for a, b in zip(v, at.judged, strict=True))
+            del at
+        return v, losses, objective.loss.measure(outputs, y)
+
+    def _factor(self, step: int) -> Factor:
+        return self.factors[min(step, len(self.factors) - 1)]
+
+    def slopes(self) -> Tensor | None:
+        """Σ over the tasks of dL_q/dvalues, (Q,)."""
+        if self.rates is None:
+            return None
+        by_parameter = torch.zeros(self.rates.index.shape, dtype=self.rates.values.dtype, device=self.rates.index.device)
+        for row, slope in zip(by_parameter, self._slopes, strict=True):
+            if slope is not None:
+                row -= self.objective.flat(slope)[0]
+        return self.rates.gather(by_parameter)
 
 
 @torch.no_grad()
 def adapt(
-    objective: Objective, parameters: Parameters, support: Samples, lr: float, steps: int
+    objective: Objective, parameters: Parameters, batch: Batch, lr: float | Rates, steps: int
 ) -> Iterator[Parameters]:
     """The parameters before adaptation, and after each of `steps` steps of it."""
     yield parameters
-    for _ in range(steps):
-        parameters = descend(parameters, objective.gradient(parameters, *support).value, lr)
+    by_step = factors(objective, lr)
+    for k in range(steps):
+        support = batch.support(k, acting(objective, parameters))
+        factor = by_step[min(k, len(by_step) - 1)]
+        parameters = descend(parameters, objective.gradient(parameters, *support).value, factor)
         yield parameters
 
 
 @torch.no_grad()
 def learning_curve(
-    objective: Objective, theta: Tensor, batch: TaskBatch, lr: float, steps: int, chunk: int
+    engine: Engine, theta: Tensor, batch: Batch, adaptation: Callable[[Parameters, Batch], Iterator[Parameters]]
 ) -> tuple[Tensor, Tensor]:
-    """Query losses and accuracies, each (steps + 1, B): before adaptation from θ (P,), and after each step of it."""
-    entered = objective.enter(theta, 1)
-    losses, accuracies = [], []
-    for part in chunks(batch, chunk, theta):
+    """Query losses and metrics, each (steps + 1, B): before adaptation from θ (P,), and after each step of it.
+
+    `adaptation`: the parameters of some tasks that start from these, before and after each step.
+    """
+    objective, entered = engine.objective, engine.objective.enter(theta, 1)
+    losses, metrics = [], []
+    for part in chunks(batch, engine.chunk, theta):
         curve = []
-        for parameters in adapt(objective, _for_tasks(entered, len(part)), part.support, lr, steps):
-            query = _query(objective, parameters, part)
-            loss, outputs = objective.value(parameters, *query)
-            curve.append((loss, objective.loss.accuracy(outputs, query.y)))
+        for parameters in adaptation(for_tasks(entered, len(part)), part):
+            x, y = part.query(acting(objective, parameters))
+            loss, outputs = objective.value(parameters, x, y)
+            curve.append((loss, objective.loss.measure(outputs, y)))
         losses.append(torch.stack([loss for loss, _ in curve]))
-        accuracies.append(torch.stack([accuracy for _, accuracy in curve]))
-    return torch.cat(losses, 1), torch.cat(accuracies, 1)
+        metrics.append(torch.stack([metric for _, metric in curve]))
+    return torch.cat(losses, 1), torch.cat(metrics, 1)
 
 
-def chunks(batch: TaskBatch, size: int, theta: Tensor) -> Iterator[TaskBatch]:
+def chunks(batch: Batch, size: int, theta: Tensor) -> Iterator[Batch]:
     """The batch in parts of `size` tasks, as tensors on θ's device and of its precision."""
     for start in range(0, len(batch), size):
         yield batch.part(slice(start, start + size)).to(theta.device, theta.dtype)
 
 
-def _for_tasks(parameters: Parameters, tasks: int) -> Parameters:
+def acting(objective: Objective, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+    """The model at these parameters."""
+    return lambda x: objective.outputs(parameters, x)
+
+
+def for_tasks(parameters: Parameters, tasks: int) -> Parameters:
     """One task's parameters (1, ...) for many."""
     return tuple(p.expand(tasks, *p.shape[1:]) for p in parameters)
 
 
-def descend(parameters: Parameters, direction: Parameters, lr: float) -> Parameters:
-    """parameters − lr · direction"""
+def factors(objective: Objective, lr: float | Rates) -> list[Factor]:
+    """α of the inner steps, as `descend` wants it; further steps are like the last."""
+    return [objective.enter(row, 1) for row in lr.each()] if isinstance(lr, Rates) else [lr]
+
+
+def descend(parameters: Parameters, direction: Parameters, lr: Factor) -> Parameters:
+    """parameters − lr ∘ direction"""
+    if isinstance(lr, tuple):
+        return tuple(torch.addcmul(p, a, d, value=-1) for p, a, d in zip(parameters, lr, direction, strict=True))
     return tuple(torch.sub(p, d, alpha=lr) for p, d in zip(parameters, direction, strict=True))
 
 
-def _query(objective: Objective, adapted: Parameters, batch: TaskBatch) -> Samples:
-    return batch.query(objective.flat(adapted) if batch.needs_adapted else None)
+def times(factor: Factor, direction: Parameters) -> Parameters:
+    """factor ∘ direction"""
+    if isinstance(factor, tuple):
+        return tuple(a * d for a, d in zip(factor, direction, strict=True))
+    return tuple(factor * d for d in direction)
+
+
+def _back(objective: Objective, step: Gradient, v: Parameters, lr: Factor) -> Parameters:
+    """v − H(lr ∘ v)"""
+    if isinstance(lr, tuple):
+        return descend(v, objective.hessian_vector(step.record, times(lr, v)), 1.0)
+    return descend(v, objective.hessian_vector(step.record, v), lr)
+
+
+def _added(total: Parameters | None, each: Parameters) -> Parameters:
+    """The sum over the tasks (1, ...), added to a total in place."""
+    sums = tuple(e.sum(0, keepdim=True) for e in each)
+    return sums if total is None else tuple(a.add_(b) for a, b in zip(total, sums, strict=True))

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from hpc_dmaml.engine.losses import Loss
+from hpc_dmaml.losses import Loss
+from hpc_dmaml.parameters import Layout
 
 Parameters = tuple[Tensor, ...]
 
@@ -31,6 +32,8 @@ class Objective(Protocol):
 
     derivatives: str
     """How they are computed, in a word."""
+    layout: Layout
+    """Of θ."""
 
     @property
     def loss(self) -> Loss:
@@ -43,6 +46,10 @@ class Objective(Protocol):
 
     def flat(self, parameters: Parameters) -> Tensor:
         """One vector a task, (B, P)."""
+        ...
+
+    def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """The model's outputs (B, n, C)."""
         ...
 
     def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

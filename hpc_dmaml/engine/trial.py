@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
-from hpc_dmaml.engine.losses import LOSSES
 from hpc_dmaml.engine.module import copied, first_line
 from hpc_dmaml.engine.objective import Objective
+from hpc_dmaml.losses import Loss, named
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.tasks.family import Samples
 
@@ -37,17 +37,20 @@ class Trial(NamedTuple):
     warnings: list[str]
 
 
-def try_out(module: nn.Module, layout: Layout, support: Samples, outputs: int, loss: str, second_order: bool) -> Trial:
+def try_out(
+    module: nn.Module, layout: Layout, support: Samples, outputs: int, loss: Loss | str, second_order: bool
+) -> Trial:
     """Try a module on the support set of one task, (1, n, ...) tensors. It is left as it is.
 
     Raises ValueError, saying what to do, where the module's outputs are random, change from call to call, have another
-    shape than (n, outputs), or cannot be differentiated as often as is needed.
+    shape than (n, outputs), or cannot be differentiated as often as is needed; or where the loss cannot take them.
     """
-    name = type(module).__name__
+    name, loss = type(module).__name__, named(loss)
     x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
     _outputs(module, x[0], name, outputs)
     probe, x, y = _small(module, x, y, outputs)
     z = _outputs(probe, x[0], name, outputs)
+    _check_loss(loss, z[None], y)
     single = z.dtype != torch.float64
     tolerance = 1e-3 if single else 1e-8
     _check_constancy(probe, x[0], z, name, tolerance)
@@ -60,8 +63,8 @@ def try_out(module: nn.Module, layout: Layout, support: Samples, outputs: int, l
                 "evaluated here: do not call .eval() on what adapt returns"
             )
 
-    general = AutogradObjective(probe, layout, LOSSES[loss])
-    fast = LayerwiseObjective.of(probe, layout, tuple(support.x.shape[2:]), LOSSES[loss])
+    general = AutogradObjective(probe, layout, loss)
+    fast = LayerwiseObjective.of(probe, layout, tuple(support.x.shape[2:]), loss)
     theta = layout.flatten(probe)
     rng = torch.Generator().manual_seed(0)
     v = torch.randn(theta.shape, generator=rng, dtype=theta.dtype).to(theta.device)
@@ -77,7 +80,7 @@ def try_out(module: nn.Module, layout: Layout, support: Samples, outputs: int, l
     try:
         expected = derivatives(general)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        hint = "; first-order MAML (--maml.first_order true) may do without it" if second_order else ""
+        hint = "; first-order MAML (--algorithm.first_order true) may do without it" if second_order else ""
         raise ValueError(
             f"model: {name} cannot be differentiated as MAML needs it: {first_line(error)}{hint}"
         ) from error
@@ -105,6 +108,20 @@ def _small(module: nn.Module, x: Tensor, y: Tensor, outputs: int) -> tuple[nn.Mo
                 if copied(probe)(few[0][0].clone()).shape == (len(few[0][0]), outputs):
                     return probe, few[0], few[1]
     return module, x, y
+
+
+def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless the loss gives a number for each task, and so does its metric."""
+    name = type(loss).__name__
+    for what, give in (("value", loss.value), ("measure", loss.measure)):
+        try:
+            given = give(z, y)
+        except Exception as error:  # a user's own loss may fail in any way
+            shapes = f"outputs {tuple(z.shape)} and targets {tuple(y.shape)}"
+            raise ValueError(f"task: loss {name}.{what} cannot take {shapes}: {first_line(error)}") from error
+        if not isinstance(given, Tensor) or given.shape != (len(z),):
+            came = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"task: loss {name}.{what} must give a number for each task, shape ({len(z)},), not {came}")
 
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
@@ -178,7 +195,7 @@ def _check_second_derivative(
         f"model: the second derivative of {name} is wrong by {least:.0%} against a finite difference: a part of it can be "
         "differentiated only once (such as PyTorch's weight_norm, or a torch.autograd.Function of your own whose backward "
         "is not made of differentiable operations) or stops gradients (detach, no_grad). Write that part differently, freeze "
-        "its parameters (requires_grad_(False)), or use first-order MAML: --maml.first_order true"
+        "its parameters (requires_grad_(False)), or use first-order MAML: --algorithm.first_order true"
     )
 
 

@@ -215,7 +215,7 @@ def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, An
         name = f"{group}{key}"
         own = name not in NOT_SET and not name.endswith(".help")
         _require(own, path, where, name, "a field that the sweep does not set itself (seeds are a list of their own)")
-        _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as maml.inner_lr")
+        _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as algorithm.inner_lr")
         nested = isinstance(value, dict) and "class_path" not in value and name.count(".") < 2
         below = _fields(path, where, value, f"{name}.") if nested else {name: value}
         twice = ", ".join(fields.keys() & below.keys())

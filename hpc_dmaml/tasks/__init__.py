@@ -1,7 +1,7 @@
 """Task families: where the few-shot tasks come from."""
 
 from hpc_dmaml.tasks.arrays import Arrays
-from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily, TaskSampler
+from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskBatch, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.glyphs import Glyphs
 from hpc_dmaml.tasks.harmonic import Harmonic
 from hpc_dmaml.tasks.image_folder import ImageFolder
@@ -9,7 +9,9 @@ from hpc_dmaml.tasks.omniglot import Omniglot
 from hpc_dmaml.tasks.sinusoid import Sinusoid
 
 __all__ = [
+    "Act",
     "Arrays",
+    "Batch",
     "Glyphs",
     "Harmonic",
     "ImageFolder",

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from hpc_dmaml.launcher import launched_rank
+from hpc_dmaml.losses import Loss, SquaredError
 from hpc_dmaml.tasks.array_data import ArrayData, read_data
 from hpc_dmaml.tasks.class_split import random_split
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch
@@ -80,7 +81,7 @@ class Arrays(FewShot):
 class RegressionSampler:
     """Draws tasks that have samples of their own: `shots` + `queries` distinct ones of each."""
 
-    loss: ClassVar[str] = "squared_error"
+    loss: ClassVar[Loss] = SquaredError()
     block_runs: ClassVar[int] = 1
 
     def __init__(

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskSampler
+from hpc_dmaml.losses import Loss, described, named
+from hpc_dmaml.tasks.family import Batch, Samples, Split, TaskBatch, TaskSampler
 
 
 class Form(Protocol):
@@ -17,7 +18,7 @@ class Form(Protocol):
     @property
     def outputs(self) -> int: ...
     @property
-    def loss(self) -> str: ...
+    def loss(self) -> Loss | str: ...
 
 
 def check_sampler(sampler: TaskSampler) -> TaskSampler:
@@ -26,7 +27,7 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
     for attribute, wanted, is_right in (
         ("sample_shape", "a tuple of whole numbers", lambda v: isinstance(v, tuple) and all(map(_is_count, v))),
         ("outputs", "a whole number, 1 or more", _is_count),
-        ("loss", "the name of a loss", lambda v: isinstance(v, str)),
+        ("loss", "a Loss, or the name of one", lambda v: isinstance(v, Loss | str)),
         ("block_runs", "a whole number, 1 or more", _is_count),
         ("sample", "a method", callable),
     ):
@@ -34,6 +35,7 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
         if not is_right(value):
             came = "nothing" if value is None else repr(value)
             raise ValueError(f"task: {name}.{attribute} must be {wanted}, not {came} (see TaskSampler)")
+    described(named(sampler.loss))  # a file will have to name it
     return sampler
 
 
@@ -43,21 +45,26 @@ def _is_count(value: object) -> bool:
 
 def draw(
     sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)
-) -> TaskBatch:
-    """A batch from a sampler, checked. Raises ValueError where it is not what the sampler says of itself."""
+) -> Batch:
+    """A batch from a sampler, checked. Raises ValueError where it is not what the sampler says of itself.
+
+    Samples that are there from the start, that is: what a batch gives for a policy is seen when the policy is there.
+    """
     batch = sampler.sample(split, rng, tasks, part)
     of, wanted = f"task {type(sampler).__name__}: {split}", len(range(*part.indices(tasks)))
-    if not isinstance(batch, TaskBatch):
+    if not isinstance(batch, Batch):
         raise ValueError(f"{of}: sample must give a TaskBatch, not {type(batch).__name__}")
-    check(batch.support, sampler, f"{of} support", wanted)
-    if not batch.needs_adapted:
-        check(batch.held_query, sampler, f"{of} query", wanted)
+    if isinstance(batch, TaskBatch):
+        check(batch.support_set, sampler, f"{of} support", wanted)
+        check(batch.query_set, sampler, f"{of} query", wanted)
+    elif len(batch) != wanted:
+        raise ValueError(f"{of} has {len(batch)} tasks, where {wanted} were asked for")
     return batch
 
 
 def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
-    """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets class numbers (tasks, n) below
-    `outputs` for cross-entropy, else numbers (tasks, n, outputs)."""
+    """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets what the loss wants: class numbers
+    (tasks, n) below `outputs`, or numbers (tasks, n, outputs), or its own affair (tasks, …)."""
     import torch
 
     def refuse(part: str, came: object, wanted: str) -> None:
@@ -80,7 +87,8 @@ def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
     if x.dtype == torch.bool or x.is_complex():
         refuse("x", str(x.dtype), "bytes, which are scaled to [0, 1], or real numbers")
     n = x.shape[1]
-    if form.loss == "cross_entropy":
+    wanted = named(form.loss).targets
+    if wanted == "classes":
         of_n = f"{n} class numbers, one for each of the {n} samples of a task"
         if tuple(y.shape[1:]) != (n,):
             refuse("y", shape(y), f"{of_n} (not one-hot)")
@@ -89,7 +97,7 @@ def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
         least, most = (int(each) for each in torch.aminmax(y.long())) if y.numel() else (0, 0)
         if least < 0 or most >= form.outputs:
             refuse("y", f"{least} to {most}", f"class numbers from 0 to {form.outputs - 1}")
-    else:
+    elif wanted == "numbers":
         if tuple(y.shape[1:]) != (n, form.outputs):
             refuse("y", shape(y), f"({n}, {form.outputs}): {form.outputs} for each of the {n} samples of a task")
         if not y.is_floating_point():

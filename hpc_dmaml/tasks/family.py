@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
+    from hpc_dmaml.losses import Loss
+
 Split = Literal["train", "validation", "test"]
+
+Act = Callable[[Any], Any]
+"""The model at each task's current parameters: inputs (B, n, *sample shape) to outputs (B, n, C), without a gradient."""
 
 
 class Samples(NamedTuple):
@@ -24,42 +30,89 @@ class Samples(NamedTuple):
         """The same as tensors: bytes of x become numbers in [0, 1], class numbers int64, and the rest `dtype`."""
         import torch
 
-        x, y = torch.as_tensor(self.x), torch.as_tensor(self.y)
+        x = torch.as_tensor(self.x)
         if x.dtype == torch.uint8:  # moved as bytes, a quarter of the size
             x = x.to(device).to(dtype).div_(255)
-        return Samples(
-            x.to(device, dtype if x.is_floating_point() else None),
-            y.to(device, dtype if y.is_floating_point() else torch.int64),
-        )
+        return Samples(_moved(x, device, dtype, x.dtype), _moved(self.y, device, dtype, torch.int64))
 
 
 @dataclass(frozen=True)
-class TaskBatch:
-    """B tasks, each with data to adapt on and data to be judged on."""
+class Batch(ABC):
+    """B tasks, each with data to adapt on and data to be judged on: a frozen dataclass with two methods.
 
-    support: Samples
-    held_query: Samples
+    Both may depend on what the model does at a task's current parameters, as trajectories of a policy do. Every field
+    that is an array, a tensor, or a tuple of such has the tasks first: so a batch is cut and moved, whatever it holds.
+    """
 
-    def query(self, adapted: torch.Tensor | None) -> Samples:
-        """The query data, given each task's adapted parameters (B, P).
+    @abstractmethod
+    def support(self, step: int, act: Act) -> Samples:
+        """What the tasks adapt on in an inner step, counted from 0."""
 
-        Supervised tasks have theirs from the start; a family whose query data depends on the adapted parameters
-        (rollouts of the adapted policy) sets `needs_adapted` and overrides this.
-        """
-        return self.held_query
-
-    needs_adapted = False
+    @abstractmethod
+    def query(self, act: Act) -> Samples:
+        """What the tasks are judged on."""
 
     def __len__(self) -> int:
-        return len(self.support.x)
+        return len(next(_arrays(getattr(self, item.name) for item in fields(self))))
 
-    def part(self, tasks: slice) -> TaskBatch:
+    def part(self, tasks: slice) -> Self:
         """Some of the tasks."""
-        return TaskBatch(*(Samples(s.x[tasks], s.y[tasks]) for s in (self.support, self.held_query)))
+        return self._each(lambda array: array[tasks])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> TaskBatch:
-        """The same tasks as tensors, see `Samples.to`."""
-        return TaskBatch(self.support.to(device, dtype), self.held_query.to(device, dtype))
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same tasks as tensors, see `Samples.to`; whole numbers outside of samples stay what they are."""
+        return self._each(lambda array: _moved(array, device, dtype), lambda samples: samples.to(device, dtype))
+
+    def _each(self, array: Callable[[Any], Any], samples: Callable[[Samples], Samples] | None = None) -> Self:
+        return replace(self, **{item.name: _mapped(getattr(self, item.name), array, samples) for item in fields(self)})
+
+
+@dataclass(frozen=True)
+class TaskBatch(Batch):
+    """Supervised tasks, whose data is there from the start."""
+
+    support_set: Samples
+    query_set: Samples
+
+    def support(self, step: int, act: Act) -> Samples:
+        return self.support_set
+
+    def query(self, act: Act) -> Samples:
+        return self.query_set
+
+    def __len__(self) -> int:
+        return len(self.support_set.x)
+
+
+def _moved(array: Any, device: torch.device, dtype: torch.dtype, whole: torch.dtype | None = None) -> torch.Tensor:
+    """An array as a tensor on the device: real numbers of this precision, others of type `whole`, if it is given."""
+    import torch
+
+    tensor = torch.as_tensor(array)
+    return tensor.to(device, dtype if tensor.is_floating_point() else whole)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and len(value.shape) > 0
+
+
+def _arrays(values: Any) -> Any:
+    for value in values:
+        if _is_array(value):
+            yield value
+        elif isinstance(value, tuple):
+            yield from _arrays(value)
+
+
+def _mapped(value: Any, array: Callable[[Any], Any], samples: Callable[[Samples], Samples] | None) -> Any:
+    if isinstance(value, Samples):
+        return samples(value) if samples is not None else Samples(*map(array, value))
+    if _is_array(value):
+        return array(value)
+    if isinstance(value, tuple):
+        parts = [_mapped(part, array, samples) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 class TaskSampler(Protocol):
@@ -76,8 +129,8 @@ class TaskSampler(Protocol):
         ...
 
     @property
-    def loss(self) -> str:
-        """A name in `hpc_dmaml.engine.losses.LOSSES`."""
+    def loss(self) -> Loss | str:
+        """What is minimised, and measured besides; or its short name, one of `hpc_dmaml.losses.NAMES`."""
         ...
 
     @property
@@ -87,7 +140,7 @@ class TaskSampler(Protocol):
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
-    ) -> TaskBatch:
+    ) -> Batch:
         """`part` of a batch of `tasks` tasks.
 
         The whole batch is drawn from `rng`, and then only `part` of it is loaded: ranks that share a batch draw the

@@ -10,6 +10,7 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from hpc_dmaml.files import expanded
+from hpc_dmaml.losses import CrossEntropy, Loss
 from hpc_dmaml.tasks.augmentation import CHANCES, Augmentation
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
@@ -80,7 +81,7 @@ class Classes:
 class FewShotSampler:
     """Draws tasks of `ways` classes with `shots` + `queries` distinct samples each."""
 
-    loss: ClassVar[str] = "cross_entropy"
+    loss: ClassVar[Loss] = CrossEntropy()
     block_runs: ClassVar[int] = 1
 
     def __init__(

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from hpc_dmaml.losses import SquaredError
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 MOST_POINTS = 10**6
@@ -28,7 +29,7 @@ class Sinusoid(TaskFamily):
 
     sample_shape = (1,)
     outputs = 1
-    loss = "squared_error"
+    loss = SquaredError()
     block_runs: ClassVar[int] = 16
 
     def load(self) -> Sinusoid:

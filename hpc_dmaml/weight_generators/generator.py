@@ -84,7 +84,7 @@ def check_any_finite(finite: np.ndarray) -> None:
     if not finite.any():
         raise FloatingPointError(
             "the loss or the update of every worker is not finite: the training has diverged. "
-            "Lower maml.inner_lr or optimizer.lr, or set maml.clip"
+            "Lower algorithm.inner_lr or optimizer.lr, or set clip"
         )
 
 

@@ -113,21 +113,34 @@ def call(module: nn.Module, theta: dict[str, Tensor], x: Tensor) -> Tensor:
     return functional_call(module.train(), {**theta, **{n: b.clone() for n, b in module.named_buffers()}}, (x,))
 
 
-def adapted_losses(module: nn.Module, loss: str, theta: Tensor, batch: TaskBatch, inner: InnerLoop) -> Tensor:
-    """Query losses (B,) after adaptation, on the autograd graph of θ (P,)."""
+Rate = Callable[[int], Tensor | float]
+"""α (P,) of an inner step, counted from 0."""
+
+
+def adapted_losses(
+    module: nn.Module, loss: str, theta: Tensor, batch: TaskBatch, inner: InnerLoop, rate: Rate | None = None
+) -> Tensor:
+    """Query losses (B,) after adaptation, on the autograd graph of θ (P,) and of the rates; weighted over the steps, if
+    `inner.weights` says so."""
     batch = batch.to(theta.device, theta.dtype)
     layout, losses = Layout.of(module), []
+    rate = rate or (lambda step: inner.lr)  # type: ignore[arg-type,return-value]
+    weights = inner.weights or (*[0.0] * (inner.steps - 1), 1.0)
     for b in range(len(batch)):
-        (x, y), (query_x, query_y) = (Samples(*(each[b] for each in s)) for s in (batch.support, batch.held_query))
-        named = layout.views(theta)
-        for _ in range(inner.steps):
+        (x, y), (query_x, query_y) = (Samples(*(each[b] for each in s)) for s in (batch.support_set, batch.query_set))
+        own, total = theta, []
+        for step in range(inner.steps):
             with torch.enable_grad():
+                named = layout.views(own)
                 support_loss = LOSSES[loss](call(module, named, x), y)
             gradients = torch.autograd.grad(
                 support_loss, list(named.values()), create_graph=not inner.first_order, materialize_grads=True
             )
-            named = {name: p - inner.lr * g for (name, p), g in zip(named.items(), gradients, strict=True)}
-        losses.append(LOSSES[loss](call(module, named, query_x), query_y))
+            own = own - rate(step) * torch.cat([g.reshape(-1) for g in gradients])
+            if step + 1 < inner.steps and weights[step]:
+                total.append(weights[step] * LOSSES[loss](call(module, layout.views(own), query_x), query_y))
+        total.append(weights[-1] * LOSSES[loss](call(module, layout.views(own), query_x), query_y))
+        losses.append(torch.stack(total).sum())
     return torch.stack(losses)
 
 

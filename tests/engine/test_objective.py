@@ -112,7 +112,7 @@ def test_the_fast_objective_is_the_general_one(problem: Problem) -> None:
     fast = objective_for(module, problem.sample_shape, problem.loss)
     general = AutogradObjective(module, Layout.of(module), fast.loss)
     theta = flatten(module)
-    at_fast, at_general = (each.gradient(each.enter(theta, 3), *batch.support) for each in (fast, general))
+    at_fast, at_general = (each.gradient(each.enter(theta, 3), *batch.support_set) for each in (fast, general))
     for value, expected in zip(at_fast[:2], at_general[:2], strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
     direction = torch.randn_like(theta)

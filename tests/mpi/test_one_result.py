@@ -10,7 +10,7 @@ import pytest
 
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.config import Maml, Validation
+from hpc_dmaml.config import Validation
 from hpc_dmaml.models import Conv4
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.run import run_job
@@ -106,9 +106,8 @@ def covering(settings: dict[str, list]) -> list[dict]:
 
 
 def configured(setting: dict):
-    maml = Maml(inner_lr=0.05, task_reduction=setting["task_reduction"], clip=setting["clip"])
     rest = {name: setting[name] for name in ("weight_generator", "epochs", "optimizer", "exchange")}
-    return small_config(workers=2, local_lr=0.01, maml=maml, **rest)
+    return small_config(workers=2, local_lr=0.01, task_reduction=setting["task_reduction"], clip=setting["clip"], **rest)
 
 
 @pytest.mark.parametrize("setting", covering(SETTINGS), ids=lambda s: "-".join(map(str, s.values())))

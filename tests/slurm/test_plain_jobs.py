@@ -7,7 +7,7 @@ import numpy as np
 from hpc_dmaml import results
 from tests.slurm.cluster import MPIRUN, SRUN, wait_for
 
-FIELDS = {"task": "Sinusoid", "model": "MLP", "tasks": 2, "maml.inner_lr": 0.01, "exchange": "gather", "runs": 5}
+FIELDS = {"task": "Sinusoid", "model": "MLP", "tasks": 2, "algorithm.inner_lr": 0.01, "exchange": "gather", "runs": 5}
 TASK = " ".join(f"--{name} {value}" for name, value in FIELDS.items())
 
 

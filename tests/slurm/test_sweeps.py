@@ -27,7 +27,7 @@ set:
   model: {class_path: MLP, init_args: {hidden: [5]}}
   tasks: 2
   threads: 1
-  maml.inner_lr: 0.01
+  algorithm.inner_lr: 0.01
   exchange: gather
   validation: {every: 5, tasks: 2}
 """

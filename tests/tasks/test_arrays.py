@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hpc_dmaml import tasks
 from hpc_dmaml.communicator import Communicator, Refusal
-from hpc_dmaml.config import Maml, Validation
+from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.config import Validation
 from hpc_dmaml.evaluate import evaluate, parse
 from hpc_dmaml.models import MLP
 from hpc_dmaml.optimizers import Adam
@@ -82,13 +83,13 @@ def test_a_task_has_distinct_samples_of_its_own_split(
     assert sampler.sample_shape == shape
     for split in SPLITS:
         batch = draw(sampler, split, generator(0, Purpose.TRAINING), 4)
-        support, query = numbers(batch.support.x), numbers(batch.held_query.x)
+        support, query = numbers(batch.support_set.x), numbers(batch.query_set.x)
         for task_support, task_query in zip(support, query, strict=True):
             seen = np.concatenate([task_support, task_query])
             assert len(set(seen)) == len(seen) == (shots + queries) * (1 if regression else 2)
             assert set(splits[groups[seen]]) == {split}
             assert len(set(groups[seen])) == (1 if regression else 2)
-        for samples, which in ((batch.support, support), (batch.held_query, query)):
+        for samples, which in ((batch.support_set, support), (batch.query_set, query)):
             if regression:
                 np.testing.assert_array_equal(samples.y, y[which])
             else:
@@ -120,10 +121,10 @@ def test_tasks_of_one_size_need_no_numbers(tmp_path):
     samplers = [Arrays(path=str(written(tmp_path / n, "npz", a)), shots=3, queries=2).load() for n, a in (("b", block), ("f", flat))]  # fmt: skip
     for split in SPLITS:
         one, other = (sampler.sample(split, generator(0, Purpose.TRAINING), 5) for sampler in samplers)
-        for a, b in zip((*one.support, *one.held_query), (*other.support, *other.held_query), strict=True):
+        for a, b in zip((*one.support_set, *one.query_set), (*other.support_set, *other.query_set), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert one.support.x.shape == (5, 3, 3, 2)
-    assert one.held_query.y.shape == (5, 2, 1)
+    assert one.support_set.x.shape == (5, 3, 3, 2)
+    assert one.query_set.y.shape == (5, 2, 1)
 
 
 def example(kind: str = "class") -> dict[str, np.ndarray]:
@@ -155,7 +156,7 @@ def test_mapped_or_read_whole_or_in_parts_it_is_the_same(tmp_path_factory, kind,
         whole = whole or sampler.sample("train", generator(1, Purpose.TRAINING), tasks)
         some = sampler.sample("train", generator(1, Purpose.TRAINING), tasks, part)
         expected = whole.part(part)
-        for x, y in zip((*some.support, *some.held_query), (*expected.support, *expected.held_query), strict=True):
+        for x, y in zip((*some.support_set, *some.query_set), (*expected.support_set, *expected.query_set), strict=True):
             np.testing.assert_array_equal(x, y)
             assert type(x) is np.ndarray
 
@@ -163,7 +164,7 @@ def test_mapped_or_read_whole_or_in_parts_it_is_the_same(tmp_path_factory, kind,
 def test_tasks_are_drawn_equally_often_and_so_are_their_samples(tmp_path):
     task = family(tmp_path, example("block") | {"x": numbered(np.arange(60), (3,)).reshape(10, 6, 3)})
     batch = task.load().sample("train", generator(0, Purpose.TRAINING), 6000)
-    seen = Counter(numbers(batch.support.x).ravel())
+    seen = Counter(numbers(batch.support_set.x).ravel())
     assert set(seen) == set(range(24))
     assert max(abs(count - 500) for count in seen.values()) < 110  # five standard deviations
 
@@ -174,7 +175,7 @@ def test_bytes_are_images_and_other_numbers_are_themselves(tmp_path):
     for kind in (np.uint8, np.int16, np.float16, np.float64):
         task = family(tmp_path, example() | {"x": np.full((60, 1, 4, 4), 51, kind)}, shots=1, queries=1)
         batch = draw(task.load(), "train", generator(0, Purpose.TRAINING), 1).to(torch.device("cpu"), torch.float64)
-        assert torch.allclose(batch.support.x.double(), torch.tensor(0.2 if kind is np.uint8 else 51.0).double())
+        assert torch.allclose(batch.support_set.x.double(), torch.tensor(0.2 if kind is np.uint8 else 51.0).double())
 
 
 def changed(kind: str, **changes: Any) -> dict[str, np.ndarray]:
@@ -281,9 +282,9 @@ def test_a_whole_job_learns_and_is_tested(tmp_path, capsys, kind, way):
     if kind == "class":
         arrays["x"] = np.random.default_rng(0).standard_normal((10, 3))[arrays["class"]]
     arrays = {n: a.astype("S") if a.dtype.kind == "U" else a for n, a in arrays.items()}
-    maml, validation = Maml(inner_lr=1.0 if kind == "class" else 0.05), Validation(every=60, tasks=20)
+    algorithm, validation = MAML(inner_lr=1.0 if kind == "class" else 0.05), Validation(every=60, tasks=20)
     config = small_config(task=family(tmp_path, arrays, way), runs=60, model=MLP(hidden=(16,)), optimizer=Adam(lr=0.02))
-    job = run(replace(config, maml=maml, validation=validation), tmp_path)
+    job = run(replace(config, algorithm=algorithm, validation=validation), tmp_path)
     assert job["workers/loss"][-10:].mean() < 0.5 * job["workers/loss"][:10].mean()
     capsys.readouterr()
     pool = [["--split", "all"]] if kind == "class" else []

@@ -33,7 +33,7 @@ def sampler(**fields) -> FewShotSampler:
 
 def drawn(sampler: FewShotSampler, split="train", tasks=4, part=slice(None)) -> list[np.ndarray]:
     batch = sampler.sample(split, generator(1, Purpose.TRAINING, 2), tasks, part)
-    return [*batch.support, *batch.held_query]
+    return [*batch.support_set, *batch.query_set]
 
 
 def chances(n: int) -> np.ndarray:
@@ -107,8 +107,8 @@ def test_off_by_default_a_batch_takes_from_the_generator_what_it_took_before_the
     chosen = distinct(plain, np.full(4, len(COUNTS)), 3)
     places = distinct(plain, COUNTS[chosen], 2)
     images = PIXELS[(COUNTS.cumsum() - COUNTS)[chosen][..., None] + places]
-    np.testing.assert_array_equal(batch.support.x, images[:, :, 0])
-    np.testing.assert_array_equal(batch.held_query.x, images[:, :, 1])
+    np.testing.assert_array_equal(batch.support_set.x, images[:, :, 0])
+    np.testing.assert_array_equal(batch.query_set.x, images[:, :, 1])
     assert rng.random() == plain.random()
 
 

@@ -101,10 +101,10 @@ class Careless(Sinusoid):
         if split != self.where:
             return batch
         if self.fault == "targets":
-            return replace(batch, held_query=Samples(batch.held_query.x, batch.held_query.y[..., 0]))
+            return replace(batch, query_set=Samples(batch.query_set.x, batch.query_set.y[..., 0]))
         if self.fault == "part":
             return super().sample(split, rng, tasks, slice(None), queries)
-        return batch.support, batch.held_query
+        return batch.support_set, batch.query_set
 
 
 @pytest.mark.parametrize(

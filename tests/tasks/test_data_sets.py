@@ -137,8 +137,8 @@ def test_real_omniglot(tmp_path):
     assert sampler.images.shape == (32460, 1, 28, 28)
     assert (sampler.splits["train"].count == 20).all()
     batch = sampler.sample("test", generator(0, Purpose.TRAINING), 4)
-    assert batch.support.x.shape == (4, 100, 1, 28, 28)
-    assert 0.02 < (batch.support.x > 127).mean() < 0.25  # white strokes on black
+    assert batch.support_set.x.shape == (4, 100, 1, 28, 28)
+    assert 0.02 < (batch.support_set.x > 127).mean() < 0.25  # white strokes on black
 
 
 @real_data
@@ -151,8 +151,8 @@ def test_real_photographs(tmp_path):
     sampler = family.load()
     assert {s: len(c) for s, c in sampler.splits.items()} == {"train": 64, "validation": 16, "test": 20}
     batch = sampler.sample("train", generator(0, Purpose.TRAINING), 2)
-    assert batch.held_query.x.shape == (2, 75, 3, 84, 84)
-    assert 60 < batch.held_query.x.mean() < 200
+    assert batch.query_set.x.shape == (2, 75, 3, 84, 84)
+    assert 60 < batch.query_set.x.mean() < 200
 
 
 def test_what_systems_leave_beside_images_is_no_class_and_what_is_left_out_is_said(folder, capsys, monkeypatch):

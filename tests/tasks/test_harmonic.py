@@ -21,7 +21,7 @@ def test_support_and_query_points_lie_on_one_sum_of_waves(waves, frequency, seed
     """With the frequency known, y is linear in sin kωx and cos kωx: the support points say what the query points are."""
     task = Harmonic(shots=40, queries=10, waves=waves, frequency=(frequency, frequency))
     batch = task.load().sample("train", generator(seed, Purpose.TRAINING), 3)
-    for x, y, query_x, query_y in zip(*batch.support, *batch.held_query, strict=True):
+    for x, y, query_x, query_y in zip(*batch.support_set, *batch.query_set, strict=True):
         angles = [(k * frequency * points) for points in (x, query_x) for k in range(1, waves + 1)]
         basis, query_basis = (
             np.hstack([f(a) for a in part for f in (np.sin, np.cos)]) for part in (angles[:waves], angles[waves:])
@@ -33,7 +33,7 @@ def test_support_and_query_points_lie_on_one_sum_of_waves(waves, frequency, seed
 def test_the_defaults_are_those_of_the_literature():
     """Amplitudes and inputs of a task are normal with deviation 1, means of inputs uniform in [-4, 4]."""
     batch = Harmonic(shots=1, queries=100).sample("test", generator(0, Purpose.TRAINING), 4000)
-    x, y = batch.held_query
+    x, y = batch.query_set
     assert x.shape == y.shape == (4000, 100, 1)
     centres = x.mean(1, keepdims=True)
     assert abs((x - centres).std() - 1) < 0.01
@@ -43,7 +43,7 @@ def test_the_defaults_are_those_of_the_literature():
 
 def test_noise_is_on_every_point_and_the_rest_stays_the_same():
     plain, noisy = (Harmonic(shots=50, noise=n).sample("train", generator(0, Purpose.TRAINING), 400) for n in (0, 0.5))
-    for a, b in ((plain.support, noisy.support), (plain.held_query, noisy.held_query)):
+    for a, b in ((plain.support_set, noisy.support_set), (plain.query_set, noisy.query_set)):
         np.testing.assert_array_equal(a.x, b.x)
         assert abs((b.y - a.y).std() - 0.5) < 0.02
 

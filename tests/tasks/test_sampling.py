@@ -29,7 +29,7 @@ def test_a_task_has_distinct_classes_and_distinct_images_of_each(seed, ways, sho
     sampler = numbered_sampler(ways=ways, shots=shots, queries=1)
     batch = sampler.sample("train", generator(seed, Purpose.TRAINING), 3)
     class_of = np.repeat(np.arange(len(COUNTS)), COUNTS)
-    for support, labels, query, query_labels in zip(*batch.support, *batch.held_query, strict=True):
+    for support, labels, query, query_labels in zip(*batch.support_set, *batch.query_set, strict=True):
         images = np.concatenate([support, query])[:, 0].max((1, 2)).astype(int) - 1
         labels = np.concatenate([labels, query_labels])
         assert len(set(images)) == ways * (shots + 1)
@@ -53,7 +53,7 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole_batch(tasks, a, b):
     for sampler in (numbered_sampler(), Sinusoid(), Harmonic(noise=0.1)):
         whole = sampler.sample("train", generator(1, Purpose.TRAINING, 2), tasks).part(part)
         some = sampler.sample("train", generator(1, Purpose.TRAINING, 2), tasks, part)
-        for x, y in zip((*whole.support, *whole.held_query), (*some.support, *some.held_query), strict=True):
+        for x, y in zip((*whole.support_set, *whole.query_set), (*some.support_set, *some.query_set), strict=True):
             np.testing.assert_array_equal(x, y)
 
 
@@ -62,7 +62,7 @@ def test_rotated_classes_are_the_images_turned():
     assert len(sampler.splits["train"]) == 24
     batch = sampler.sample("train", generator(0, Purpose.TRAINING), 1)
     corners = [(0, 0), (1, 0), (1, 1), (0, 1)]  # where np.rot90 takes the upper left pixel
-    found = [divmod(int(np.flatnonzero(image.ravel())[0]), 2) for image in batch.support.x[0, :, 0]]
+    found = [divmod(int(np.flatnonzero(image.ravel())[0]), 2) for image in batch.support_set.x[0, :, 0]]
     assert sorted(found) == sorted(corners * 6)
 
 
@@ -90,7 +90,7 @@ def test_a_split_that_is_not_drawn_from_may_lack_classes():
     sampler = numbered_sampler(ways=4)
     few = Classes.of(np.array([0]), np.array([4]))
     sampler = FewShotSampler(sampler.images, {"train": few, "test": sampler.splits["test"]}, sampler.family)
-    assert sampler.sample("test", generator(0, Purpose.EVALUATION), 2).support.x.shape == (2, 4, 1, 2, 2)
+    assert sampler.sample("test", generator(0, Purpose.EVALUATION), 2).support_set.x.shape == (2, 4, 1, 2, 2)
     with pytest.raises(ValueError, match="the train split has only 1 classes"):
         sampler.sample("train", generator(0, Purpose.EVALUATION), 2)
     with pytest.raises(ValueError, match="the validation split has no classes"):
@@ -99,14 +99,14 @@ def test_a_split_that_is_not_drawn_from_may_lack_classes():
 
 def test_sine_waves_are_finns():
     batch = Sinusoid(shots=50, queries=50).sample("train", generator(0, Purpose.TRAINING), 400)
-    for x, y in (batch.support, batch.held_query):
+    for x, y in (batch.support_set, batch.query_set):
         assert x.shape == y.shape == (400, 50, 1)
         assert -5 <= x.min() < -4.9
         assert 4.9 < x.max() <= 5
         assert 4.5 < np.abs(y).max() <= 5
     # Support and query points lie on one sine: y = a sin x + b cos x with √(a² + b²) in the range of the amplitude.
     for task in range(5):
-        (x, y), (query_x, query_y) = ((s.x[task], s.y[task]) for s in (batch.support, batch.held_query))
+        (x, y), (query_x, query_y) = ((s.x[task], s.y[task]) for s in (batch.support_set, batch.query_set))
         fit = np.linalg.lstsq(np.hstack([np.sin(x), np.cos(x)]), y, rcond=None)[0]
         assert 0.1 <= np.linalg.norm(fit) <= 5
         assert fit[1] <= 0  # a phase in [0, π]
@@ -117,9 +117,9 @@ def test_bytes_become_numbers_between_0_and_1():
     import torch
 
     batch = numbered_sampler().sample("train", generator(0, Purpose.TRAINING), 2).to(torch.device("cpu"), torch.float64)
-    assert batch.support.x.dtype == torch.float64
-    assert batch.support.y.dtype == torch.int64
-    assert 0 < batch.support.x.max() <= COUNTS.sum() / 255
+    assert batch.support_set.x.dtype == torch.float64
+    assert batch.support_set.y.dtype == torch.int64
+    assert 0 < batch.support_set.x.max() <= COUNTS.sum() / 255
 
 
 def test_streams_of_different_keys_are_different():

@@ -22,7 +22,7 @@ PLACES = st.tuples(st.integers(0, 40), st.integers(0, 2), st.integers(0, 1))
 
 def drawn(training: TrainingTasks, *place: int, part: slice = slice(0, TASKS)) -> list[np.ndarray]:
     batch = training.batch(*place, part, THETA).to(torch.device("cpu"), torch.float64)
-    return [each.numpy() for each in (*batch.support, *batch.held_query)]
+    return [each.numpy() for each in (*batch.support_set, *batch.query_set)]
 
 
 def new(sampler) -> TrainingTasks:

@@ -1,0 +1,35 @@
+"""Almost no inner loop, and its counterpart: only a part of the model adapts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpc_dmaml.algorithms.maml import MAML
+from hpc_dmaml.parameters import Layout
+
+
+@dataclass(frozen=True)
+class ANIL(MAML):
+    """MAML whose head alone adapts (Raghu et al., 2020): the model's last layer, or what `adapted` names."""
+
+    def patterns(self, layout: Layout) -> tuple[str, ...]:
+        return tuple(head(layout)) if self.adapted == ("*",) else self.adapted
+
+
+@dataclass(frozen=True)
+class BOIL(MAML):
+    """MAML whose body alone adapts (Oh et al., 2021): all but the model's last layer, or what `adapted` names."""
+
+    def patterns(self, layout: Layout) -> tuple[str, ...]:
+        if self.adapted != ("*",):
+            return self.adapted
+        body = [name for name in layout.names if name not in head(layout)]
+        if not body:
+            raise ValueError("algorithm: BOIL adapts all but the last layer, and the model has one layer alone")
+        return tuple(body)
+
+
+def head(layout: Layout) -> list[str]:
+    """The parameters of the model's last layer: those that stand in one module with the last parameter."""
+    of = layout.names[-1].rpartition(".")[0]
+    return [name for name in layout.names if name.rpartition(".")[0] == of]

@@ -1,0 +1,64 @@
+"""Reptile (Nichol, Achiam & Schulman, 2018): towards where the tasks' adaptation leads, without a derivative of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc_dmaml.algorithms.algorithm import Algorithm
+from hpc_dmaml.requirements import positive, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hpc_dmaml.engine import Engine, MetaGradient, Objective, Parameters
+    from hpc_dmaml.tasks import Batch
+
+
+@dataclass(frozen=True)
+class Reptile(Algorithm):
+    """The update is θ − θ_K, from before to after the adaptation: SGD of rate ε makes the paper's step of ε towards θ_K.
+
+    With one inner step it is joint training; what it learns of adaptation comes from the further ones.
+    """
+
+    inner_lr: float = 0.1
+    """Inner learning rate of the adaptation."""
+    inner_steps: int = 5
+    """Inner steps in training; more than one, or it is no meta-learning."""
+    joint: bool = True
+    """In training a task adapts on its support and query samples together, as there is nothing to be held out for."""
+
+    def __post_init__(self) -> None:
+        positive("algorithm.inner_lr", self.inner_lr)
+        require(self.inner_steps >= 1, "algorithm.inner_steps", self.inner_steps, "1 or more")
+
+    def update(self, engine: Engine, phi: Tensor, batch: Batch, run: int) -> MetaGradient:
+        import torch
+
+        from hpc_dmaml.engine import MetaGradient, acting, chunks, for_tasks
+        from hpc_dmaml.tasks import Samples, TaskBatch
+
+        objective, total, losses, metrics = engine.objective, torch.zeros_like(phi), [], []
+        entered = objective.enter(phi, 1)
+        for part in chunks(batch, engine.chunk, phi):
+            start, given = for_tasks(entered, len(part)), part
+            if self.joint:
+                act = acting(objective, start)
+                both = Samples(*(torch.cat(each, 1) for each in zip(part.support(0, act), part.query(act), strict=True)))
+                given = TaskBatch(both, both)
+            *_, adapted = self.adapt(objective, phi, start, given, self.inner_steps)
+            total += objective.flat(tuple(a - b for a, b in zip(start, adapted, strict=True))).sum(0)
+            x, y = part.query(acting(objective, adapted))
+            loss, outputs = objective.value(adapted, x, y)
+            losses.append(loss)
+            metrics.append(objective.loss.measure(outputs, y))
+        return MetaGradient(total, torch.cat(losses), torch.cat(metrics))
+
+    def adapt(
+        self, objective: Objective, phi: Tensor, parameters: Parameters, batch: Batch, steps: int
+    ) -> Iterator[Parameters]:
+        from hpc_dmaml.engine import adapt
+
+        return adapt(objective, parameters, batch, self.inner_lr, steps)

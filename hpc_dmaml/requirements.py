@@ -1,0 +1,15 @@
+"""How a field's value is refused: named, with what came and what it must be."""
+
+from __future__ import annotations
+
+import math
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise ValueError, naming the field, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{name} must be {rule}, not {value}")
+
+
+def positive(name: str, value: float | None) -> None:
+    require(value is None or (math.isfinite(value) and value > 0), name, value, "positive")

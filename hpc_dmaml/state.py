@@ -1,0 +1,65 @@
+"""Where the loop of a job is: all that it needs to go on. The recorder writes it down, and the next start reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from hpc_dmaml.losses import Metric
+from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.own_optimizers import GROUP, OwnOptimizers
+from hpc_dmaml.results import Results
+
+
+class Validation(NamedTuple):
+    """How held-out tasks went, before adaptation and after each step of it; both (steps + 1, tasks)."""
+
+    loss: np.ndarray
+    metric: np.ndarray
+    """NaN where there is none."""
+
+
+class Best(NamedTuple):
+    """The best parameters so far."""
+
+    score: float
+    """The mean metric after the last step, or without one the loss; with its sign changed where less is better."""
+    parameters: np.ndarray
+    """(P,)"""
+    run: int
+
+
+@dataclass
+class State:
+    model: MetaModel
+    """φ and its optimizer."""
+    own: OwnOptimizers
+    """The workers' own, if they have such."""
+    memory: np.ndarray
+    """(≤ memory_length, W) losses of the last runs, which the weight generator looks back on."""
+    run: int = 0
+    """The run that comes next, and so how many were made."""
+    best: Best | None = None
+    validation: Validation | None = None
+    """The last one."""
+
+    def judge(self, run: int, validation: Validation, metric: Metric | None) -> None:
+        """Take note of the validation of a run, and keep the parameters if they are the best."""
+        self.validation = validation
+        better_high = metric is not None and metric.higher_is_better
+        score = float((validation.loss if metric is None else validation.metric)[-1].mean()) * (1 if better_high else -1)
+        # A task that diverged makes it NaN.
+        if np.isfinite(score) and (self.best is None or score > self.best.score):
+            self.best = Best(score, self.model.theta.cpu().numpy().copy(), run)
+
+    def resume(self, previous: Results) -> None:
+        """Be where the job was that wrote a file; φ is there already. Raises ValueError where it was another job."""
+        runs = previous["runs/run"]
+        self.memory, self.run = previous["checkpoint/memory"], int(runs[-1]) + 1 if len(runs) else 0
+        self.model.load_optimizer_state(previous.group("checkpoint/optimizer/"), self.run > 0)
+        self.own.restore(previous.group(GROUP))
+        score = float(previous.attribute("best_score"))
+        if np.isfinite(score) and "meta_model/best_parameters" in previous.arrays:  # on rank 0, where it is written
+            self.best = Best(score, previous["meta_model/best_parameters"], int(previous.attribute("best_run")))

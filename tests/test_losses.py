@@ -1,0 +1,115 @@
+"""Losses: their derivatives, their metric, and how a file names them. A new one is a row in `LOSSES`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hpc_dmaml.losses import ACCURACY, NAMES, CrossEntropy, Loss, Metric, SquaredError, described, named
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """A user's own, without formulas."""
+
+    metric = Metric("share within", "share")
+    delta: float = 1.0
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.huber_loss(z, targets, reduction="none", delta=self.delta).mean((1, 2))
+
+    def measure(self, z: Tensor, targets: Tensor) -> Tensor:
+        return ((z - targets).abs() < self.delta).to(z.dtype).mean((1, 2))
+
+
+@dataclass(frozen=True)
+class Linear(Loss):
+    """Its second derivative is 0."""
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (z * targets).mean((1, 2))
+
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": CrossEntropy(),
+    "squared error": SquaredError(),
+    "one's own": Huber(0.7),
+    "linear": Linear(),
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def example(loss: Loss, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of 3 tasks of 5 samples, targets, and a direction."""
+    rng = torch.Generator().manual_seed(seed)
+    z, z_dot, numbers = torch.randn(3, 3, 5, 4, generator=rng, dtype=torch.float64)
+    return z, torch.randint(4, (3, 5), generator=rng) if loss.targets == "classes" else numbers, z_dot
+
+
+@every_loss
+def test_the_gradient_is_autograds_and_the_tangent_its_change(loss: Loss) -> None:
+    z, y, z_dot = example(loss)
+    losses, z_bar, tape = loss.gradient(z, y)
+    leaf = z.clone().requires_grad_()
+    values = loss.value(leaf, y)
+    (expected,) = torch.autograd.grad(values.sum(), leaf, create_graph=True)
+    torch.testing.assert_close(losses, values.detach())
+    torch.testing.assert_close(z_bar, expected.detach())
+    h = 1e-6
+    change = (loss.gradient(z + h * z_dot, y)[1] - loss.gradient(z - h * z_dot, y)[1]) / (2 * h)
+    torch.testing.assert_close(loss.tangent(tape, z_dot), change, rtol=1e-6, atol=1e-8)
+    assert not losses.requires_grad
+    assert not z_bar.requires_grad
+
+
+@every_loss
+def test_tasks_do_not_know_of_each_other(loss: Loss) -> None:
+    z, y, _ = example(loss)
+    for b in range(3):
+        torch.testing.assert_close(loss.value(z, y)[b], loss.value(z[b : b + 1], y[b : b + 1])[0])
+
+
+def test_accuracy_is_the_share_of_right_answers_and_a_loss_without_a_metric_measures_nothing() -> None:
+    z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    assert CrossEntropy().metric == ACCURACY
+    assert CrossEntropy().measure(z, torch.tensor([[0, 1], [1, 0]])).tolist() == [1.0, 0.5]
+    assert SquaredError().metric is None
+    assert SquaredError().measure(z, z).isnan().all()
+
+
+@every_loss
+def test_a_file_names_a_loss_with_its_settings(loss: Loss) -> None:
+    assert named(described(loss)) == loss
+    assert named(loss) is loss
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_package_s_own_have_short_names(name: str) -> None:
+    assert described(named(name)) == name
+
+
+def test_what_a_file_names_is_imported_only_where_it_is_trusted() -> None:
+    with pytest.raises(ValueError, match="asks to import tests.test_losses.Huber"):
+        named(described(Huber()), lambda path: False)
+
+
+@dataclass(frozen=True)
+class Unnameable(Linear):
+    array: Any = None
+
+
+@pytest.mark.parametrize("loss", [Unnameable(np.ones(3)), Unnameable(object())], ids=["array", "object"])
+def test_a_loss_whose_settings_cannot_be_written_down_is_refused(loss: Loss) -> None:
+    with pytest.raises(ValueError, match="task: the loss Unnameable.*cannot be named in a file"):
+        described(loss)
+
+
+@pytest.mark.parametrize("text", ["hinge", "class_path: x", "{class_path: Huber, init_args: {}}", "[1]", "{a: [", 3])
+def test_what_is_no_loss_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="loss"):
+        named(text)
