@@ -21,6 +21,7 @@ from hpc_dmaml.config import to_yaml
 from hpc_dmaml.exchange import RankReport, Reports
 from hpc_dmaml.files import Taken
 from hpc_dmaml.launcher import slurm_restarts
+from hpc_dmaml.losses.metric import ACCURACY
 from hpc_dmaml.parameters import constant_arrays
 from hpc_dmaml.setup import Job
 from hpc_dmaml.stopping import Stop
@@ -77,6 +78,7 @@ class Recorder:
             "sample_shape": list(job.learner.sampler.sample_shape),
             "outputs": job.learner.sampler.outputs,
             "loss": job.learner.sampler.loss,
+            **results.metric_attributes(ACCURACY if job.learner.sampler.loss == "cross_entropy" else None),
             "derivatives": job.learner.objective.derivatives,
         }
         self._ranks = {"ranks/host": [host for host, _ in places], "ranks/device": [device for _, device in places]}
@@ -112,7 +114,7 @@ class Recorder:
                 "runs/seen_tasks": (run + 1) * self.job.placement.workers * config.epochs * config.tasks,
                 "runs/wall_s": self._past_s + time.monotonic() - self._start,
                 "workers/loss": reports.loss,
-                "workers/accuracy": reports.accuracy,
+                "workers/metric": reports.accuracy,
                 "workers/weight": weights,
                 "workers/work_s": reports.work_s,
                 "ranks/work_s": times[RankReport._fields.index("work_s")],
@@ -121,7 +123,7 @@ class Recorder:
         )
         if validation is not None:
             self.last_validation = loss, accuracy = validation
-            self.log.append({"validation/run": run, "validation/loss": loss, "validation/accuracy": accuracy})
+            self.log.append({"validation/run": run, "validation/loss": loss, "validation/metric": accuracy})
             score = float((-loss if np.isnan(accuracy).all() else accuracy)[-1].mean())
             # A task that diverged makes it NaN.
             if np.isfinite(score) and (self.best is None or score > self.best[0]):

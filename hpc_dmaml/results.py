@@ -13,17 +13,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
 
 from hpc_dmaml import plain_hdf5
 from hpc_dmaml.files import Lock, is_sealed, replacing, seal
+from hpc_dmaml.losses.metric import ACCURACY, Metric
+from hpc_dmaml.old_names import modernised
 from hpc_dmaml.plain_yaml import load_yaml
 from hpc_dmaml.validity import check_arrays, check_attributes, check_content
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""Schema 1 knew one metric, accuracy; `upgraded` makes of it what `SCHEMA` says."""
 STATUSES = ("running", "complete", "interrupted", "failed")
 
 
@@ -38,7 +42,7 @@ VARIABLES = {
     "runs/seen_tasks": Variable(("run",), "tasks", "training tasks seen by all workers up to and including this run"),
     "runs/wall_s": Variable(("run",), "s", "time since the start, pauses between restarts left out"),
     "workers/loss": Variable(("run", "worker"), "1", "mean query loss after adaptation over the worker's tasks"),
-    "workers/accuracy": Variable(("run", "worker"), "1", "mean query accuracy after adaptation; NaN in regression"),
+    "workers/metric": Variable(("run", "worker"), "", "mean query metric after adaptation; NaN where there is none"),
     "workers/weight": Variable(("run", "worker"), "1", "weight of the worker's update; 0 if it was not finite"),
     "workers/work_s": Variable(("run", "worker"), "s", "time of the worker's own computation, over its ranks"),
     "ranks/work_s": Variable(("run", "rank"), "s", "time of the rank's workers"),
@@ -49,10 +53,12 @@ VARIABLES = {
     "validation/loss": Variable(
         ("validation", "step", "task"), "1", "query loss before adaptation (step 0) and after each step of it"
     ),
-    "validation/accuracy": Variable(
-        ("validation", "step", "task"), "1", "query accuracy before adaptation (step 0) and after each step of it"
+    "validation/metric": Variable(
+        ("validation", "step", "task"), "", "query metric before adaptation (step 0) and after each step of it"
     ),
 }
+METRICS = ("workers/metric", "validation/metric")
+"""Variables whose name, unit and direction are those of the job's metric."""
 SCALES = {"run": "runs/run", "worker": "workers/worker", "rank": "ranks/rank", "validation": "validation/run",
           "step": "validation/step", "task": "validation/task"}  # fmt: skip
 """Where the numbers of each dimension stand."""
@@ -66,6 +72,32 @@ BLOCK_NUMBERS = 1 << 17
 """The log grows in memory by blocks of so many numbers."""
 
 Arrays = dict[str, np.ndarray]
+Stored = TypeVar("Stored")
+"""An array, or the dataset that holds it."""
+
+
+def metric_attributes(metric: Metric | None) -> dict[str, str]:
+    """What a file's root attributes say of the metric; empty texts where there is none."""
+    name, unit, direction = "", "", ""
+    if metric is not None:
+        name, unit, direction = metric.name, metric.unit, "higher" if metric.higher_is_better else "lower"
+    return {"metric": name, "metric_unit": unit, "metric_direction": direction}
+
+
+def metric_in(attributes: Mapping[str, Any]) -> Metric | None:
+    """The metric that root attributes tell of."""
+    name, unit, direction = (attributes[key] for key in metric_attributes(None))
+    return Metric(name, unit, direction == "higher") if name else None
+
+
+def upgraded(arrays: Mapping[str, Stored], attributes: Mapping[str, Any]) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Arrays and root attributes of any readable schema as `SCHEMA` has them."""
+    if attributes.get("schema") != 1:
+        return dict(arrays), dict(attributes)
+    moved = {name.replace("metric", "accuracy"): name for name in METRICS}
+    metric = ACCURACY if str(attributes.get("loss")) == "cross_entropy" else None
+    told = {**attributes, "schema": np.int64(SCHEMA), **metric_attributes(metric)}
+    return {moved.get(name, name): array for name, array in arrays.items()}, told
 
 
 class Rows:
@@ -194,6 +226,10 @@ def _fill(file: h5py.File, arrays: Mapping[str, Any], attributes: Mapping[str, A
         if name in VARIABLES:
             dataset.attrs["units"] = VARIABLES[name].units
             dataset.attrs["description"] = VARIABLES[name].description
+    name, unit, direction = (attributes.get(key, "") for key in metric_attributes(None))
+    for path in METRICS:
+        told = VARIABLES[path].description.replace("metric", str(name) or "metric")
+        file[path].attrs.update({"name": name, "units": unit, "direction": direction, "description": told})
     for dimension, name in SCALES.items():
         file[name].make_scale(dimension)
     for name, variable in VARIABLES.items():
@@ -232,9 +268,13 @@ class Results:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The job's whole configuration."""
-        content: dict[str, Any] = load_yaml(self.attributes["config"])
-        return content
+        """The job's whole configuration, under today's names."""
+        return modernised(load_yaml(self.attributes["config"]))
+
+    @property
+    def metric(self) -> Metric | None:
+        """What the job's tasks are judged by besides their loss."""
+        return metric_in(self.attributes)
 
     def state(self) -> Results:
         """What all ranks of a job need that goes on from here: of the log, which may be large, the last row alone."""
@@ -267,8 +307,12 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
         with h5py.File(path, "r", locking=False) as file:
             attributes = plain_hdf5.attributes(file)
             schema = attributes.get("schema")
-            ours = isinstance(schema, np.integer) and schema == SCHEMA and attributes.get("status") in STATUSES
-            arrays = _arrays(file, groups) if ours else {}
+            ours = isinstance(schema, np.integer) and schema in READABLE and attributes.get("status") in STATUSES
+            arrays: Arrays = {}
+            if ours:
+                found, attributes = upgraded(plain_hdf5.datasets(file), attributes)
+                check_arrays(found, DIMENSIONS)
+                arrays = {n: plain_hdf5.values(d) for n, d in found.items() if not groups or n.split("/")[0] in groups}
         if ours:
             check_attributes(attributes)
             check_content(arrays)
@@ -279,9 +323,3 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     if not ours:
         raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {str(schema)[:9]!r})")
     return Results(path, attributes, arrays)
-
-
-def _arrays(file: h5py.File, groups: tuple[str, ...]) -> Arrays:
-    found = plain_hdf5.datasets(file)
-    check_arrays(found, DIMENSIONS)
-    return {n: plain_hdf5.values(d) for n, d in found.items() if not groups or n.split("/")[0] in groups}

@@ -10,11 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpc_dmaml.old_names import modernised
 from hpc_dmaml.plain_yaml import load_yaml
 
 ATTRIBUTES = {
     "config": str, "seed": int, "versions": str, "git_commit": str, "start": str, "end": str, "written": str,
-    "sample_shape": np.ndarray, "outputs": int, "loss": str, "restarts": int, "best_run": int, "best_score": float,
+    "sample_shape": np.ndarray, "outputs": int, "loss": str, "metric": str, "metric_unit": str,
+    "metric_direction": str, "restarts": int, "best_run": int, "best_score": float,
 }  # fmt: skip
 STATE = {
     "meta_model/parameters": ("parameter",), "meta_model/best_parameters": ("parameter",), "meta_model/names": ("tensor",),
@@ -40,8 +42,12 @@ def check_attributes(given: Mapping[str, Any]) -> None:
         raise ValueError("its sample_shape and outputs are no shapes")
     if given["restarts"] < 0:
         raise ValueError(f"{given['restarts']} restarts are impossible")
-    if not isinstance(load_yaml(given["config"]), dict):
+    if given["metric_direction"] not in (("higher", "lower") if given["metric"] else ("",)):
+        raise ValueError(f"its metric_direction is {given['metric_direction'][:9]!r}")
+    config = load_yaml(given["config"])
+    if not isinstance(config, dict):
         raise ValueError("it holds no configuration")
+    modernised(config)
 
 
 def check_arrays(given: Mapping[str, h5py.Dataset], log: Mapping[str, tuple[str, ...]]) -> None:

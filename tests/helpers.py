@@ -23,8 +23,8 @@ DATA = Path(os.environ.get("HPC_DMAML_TEST_DATA", Path(__file__).parents[2] / "s
 """Real data sets; tests that want them are skipped where they are not."""
 ATTRIBUTES: dict[str, Any] = {
     "status": "running", "config": "runs: 3\n", "seed": 0, "versions": "", "git_commit": "", "start": "", "end": "",
-    "written": "", "sample_shape": [1], "outputs": 1, "loss": "squared_error", "restarts": 0, "best_run": -1,
-    "best_score": float("nan"),
+    "written": "", "sample_shape": [1], "outputs": 1, "loss": "squared_error", "metric": "", "metric_unit": "",
+    "metric_direction": "", "restarts": 0, "best_run": -1, "best_score": float("nan"),
 }  # fmt: skip
 """Of a result file that no job wrote."""
 
