@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from hpc_dmaml import results
 
 LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
 """Whole numbers of every configuration, and their least values."""
+LONGEST = 30
+"""Characters of a metric's name and unit; longer ones are cut."""
 
 
 def read(path: Path, *groups: str) -> results.Results:
@@ -27,7 +30,8 @@ def read(path: Path, *groups: str) -> results.Results:
             raise ValueError("ranks/host names no rank")
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
-    return source
+    told = {name: printable(source.attributes[name], LONGEST) for name in ("metric", "metric_unit")}
+    return replace(source, attributes={**source.attributes, **told})
 
 
 def _check(given: Mapping[str, Any]) -> None:

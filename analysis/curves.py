@@ -1,4 +1,4 @@
-"""Plot a job's validation: loss and accuracy over runs, one line for each adaptation step.
+"""Plot a job's validation: loss and metric over runs, one line for each adaptation step.
 
     python analysis/curves.py results/job.h5 [--output picture.svg] [--smooth 5]
 
@@ -12,6 +12,7 @@ import sys
 
 import checked
 import command
+import metrics
 import numpy as np
 import stats
 import style
@@ -21,13 +22,14 @@ from hpc_dmaml import results
 
 
 def plot(source: results.Results, smooth: int = 1) -> Figure:
-    """The figure of one file: a panel for the loss, and one for the accuracy where there is one."""
-    run, loss, accuracy = (source[f"validation/{name}"] for name in ("run", "loss", "accuracy"))
+    """The figure of one file: a panel for the loss, and one for the metric where there is one."""
+    run, loss, values = (source[f"validation/{name}"] for name in ("run", "loss", "metric"))
+    metric = source.metric
     if not len(run):
         raise ValueError(f"{source.path} holds no validation yet (status {source.status})")
     panels = [("query loss", loss)]
-    if np.isfinite(accuracy).any():
-        panels.append(("query accuracy", accuracy))
+    if metric is not None and np.isfinite(values).any():
+        panels.append((f"query {metrics.words(metric)}", values))
     figure, axes = style.subplots(1, len(panels))
     colours = style.steps(loss.shape[1])
     gaps = 0
@@ -39,11 +41,13 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
             style.plot(axis, run + 1, moving_average(means[:, step], smooth), color=colour, label=name)
         axis.set_xlabel("run")
         axis.set_ylabel(label)
-    if len(panels) == 2:
-        chance = 1 / int(source.attributes["outputs"])
-        axes[0][1].axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8, label="chance")
-        axes[0][1].set_ylim(0, 1.02)
-        style.percent(axes[0][1])
+    if metric is not None and len(panels) == 2:
+        chance = metrics.chance(source.attributes)
+        if chance is not None:
+            axes[0][1].axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8, label="chance")
+        if metric.is_share:
+            axes[0][1].set_ylim(0, 1.02)
+            style.percent(axes[0][1])
     elif (means[np.isfinite(means)] > 0).all():
         style.log(axes[0][0])
     axes[0][-1].legend()
@@ -80,7 +84,7 @@ def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
 
 @command.command("curves")
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Plot a job's validation: loss and accuracy over runs.")
+    parser = argparse.ArgumentParser(description="Plot a job's validation: loss and metric over runs.")
     parser.add_argument("file", type=command.path, help="HDF5 file of a job")
     parser.add_argument("--output", type=command.path, help="picture to write (.png, .svg or .pdf); default: FILE.png")
     parser.add_argument("--smooth", type=int, default=1, help="moving average over so many validations")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import metrics
 import numpy as np
 import pandas as pd
 import stats
@@ -72,14 +73,16 @@ def frame_means(axis: Axes, means: pd.Series) -> None:
 
 def name_axes(axis: Axes, settings: Settings, variable: str, x_label: str) -> None:
     axis.set_xlabel(x_label)
-    if variable == "accuracy":
-        axis.set_ylabel("validation accuracy")
-        chances = {job.chance for job in settings.all_jobs}
-        if len(chances) == 1:
-            axis.axhline(chances.pop(), color=style.GREY, linestyle=":", linewidth=0.8)
-        style.percent(axis)
-        axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
-        axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
+    quantity = settings.quantity(variable)
+    if variable == "metric":
+        axis.set_ylabel(f"validation {metrics.words(quantity)}")
+        chance, *others = {job.chance for job in settings.all_jobs}
+        if chance is not None and not others:
+            axis.axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8)
+        if quantity.is_share:
+            style.percent(axis)
+            axis.set_ylim(top=min(axis.get_ylim()[1], 1.005))
+            axis.set_ylim(bottom=max(axis.get_ylim()[0], -0.005))
     else:
         kinds = {style.words("loss", str(job.attributes["loss"])).replace("_", " ") for job in settings.all_jobs}
         axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")

@@ -26,6 +26,8 @@ import style
 from measures import Options, Settings
 from plots import Picture
 
+from hpc_dmaml.old_names import modern
+
 RUN_PERCENT: dict[str, dict[float, float]] = {
     "workers": {1: 100, 2: 97.67, 4: 124.96, 8: 131.01, 16: 143.03},
     "epochs": {1: 100, 2: 194.26, 4: 374.03, 8: 742.42, 16: 1498.17},
@@ -79,7 +81,7 @@ THESIS = {
     "6.9": _beta("sinusoid", SINUSOID, 1),
     "6.10": _beta("sinusoid", SINUSOID, 10),
     "6.11": Thesis("Number of workers: sinusoid", plots.over_runs, "workers", fields={"task": SINUSOID}),
-    "6.16": Thesis("Inner steps, 10 workers", plots.over_runs, "maml.inner_steps", fields={"workers": 10}),
+    "6.16": Thesis("Inner steps, 10 workers", plots.over_runs, "algorithm.inner_steps", fields={"workers": 10}),
     "6.17": _scaled("Workers scaled: accuracy over runs", plots.over_runs, "workers"),
     "6.18": _scaled("Epochs scaled: accuracy over runs", plots.over_runs, "epochs"),
     "6.19": _scaled("Tasks scaled: accuracy over runs", plots.over_runs, "tasks"),
@@ -141,8 +143,9 @@ def jobs_for(number: str, found: reader.Collection, by: Sequence[str]) -> Sequen
 
 def every(found: reader.Collection, by: Sequence[str]) -> list[tuple[Any, ...]]:
     """All settings of the sweeps, also those without files."""
-    points = [point for sweep in found.sweeps for point in sweep.points]
-    return [tuple(p.settings[name] for name in by) for p in points if by and all(name in p.settings for name in by)]
+    points = [reader.settings_of(point) for sweep in found.sweeps for point in sweep.points]
+    names = [modern(name) for name in by]
+    return [tuple(point[name] for name in names) for point in points if names and all(name in point for name in names)]
 
 
 def check_scaling(settings: Settings) -> None:
@@ -209,7 +212,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="adaptation step of the validation; default: the last")
     parser.add_argument("--last", type=float, default=Options.last,
                         help="final values are means over this last part of the validations; default 0.1")  # fmt: skip
-    parser.add_argument("--variable", choices=["accuracy", "loss"], help="default: accuracy, in a regression loss")
+    parser.add_argument("--variable", help="loss, metric, or the metric by its name, as accuracy; default: the metric, or "
+                        "loss where files have none or different ones")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="say what there is, and exit")
 
 

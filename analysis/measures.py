@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import metrics
 import numpy as np
 import pandas as pd
 import reader
 import stats
 import style
+
+from hpc_dmaml.losses.metric import Metric
+from hpc_dmaml.old_names import modern
 
 PARTS = ("work", "exchange", "wait", "validation")
 """What a rank's time goes to, as the columns of the table ranks name it."""
@@ -55,8 +59,8 @@ class Settings:
 
         Raises ValueError where a setting's jobs are no repetitions of one another.
         """
-        self.by, self.notes = tuple(by), list[str]()
-        self.jobs = {key: self._once(key, members) for key, members in reader.grouped(jobs, by).items()}
+        self.by, self.notes = tuple(map(modern, by)), list[str]()
+        self.jobs = {key: self._once(key, members) for key, members in reader.grouped(jobs, self.by).items()}
         self._every = list(dict.fromkeys([*every, *self.jobs]))
         self.jobs = {key: self.jobs[key] for key in self._every if key in self.jobs}  # in the sweep's order
 
@@ -100,6 +104,18 @@ class Settings:
         return [job for jobs in self.jobs.values() for job in jobs]
 
     @property
+    def metric(self) -> Metric | None:
+        """The one that all jobs are judged by, if there is such a one."""
+        found = {job.metric for job in self.all_jobs}
+        return found.pop() if len(found) == 1 else None
+
+    def quantity(self, variable: str) -> Metric:
+        """What the numbers of the variable are, loss or metric. Raises ValueError where the jobs have no metric in common."""
+        if variable == "metric" and self.metric is None:
+            raise ValueError("the files have no metric in common")
+        return (variable == "metric" and self.metric) or metrics.LOSS
+
+    @property
     def seeds(self) -> str:
         """How many repetitions there are, in words."""
         counts = sorted({len(jobs) for jobs in self.jobs.values()})
@@ -112,9 +128,9 @@ class Settings:
 
 
 def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
-    """Validation over runs: a row for each setting and validation.
+    """Validation over runs, loss or metric (`variable`): a row for each setting and validation.
 
-    Columns: the setting, variable, step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), and fit, fit_low,
+    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), and fit, fit_low,
     fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
     """
     parts = []
@@ -130,7 +146,7 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
         wide = table.pivot(index="run", columns="job", values=[variable, "seen_tasks", "wall_s"])
         summary = options.summarise(stats.known(wide[variable].to_numpy()).T)
         rows = {
-            "variable": variable, "step": last if wanted is None else wanted,
+            "variable": settings.quantity(variable).name, "step": last if wanted is None else wanted,
             "runs": wide.index.to_numpy() + 1,
             **{x: stats.mean(stats.known(wide[x].to_numpy()), axis=1) for x in ("seen_tasks", "wall_s")},
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
@@ -144,7 +160,7 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
     if not parts:
         raise ValueError("the files hold no validation yet")
     if not any(part["n"].any() for part in parts):
-        raise ValueError(f"no validation {variable} is finite")
+        raise ValueError(f"no validation {settings.quantity(variable).name} is finite")
     table = pd.concat(parts, ignore_index=True)
     return table.assign(**{x: stats.known(table[x]) for x in ("seen_tasks", "wall_s")})
 
@@ -169,7 +185,7 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
         summary = options.summarise(np.array(ends))
         for step in range(steps):
             row = {
-                **settings.columns(key), "variable": variable, "step": step, "runs": float(np.mean(runs)),
+                **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
                 "mean": summary.mean[step], "low": summary.low[step], "high": summary.high[step],
                 "n": int(summary.n[step]), "values": tuple(float(end[step]) for end in ends),
             }  # fmt: skip
@@ -192,7 +208,7 @@ def differences(settings: Settings, reference: tuple[Any, ...], variable: str, o
             continue
         found = stats.difference(values, samples[reference], options.interval, options.level)
         row = {
-            **settings.columns(key), "variable": variable, "reference": settings.label(reference),
+            **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
             "mean": found.mean, "low": found.low, "high": found.high,
             "n": int(np.isfinite(values).sum()), "n_reference": int(np.isfinite(samples[reference]).sum()),
         }  # fmt: skip

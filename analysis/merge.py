@@ -126,13 +126,14 @@ def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:
         return
     arrays = {}
     item.visititems(lambda name, below: arrays.update({name: below}) if isinstance(below, h5py.Dataset) else None)
+    arrays, attributes = results.upgraded(arrays, item.attrs)
     missing = [name for name in results.VARIABLES if name not in arrays]
     if missing:
         raise ValueError(f"it holds only some groups of its jobs, without {missing[0]}: they cannot be made whole")
     if any(dataset.is_virtual or dataset.external for dataset in arrays.values()):
         raise ValueError("it has its data in other files")
     values = {n: d.asstr()[()] if h5py.check_string_dtype(d.dtype) else d[()] for n, d in arrays.items()}
-    results.write(path, values, dict(item.attrs.items()))
+    results.write(path, values, attributes)
 
 
 def _jobs(file: h5py.File) -> dict[str, h5py.Group | h5py.Dataset]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import measures
+import metrics
 import numpy as np
 import pandas as pd
 import reader
@@ -48,11 +49,22 @@ class Picture:
 
 
 def chosen_variable(settings: Settings, variable: str | None) -> str:
-    """The given one, else accuracy where there is one, else loss."""
-    classified = all(job.has_accuracy for job in settings.all_jobs)
-    if variable == "accuracy" and not classified:
-        raise ValueError("variable: a regression has no accuracy; give loss")
-    return variable or ("accuracy" if classified else "loss")
+    """loss or metric: the given one, which may be the metric's own name; else the metric where all jobs have the same.
+
+    Raises ValueError where the jobs have no such metric, or not all the same.
+    """
+    metric, found = settings.metric, {job.metric for job in settings.all_jobs}
+    names = ["loss", *([metric.name, "metric"] if metric else [])]
+    if variable is None:
+        return "loss" if metric is None else "metric"
+    if variable in names:
+        return "loss" if variable == "loss" else "metric"
+    if len(found) > 1:
+        different = ", ".join(sorted({metrics.words(each) if each else "none" for each in found}))
+        raise ValueError(
+            f"variable: these files have different metrics ({different}): give loss, or files of one metric"
+        )
+    raise ValueError(f"variable: these files have no {variable}; they have {' and '.join(names[:2])}")
 
 
 def over_runs(
@@ -308,11 +320,12 @@ def comparison(
     axis.axvline(0, color=style.GREY, linewidth=0.8)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(table) - 0.5, -0.5)
-    unit = ""
-    if variable == "accuracy":
+    quantity = settings.quantity(variable)
+    unit = metrics.unit(quantity) and f" ({metrics.unit(quantity)})"
+    if quantity.is_share:
         axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
         unit = " (percentage points)"
-    axis.set_xlabel(f"final {variable} less that of\n{settings.label(reference)}{unit}")
+    axis.set_xlabel(f"final {quantity.name} less that of\n{settings.label(reference)}{unit}")
     style.title(figure, title)
     text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
     caption(figure, settings, options, text)

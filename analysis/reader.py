@@ -2,7 +2,7 @@
 
     found = reader.read(["results/scaling"])                 # what there is, what is missing
     table = reader.table(found.jobs, "validation", by=["scaling"])
-    table.columns   # job, scaling, seed, run, seen_tasks, wall_s, step, loss, accuracy
+    table.columns   # job, scaling, seed, run, seen_tasks, wall_s, step, loss, metric
 
 Jobs that still run or were interrupted take part with what they have; `Collection.notes` names them, and what could not be
 read, and the points of a sweep that are not there.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import checked
+import metrics
 import numpy as np
 import pandas as pd
 import stats
@@ -26,6 +27,8 @@ from command import printable
 from hpc_dmaml import results
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.files import expanded
+from hpc_dmaml.losses.metric import Metric
+from hpc_dmaml.old_names import modern
 from hpc_dmaml.sweep.states import differing
 
 GROUPS = ("runs", "workers", "ranks", "validation")
@@ -44,7 +47,7 @@ class Job:
     attributes: Mapping[str, Any]
     """Root attributes: status, start, end, versions, git_commit, outputs, restarts, best_run, best_score, …"""
     config: Mapping[str, Any]
-    """The configuration as it is stored."""
+    """The configuration as it is stored, under today's names."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """In a sweep: its axes with this point's values or labels."""
 
@@ -68,18 +71,19 @@ class Job:
         return int(self.fields["seed"])
 
     @property
-    def has_accuracy(self) -> bool:
-        """Is the task a classification?"""
-        return self.attributes.get("loss") == "cross_entropy"
+    def metric(self) -> Metric | None:
+        """What its tasks are judged by besides their loss."""
+        return results.metric_in(self.attributes)
 
     @property
-    def chance(self) -> float:
-        """The accuracy of guessing."""
-        return 1 / int(self.attributes["outputs"])
+    def chance(self) -> float | None:
+        """The accuracy of guessing, in a classification."""
+        return metrics.chance(self.attributes)
 
     def value(self, name: str) -> Any:
         """Its setting on a sweep's axis, else its configuration's field, or "ranks"; None if its classes have no such
         field."""
+        name = modern(name)
         if name == "ranks":
             return self.ranks
         return self.settings[name] if name in self.settings else self.fields.get(name)
@@ -102,7 +106,7 @@ class Collection:
     @property
     def axes(self) -> list[str]:
         """Names of the sweeps' axes, in order."""
-        return list(dict.fromkeys(name for sweep in self.sweeps for name in sweep.axes))
+        return list(dict.fromkeys(modern(name) for sweep in self.sweeps for name in sweep.axes))
 
 
 def read(sources: Iterable[str | Path]) -> Collection:
@@ -122,8 +126,8 @@ def read(sources: Iterable[str | Path]) -> Collection:
             continue
         point = points.get(path.resolve())
         if point is not None:
-            job = replace(job, settings=dict(point.settings))
-            wrong = differing(point.fields, job.config)
+            job = replace(job, settings=settings_of(point))
+            wrong = differing({modern(name): value for name, value in point.fields.items()}, job.config)
             if wrong:  # the file's own configuration is the truth about it
                 notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {_some(wrong)}")
         jobs.append(job)
@@ -145,6 +149,11 @@ def read(sources: Iterable[str | Path]) -> Collection:
     return Collection(tuple(jobs), tuple(notes), found)
 
 
+def settings_of(point: sweeps.Point) -> dict[str, Any]:
+    """A point's place on its sweep's axes, under today's names."""
+    return {modern(name): value for name, value in point.settings.items()}
+
+
 def table(
     jobs: Sequence[Job], group: str, variables: Iterable[str] = (), by: Iterable[str] = (), each_task: bool = False
 ) -> pd.DataFrame:
@@ -152,9 +161,9 @@ def table(
 
     group       columns, besides job (the file's path), `by` and seed
     runs        run, seen_tasks, wall_s
-    workers     run, worker, loss, accuracy, weight, work_s
+    workers     run, worker, loss, metric, weight, work_s
     ranks       run, rank, work_s, exchange_s, wait_s, validation_s
-    validation  run, seen_tasks, wall_s, step, loss, accuracy; means over the tasks, or `each_task` with a column task
+    validation  run, seen_tasks, wall_s, step, loss, metric; means over the tasks, or `each_task` with a column task
 
     `variables`: only these of the last columns. `by`: axes of a sweep or fields of the configuration, as columns.
     Times in seconds, wall_s since the start, run from 0. Raises ValueError.
@@ -196,7 +205,7 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
     """
     for name in by:
         known = dict.fromkeys(n for job in jobs for n in ("ranks", *job.settings, *job.fields))
-        if name not in known:
+        if modern(name) not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = (
                 f"did you mean {' or '.join(near)}?" if near else f"these tell the files apart: {_some(varying(jobs))}"

@@ -24,6 +24,7 @@ import command
 import figures
 import matplotlib
 import measures
+import metrics
 import numpy as np
 import pieces
 import plots
@@ -191,12 +192,13 @@ def _final(settings: Settings, options: Options) -> str:
         frame = measures.final(settings, variable, options)
     except ValueError as error:
         return f'<h3>Where it ends</h3><p class="note">{escape(str(error))}.</p>'
-    is_share = variable == "accuracy"
+    quantity = settings.quantity(variable)
+    is_share, unit = quantity.is_share, metrics.unit(quantity)
     steps = sorted(frame["step"].unique())
     shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
     ends = frame[frame["step"] == steps[-1]]
     shown_ends = ends[np.isfinite(stats.known(ends["mean"]))]
-    best = (shown_ends["mean"].max if is_share else shown_ends["mean"].min)()
+    best = (shown_ends["mean"].max if quantity.higher_is_better else shown_ends["mean"].min)()
     low, high = (float(shown_ends[["low", "mean", "high"]].agg(name).agg(name)) for name in ("min", "max"))
     lines = []
     for key in settings.jobs:
@@ -219,10 +221,11 @@ def _final(settings: Settings, options: Options) -> str:
         )
     head = ["setting", "runs", "seeds", *("before" if s == 0 else f"step {s}" for s in shown)]
     head += ["after the last step"] * (len(settings.jobs) > 1)
-    text = f"{variable.capitalize()}{' in %' if is_share else ''} before adaptation and after each step of it; means over the last {options.last:.0%} of the validations"
+    text = f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit and f' in {unit}'} before adaptation and after each step of it; means over the last {options.last:.0%} of the validations"
     text += f" and the seeds, ± half the {options.words}." if settings.repeated else ". One seed: no interval."
-    if is_share:
-        text += f" Chance is {', '.join(sorted({f'{100 * job.chance:.3g}' for job in settings.all_jobs}))}."
+    chances = {f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None}
+    if variable == "metric" and chances:
+        text += f" Chance is {', '.join(sorted(chances))}."
     text += " Bold: the best mean." if len(settings.jobs) > 1 else ""
     return f"<h3>Where it ends</h3>{pieces.table(head, lines, text)}"
 

@@ -45,8 +45,8 @@ FIXED = {
     "sum": BLUE, "mean": VERMILION,
 }  # fmt: skip
 FIELDS = {
-    "optimizer.lr": "β", "maml.inner_lr": "α", "local_lr": "local β", "maml.inner_steps": "inner steps",
-    "weight_generator": "weights", "maml.task_reduction": "reduction over tasks", "maml.first_order": "first order",
+    "optimizer.lr": "β", "algorithm.inner_lr": "α", "local_lr": "local β", "algorithm.inner_steps": "inner steps",
+    "weight_generator": "weights", "task_reduction": "reduction over tasks", "algorithm.first_order": "first order",
     "task.ways": "ways", "task.shots": "shots", "task.queries": "queries", "validation.steps": "validation steps",
 }  # fmt: skip
 """Short words for fields of the configuration; others are named as they are."""
@@ -55,7 +55,7 @@ VALUES = {
     "LossMovingAverage": "loss, moving average", "GradientNorm": "gradient norm",
     "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
 }  # fmt: skip
-COUNTED = {"workers", "epochs", "tasks", "ranks", "maml.inner_steps"}
+COUNTED = {"workers", "epochs", "tasks", "ranks", "algorithm.inner_steps"}
 """Fields that read better behind their number."""
 SETTINGS: Any = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "figure.titlesize": 9,

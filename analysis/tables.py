@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import command
 import figures
 import measures
+import metrics
 import pandas as pd
 import pieces
 import plots
@@ -25,7 +26,7 @@ from measures import Options, Settings
 TABLES = {
     "6.2": "the points of the scaling sweep: workers, epochs, tasks, and the files that are there",
     "6.4": "duration of a run over the ratio, beside the thesis's",
-    "final": "final loss or accuracy of each setting, before and after each adaptation step",
+    "final": "final loss or metric of each setting, before and after each adaptation step",
 }
 SUFFIXES = (".csv", ".md", ".tex")
 Rows = list[list[str]]
@@ -78,6 +79,7 @@ def final(
     by = figures.default_by(found) if by is None else list(by)
     settings = Settings(found.jobs, by, figures.every(found, by))
     variable = plots.chosen_variable(settings, variable)
+    quantity = settings.quantity(variable)
     frame = measures.final(settings, variable, options)
     steps = sorted(frame["step"].unique())
     head = ["setting", "runs", "seeds", *("before" if s == 0 else f"step {s}" for s in steps)]
@@ -86,9 +88,9 @@ def final(
         rows = frame[plots.matching(frame, by, key)]
         if rows.empty:
             continue
-        values = [pieces.number(row, variable == "accuracy") for _, row in rows.iterrows()]
+        values = [pieces.number(row, quantity.is_share) for _, row in rows.iterrows()]
         lines.append([settings.label(key), f"{rows['runs'].iloc[0]:g}", str(rows["n"].iloc[0]), *values])
-    head[3:] = [f"{name} %" if variable == "accuracy" else name for name in head[3:]]
+    head[3:] = [f"{name} {metrics.unit(quantity)}".strip() for name in head[3:]]
     return [head, *lines], frame.drop(columns="values")
 
 

@@ -24,10 +24,12 @@ from pathlib import Path
 
 import checked
 import command
+import metrics
 import numpy as np
 import stats
 
 from hpc_dmaml.files import is_locked
+from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.results import Results
 
 GROUPS = ("runs", "workers", "ranks", "validation")
@@ -62,7 +64,7 @@ def row(job: Results, status: str, now_s: float, width: int = 80, name_width: in
     name = job.path.name if len(job.path.name) <= name_width else "…" + job.path.name[1 - name_width :]
     end = f"{_time(left)} left" if left is not None else status
     found = _curve(job)
-    value = f"{found[0]} {found[1][-1, -1]:.3f}" if found else ""
+    value = f"{found[0].name} {found[1][-1, -1]:.3f}" if found else ""
     line = f"{name:{name_width}} {bar(runs / max(1, total), 10)} {f'{runs}/{total}':>11}  {value:14}  {end}"
     return line if len(line) <= width else line[: width - 1] + "…"
 
@@ -108,7 +110,8 @@ def _validation(job: Results, width: int) -> list[str]:
     found = _curve(job)
     if found is None:
         return ["no validation yet"]
-    name, curve = found  # (V, S + 1)
+    metric, curve = found  # (V, S + 1)
+    name = metrics.words(metric)
     steps = [f"{value:.3f}" for value in curve[-1]]
     if len(steps) > 6:
         steps = [*steps[:4], "…", steps[-1]]
@@ -116,7 +119,7 @@ def _validation(job: Results, width: int) -> list[str]:
     head = f"{name} of held-out tasks, before adaptation and after each step (run {job['validation/run'][-1] + 1})"
     if len(head) > width:
         head = f"validation {name} before and after each step (run {job['validation/run'][-1] + 1})"
-    good = np.nanmax if name == "accuracy" else np.nanmin
+    good = np.nanmax if metric.higher_is_better else np.nanmin
     best = f"best {good(ends):.3f}" if np.isfinite(ends).any() else ""
     room = max(8, min(48, width - len(best) - 22))
     return [head, "  " + " → ".join(steps), f"  over runs  {spark(ends, room)}  {best}"]
@@ -171,12 +174,13 @@ def _warnings(job: Results, status: str) -> list[str]:
     return lines
 
 
-def _curve(job: Results) -> tuple[str, np.ndarray] | None:
-    """Accuracy, or loss in a regression, (V, S + 1): means over the tasks."""
+def _curve(job: Results) -> tuple[Metric, np.ndarray] | None:
+    """The metric, or the loss where there is none, and its (V, S + 1): means over the tasks."""
     if not len(job["validation/run"]):
         return None
-    name = "accuracy" if job.attributes.get("loss") == "cross_entropy" else "loss"
-    return name, stats.over_tasks(job[f"validation/{name}"])
+    metric = job.metric
+    values = job["validation/loss" if metric is None else "validation/metric"]
+    return metric or metrics.LOSS, stats.over_tasks(values)
 
 
 def _pace(job: Results) -> float:

@@ -83,8 +83,23 @@ def _config(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.G
 
 def _text(arrays: dict[str, Any], attributes: dict[str, Any], rng: np.random.Generator) -> str:
     """What a file says of time and place."""
-    name = _pick(rng, ("start", "end", "written", "versions", "git_commit", "loss", "ranks/host", "ranks/device"))
-    text = _pick(rng, (*TEXTS, "0001-01-01T00:00:00", "9999-99-99"))
+    name = _pick(
+        rng,
+        (
+            "start",
+            "end",
+            "written",
+            "versions",
+            "git_commit",
+            "loss",
+            "metric",
+            "metric_unit",
+            "metric_direction",
+            "ranks/host",
+            "ranks/device",
+        ),
+    )
+    text = _pick(rng, (*TEXTS, "0001-01-01T00:00:00", "9999-99-99", "share", "lower"))
     if name in arrays:
         arrays[name] = np.array([text.replace("\udc80", "?").replace("\0", "")] * len(arrays[name]), object)
     else:

@@ -49,7 +49,7 @@ def test_accuracy_over_runs_has_a_curve_for_the_baseline_and_each_ratio(scaling)
 def test_means_are_over_tasks_then_seeds_and_limits_are_of_students_t(scaling):
     _, numbers = thesis("6.19", scaling)
     files = [read(scaling / f"scaling=tasks-4x,seed={seed}.h5") for seed in range(3)]
-    values = np.array([file["validation/accuracy"][:, 2].mean(axis=1) for file in files])  # after the last step
+    values = np.array([file["validation/metric"][:, 2].mean(axis=1) for file in files])  # after the last step
     rows = numbers[numbers["scaling"] == "tasks 4x"]
     np.testing.assert_allclose(rows["mean"], values.mean(axis=0))
     half = 4.302652729911275 * values.std(axis=0, ddof=1) / np.sqrt(3)
@@ -260,7 +260,7 @@ def test_a_comparison_shows_every_other_settings_difference(scaling):
     (axis,) = picture.figure.axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["workers 2×", "workers 4×", "tasks 2×", "tasks 4×"]
     assert axis.get_xlabel() == "final accuracy less that of\nbaseline (percentage points)"
-    final = measures.final(settings, "accuracy", Options())
+    final = measures.final(settings, "metric", Options())
     means = final[final["step"] == 2].set_index("scaling")["mean"]
     np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
 
@@ -321,7 +321,7 @@ def test_a_field_that_is_not_set_everywhere_tells_files_apart(tmp_path, capsys):
     for name, clip in (("a", None), ("b", 0.5), ("c", 2.0)):
         write_job(tmp_path / f"{name}.h5", small_config(runs=30, workers=1, maml=Maml(inner_lr=0.05, clip=clip)))
     assert command(capsys, "curves", tmp_path)[0] == 0
-    assert pd.read_csv(tmp_path / "figure_curves.csv").groupby("maml.clip", dropna=False).size().tolist() == [
+    assert pd.read_csv(tmp_path / "figure_curves.csv").groupby("clip", dropna=False).size().tolist() == [
         15,
         15,
         15,
@@ -329,7 +329,7 @@ def test_a_field_that_is_not_set_everywhere_tells_files_apart(tmp_path, capsys):
     settings = Settings(reader.read([tmp_path]).jobs, ["maml.clip"])
     with style.used():
         (axis,) = plots.over_runs(settings, Options(), "x").figure.axes
-    assert labels(axis) == ["maml.clip 0.5", "maml.clip 2", "maml.clip: none"]
+    assert labels(axis) == ["clip 0.5", "clip 2", "clip: none"]
     assert all(np.isfinite(line.get_ydata()).all() for line in lines(axis).values())
 
 
@@ -354,7 +354,7 @@ def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
         (["6.18", scaling], "figure 6.18 shows epochs scaled; there are only workers, tasks"),
         (["curves", scaling, other], "different experiments are mixed, of Glyphs, Sinusoid"),
         (["curves", scaling, "--by", "seed"], "different experiments are mixed"),
-        (["curves", other, "--variable", "accuracy"], "a regression has no accuracy"),
+        (["curves", other, "--variable", "accuracy"], "these files have no accuracy; they have loss"),
         (["curves", scaling, "--step", "7"], "7 is more than the 2 adaptation steps"),
         (["curves", scaling, "--fit", "high"], "--fit must be a degree or none"),
         (["curves", scaling, "--level", "95"], "level must be between 0 and 1"),

@@ -79,7 +79,7 @@ def test_the_overview_has_a_row_for_each_file_with_its_whole_configuration(scali
     table = reader.overview(reader.read([scaling]).jobs)
     assert len(table) == 15
     assert table.loc[table["scaling"] == "tasks 4x", "tasks"].tolist() == [32, 32, 32]
-    assert {"status", "restarts", "task", "task.ways", "maml.inner_lr"} <= set(table.columns)
+    assert {"status", "restarts", "task", "task.ways", "algorithm.inner_lr"} <= set(table.columns)
 
 
 def test_missing_points_are_named_and_the_rest_is_read(partial):

@@ -46,7 +46,7 @@ def test_the_points_are_those_of_the_files(scaling, capsys, tmp_path):
 def test_final_values_are_means_over_the_last_validations_of_each_seed(scaling, tmp_path, capsys):
     output = tmp_path / "t.csv"
     assert command(capsys, "final", scaling, "--last", "0.2", "--output", output)[0] == 0
-    files = [read(scaling / f"scaling=baseline,seed={seed}.h5")["validation/accuracy"] for seed in range(3)]
+    files = [read(scaling / f"scaling=baseline,seed={seed}.h5")["validation/metric"] for seed in range(3)]
     ends = [values[-4:].mean(axis=(0, 2)) for values in files]  # the last 4 of 20
     numbers = pd.read_csv(output)
     rows = numbers[numbers["scaling"] == "baseline"]
