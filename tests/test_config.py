@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.algorithms import ANIL, MAML, MetaSGD, Reptile
 from hpc_dmaml.config import RunConfig, Validation, changes, from_yaml, parse, presets, to_yaml
 from hpc_dmaml.models import MLP, Conv4, Module
 from hpc_dmaml.optimizers import SGD, Adam
@@ -112,7 +112,8 @@ options = {
     "task.shots": st.integers(1, 9),
     "weight_generator": st.sampled_from(["LossMedian", "GeometricMedian"]),
     "clip": st.none() | st.floats(1, 9),
-    "maml": st.sampled_from(["{inner_lr: 0.25}", "{first_order: true}"]),
+    "algorithm": st.sampled_from(["MAML", "MetaSGD", "Reptile", "{inner_lr: 0.25}"]),
+    "local_optimizer": st.sampled_from(["null", "SGD", "Adam"]),
     "checkpoint.every_s": st.none() | st.integers(1, 9),
     "output": st.sampled_from(["null", "5", "1e3", "x y.h5", "ä: b"]),
 }
@@ -139,7 +140,7 @@ def test_what_is_printed_is_what_would_run_wherever_the_option_stands(tmp_path, 
 def test_without_defaults_little_is_printed(capsys):
     with pytest.raises(SystemExit):
         parse(["--print_config=skip_default", "--task", "Sinusoid", "--clip", "2"])
-    assert capsys.readouterr().out == "task:\n  class_path: Sinusoid\nmaml:\n  clip: 2.0\n"
+    assert capsys.readouterr().out == "task:\n  class_path: Sinusoid\nclip: 2.0\n"
 
 
 def test_classes_of_the_user_are_named_by_import_path():
@@ -170,7 +171,10 @@ configurations = st.builds(
     )
     | st.builds(MLP, st.lists(st.integers(), max_size=3).map(tuple)),
     optimizer=st.builds(SGD, st.floats(1e-9, 10)) | st.builds(Adam, st.floats(1e-9, 10)),
-    algorithm=st.builds(MAML, st.floats(1e-9, 10), st.integers(0, 9), st.booleans()),
+    algorithm=st.builds(MAML, st.floats(1e-9, 10), st.integers(0, 9), st.booleans())
+    | st.builds(ANIL, adapted=st.lists(st.text(), max_size=2).map(tuple))
+    | st.builds(Reptile, joint=st.booleans()),
+    local_optimizer=st.none() | st.builds(Adam, st.floats(1e-9, 10)),
     clip=st.none() | st.floats(1e-9, 1e9),
     validation=st.builds(Validation, st.integers(0, 9), st.integers(1, 9), st.integers(0, 9)),
     output=st.none() | st.text("abcäß -_.", min_size=1).map(lambda name: f"results/{name}.h5"),
@@ -217,7 +221,7 @@ def test_a_configuration_survives_its_yaml(config):
         ("--exchange x", "exchange must be one of gather, allreduce, not 'x'"),
         ("--optimizer.betas [1]", "optimizer.betas must be a list of 2: a number, a number, not '[1]'"),
         ("--model MLP --model.hidden [a]", "model.hidden must be a list, each item a whole number"),
-        ("--maml /etc/passwd", "maml must be a mapping of its fields, not '/etc/passwd'"),
+        ("--maml /etc/passwd", "algorithm: there is no Algorithm '/etc/passwd'; known are ANIL, BOIL"),
         ("--task /etc/passwd", "task: there is no TaskFamily '/etc/passwd'"),
         ("--task sinusoid", "did you mean 'Sinusoid'?"),
         ("--task tests.test_config.Unfinished", "task: tests.test_config.Unfinished is not complete: write load()"),
@@ -350,6 +354,47 @@ def test_changes_names_the_fields_that_differ():
         "task",
         "clip",
     ]
+
+
+def test_of_a_part_of_the_same_class_its_fields_are_named_and_of_another_the_part():
+    start = RunConfig(optimizer=SGD(0.1), algorithm=MAML(0.1))
+    other = replace(start, optimizer=Adam(0.1), algorithm=MAML(0.2, 3), local_optimizer=SGD())
+    assert changes(start, other) == ["algorithm.inner_lr", "algorithm.inner_steps", "optimizer", "local_optimizer"]
+
+
+def test_what_was_below_maml_keeps_its_meaning(tmp_path):
+    """On the command line, in a file, and where both are there."""
+    old = parse("--maml.inner_lr 0.25 --maml.inner_steps 3 --maml.task_reduction sum --maml.clip 2".split())
+    new = parse("--algorithm.inner_lr 0.25 --algorithm.inner_steps 3 --task_reduction sum --clip 2".split())
+    assert old == new
+    (tmp_path / "x.yaml").write_text("maml: {inner_lr: 0.25, inner_steps: 3, task_reduction: sum, clip: 2}")
+    assert parse(["--config", str(tmp_path / "x.yaml")]) == new
+    both = parse(["--config", str(tmp_path / "x.yaml"), "--algorithm", "MetaSGD", "--maml.inner_steps", "2"])
+    assert both.algorithm == MetaSGD(0.25, 2)
+    for twice in ("maml: {clip: 2}\nclip: 3", "clip: 3\nmaml: {clip: 2}", "maml: {inner_lr: 1}\nalgorithm: ANIL"):
+        (tmp_path / "x.yaml").write_text(twice)
+        with pytest.raises(ValueError, match="is the old name of|is there twice"):
+            parse(["--config", str(tmp_path / "x.yaml")])
+
+
+def test_an_algorithm_derived_from_the_one_below_keeps_what_was_said_of_its_fields():
+    assert parse("--config sinusoid --algorithm ANIL".split()).algorithm == ANIL(0.01, 1)
+    assert parse("--config sinusoid --algorithm Reptile".split()).algorithm == Reptile()
+    assert parse("--algorithm ANIL --algorithm.inner_lr 0.3".split()).algorithm == ANIL(0.3)
+
+
+def test_a_worker_has_no_optimizer_of_its_own_unless_one_is_named():
+    assert parse([]).local_optimizer is None
+    assert parse("--local_optimizer Adam --local_optimizer.lr 0.1 --epochs 3".split()).local_optimizer == Adam(0.1)
+    assert parse("--local_optimizer Adam --local_optimizer null".split()).local_optimizer is None
+    for line, message in (
+        ("--local_optimizer.lr 0.1", "local_optimizer: there is none, and so no 'lr' of it: name its class too"),
+        ("--local_optimizer Adam --local_optimizer.lr 0", "local_optimizer.lr must be positive"),
+        ("--local_optimizer SGD --local_lr 0.1", "local_lr must be left out where there is a local_optimizer"),
+        ("--local_optimizer Adma", "there is no Optimizer 'Adma'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse(line.split())
 
 
 def test_help_explains_every_field():

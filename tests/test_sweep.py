@@ -378,7 +378,7 @@ def test_a_list_needs_neither_torch_nor_mpi(tmp_path):
     command = [sys.executable, "-c", code, str(written(tmp_path))]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     assert lines[0].split() == ["index", "algorithm.inner_lr", "scaling", "seed", "ranks", "state", "output"]
-    assert lines[4].startswith("3      0.01           tasks 2x  1     1      missing  results/small/")
+    assert lines[4].startswith("3      0.01                tasks 2x  1     1      missing  results/small/")
     assert lines[-1] == "set()"
 
 

@@ -140,18 +140,14 @@ def _unknown(name: str, given: Any, kinds: Mapping[str, Any], types: Mapping[str
 
 
 def changes(one: RunConfig, other: RunConfig) -> list[str]:
-    """The names of the fields in which two configurations differ."""
-    left, right = _values(one), _values(other)
-    return [name for name in left if left[name] != right[name]]
+    """The names of the fields in which two configurations differ; a part of another class is one of them, as a whole."""
+    left, right = layer(plain(one)), layer(plain(other))
+    parts = {name for name in PARTS if left[name] != right[name]}
+    return [name for name in left if name in parts or (name in right and left[name] != right[name] and _top(name) not in parts)]
 
 
-def _values(config: RunConfig) -> dict[str, Any]:
-    """Plain values by name; parts as they are."""
-    return {
-        name + below: value
-        for name, content in plain(config).items()
-        for below, value in ({f".{b}": v for b, v in content.items()} if name in GROUPS else {"": content}).items()
-    }
+def _top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def imports(flat: Layer) -> set[str]:
@@ -210,6 +206,8 @@ def nested(flat: Layer) -> dict[str, Any]:
         group, _, field = name.partition(".")
         if name in PARTS and value is not None:
             content.setdefault(name, {})["class_path"] = path_of(value)
+        elif name in PARTS:
+            content[name] = None
         elif group in PARTS:
             content.setdefault(group, {}).setdefault("init_args", {})[field] = value
         elif group in GROUPS:

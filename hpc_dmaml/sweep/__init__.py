@@ -24,6 +24,7 @@ from typing import Any
 from hpc_dmaml import config as configuration
 from hpc_dmaml import placement
 from hpc_dmaml.files import expanded, locked, replacing
+from hpc_dmaml.old_names import modern
 from hpc_dmaml.sweep import document
 
 KEYS = {"name", "description", "config", "set", "grid", "seeds", "ranks", "figures"}
@@ -212,7 +213,7 @@ def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, An
     _require(isinstance(given, dict), path, where, given, "a mapping of fields and values")
     fields: dict[str, Any] = {}
     for key, value in given.items():
-        name = f"{group}{key}"
+        name = modern(f"{group}{key}")
         own = name not in NOT_SET and not name.endswith(".help")
         _require(own, path, where, name, "a field that the sweep does not set itself (seeds are a list of their own)")
         _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as algorithm.inner_lr")
