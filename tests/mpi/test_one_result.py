@@ -90,10 +90,10 @@ SETTINGS = {
     ],
     "epochs": [1, 3],
     "task_reduction": ["sum", "mean"],
-    "optimizer": [SGD(0.02), Adam(0.01)],
+    "optimizer": [SGD(0.002), Adam(0.01)],
     "exchange": ["gather", "allreduce"],
     "clip": [None, 0.01],
-    "algorithm": [MAML(0.05), MetaSGD(0.05, 2), LSLR(0.05, 2, multi_step_runs=4), Reptile(0.05, 2)],
+    "algorithm": [MAML(0.05), MetaSGD(0.02, 2), LSLR(0.02, 2, multi_step_runs=4), Reptile(0.02, 2)],
     "local_optimizer": [None, Adam(0.01)],
 }
 
