@@ -112,7 +112,7 @@ def covering(settings: dict[str, list]) -> list[dict]:
 
 
 def configured(setting: dict):
-    return small_config(workers=2, local_lr=None if setting["local_optimizer"] else 0.01, **setting)
+    return small_config(workers=2, local_lr=None if setting["local_optimizer"] else 0.001, **setting)
 
 
 @pytest.mark.parametrize("setting", covering(SETTINGS), ids=lambda s: "-".join(map(str, s.values())))
