@@ -10,8 +10,9 @@ to say where the mass is at any other time. Each spring is another task. From th
         --optimizer.lr 0.003 --tasks 8 --runs 600 --validation.every 100 --output results/ringdown.h5
     python -m hpc_dmaml.evaluate results/ringdown.h5 --trust
 
-`--task.help examples.own_parts.Ringdown` explains the fields of a class of one's own as of any other. The file names these
-classes, and to use it is to run their code; so it wants to be trusted:
+takes half a minute; over three steps of adaptation the worst error falls from 1.20 to 0.60 cm. `--task.help
+examples.own_parts.Ringdown` explains the fields of a class as of any other. A file names these classes, and to use it is to
+run their code; so it wants to be trusted:
 
     model = hpc_dmaml.load("results/ringdown.h5", trust=True)
     spring = model.adapt(times, readings)  # (n, 1) each; an ordinary torch.nn.Module
