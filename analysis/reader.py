@@ -127,7 +127,7 @@ def read(sources: Iterable[str | Path]) -> Collection:
         point = points.get(path.resolve())
         if point is not None:
             job = replace(job, settings=settings_of(point))
-            wrong = differing({modern(name): value for name, value in point.fields.items()}, job.config)
+            wrong = differing(point.fields, job.config)
             if wrong:  # the file's own configuration is the truth about it
                 notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {_some(wrong)}")
         jobs.append(job)

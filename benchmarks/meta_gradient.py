@@ -356,7 +356,7 @@ def step_and_gradient(
 
     def bare() -> None:
         for _ in range(times):
-            meta_gradient(learner.objective, theta, batch, learner.inner, learner.chunk)
+            learner.config.algorithm.update(learner.engine, theta, batch, run=0)
 
     wall_s = medians({"step": step, "bare": bare}, seconds)
     return wall_s["step"], wall_s["bare"]

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from hpc_dmaml.communicator import Communicator, connect
 from hpc_dmaml.config import parse
-from hpc_dmaml.engine import meta_gradient
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import share
@@ -35,7 +34,7 @@ Gradient = Callable[[Learner, nn.Module, Tensor, TaskBatch], Tensor]
 
 
 def ours(learner: Learner, module: nn.Module, theta: Tensor, batch: TaskBatch) -> Tensor:
-    return meta_gradient(learner.objective, theta, batch, learner.inner, learner.chunk).gradient
+    return learner.config.algorithm.update(learner.engine, theta, batch, run=0).gradient
 
 
 def plain(learner: Learner, module: nn.Module, theta: Tensor, batch: TaskBatch) -> Tensor:

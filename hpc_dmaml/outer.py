@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,16 +42,17 @@ class MetaModel:
         state = self._optimizer.state.get(self._theta, {})
         return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in state.items()}
 
-    def example_state(self, stepped: bool) -> State:
-        """What `optimizer_state` gives of such an optimizer before its first step, or `stepped`, after it."""
-        trial = MetaModel(torch.ones_like(self.theta), self._configured)
-        if stepped:
-            trial.step(torch.ones_like(self.theta))
-        return trial.optimizer_state()
+    @cached_property
+    def example(self) -> MetaModel:
+        """Another of its kind, after its first step."""
+        example = MetaModel(torch.ones_like(self.theta), self._configured)
+        example.step(torch.ones_like(self.theta))
+        return example
 
     def load_optimizer_state(self, state: State, stepped: bool, what: str = "checkpoint/optimizer") -> None:
         """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
-        wanted, held = _types(self.example_state(stepped)), _types(state)
+        wanted = _types((self.example if stepped else MetaModel(self.theta, self._configured)).optimizer_state())
+        held = _types(state)
         if held != wanted:
             raise ValueError(f"{what} is not the state of {self._configured}: {held}, not {wanted}")
         self.set_optimizer_state(state)
@@ -57,10 +60,12 @@ class MetaModel:
     def set_optimizer_state(self, state: State) -> None:
         """Restore what `optimizer_state` gave."""
         self._optimizer = self._configured.build(self._theta)
-        if state:
-            tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
-            groups = self._optimizer.state_dict()["param_groups"]
-            self._optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})
+        like = self.example._optimizer.state[self.example._theta] if state else {}
+        for name, value in state.items():  # not by load_state_dict, which would give scalars the precision of θ
+            tensor, known = torch.from_numpy(np.array(value)), like[name]
+            self._optimizer.state[self._theta][name] = (
+                tensor.to(known.device) if isinstance(known, Tensor) else type(known)(tensor.item())
+            )
 
 
 def _types(state: State) -> dict[str, str]:

@@ -58,7 +58,7 @@ class OwnOptimizers:
         hosted = place.hosted if optimizer is not None else ()
         self.by_worker = {w: OwnOptimizer(theta, optimizer, state) for w in hosted if optimizer is not None}
         self.are_kept = optimizer is not None and state == "kept"
-        self._example = MetaModel(theta, optimizer).example_state(True) if self.are_kept and optimizer else {}
+        self._example = MetaModel(theta, optimizer).example.optimizer_state() if self.are_kept and optimizer else {}
         self.gathered: State = {}
         """The states of all workers, by their names in the file, as they were when last gathered; on rank 0."""
 

@@ -77,7 +77,7 @@ class Layout:
         """Named views (..., *shape) of `flat` (..., P)."""
         parts = flat.split(self.sizes, dim=-1)
         return {
-            name: part.reshape(*flat.shape[:-1], *shape)
+            name: part.reshape((*flat.shape[:-1], *shape))
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from hpc_dmaml import results
 from hpc_dmaml.files import seal
+from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.results import Log
+from hpc_dmaml.tasks import Glyphs, Sinusoid
+from tests.analysis.synthetic import as_schema_1, write_job
 from tests.helpers import ATTRIBUTES, run, small_config
 
 SEAL = b"\nhpc_dmaml seal " + 32 * b"0"
@@ -207,3 +210,90 @@ def test_a_file_to_which_another_program_added_something_can_be_read_but_is_no_c
     assert results.read(path).attributes["note"] == "my favourite"
     with pytest.raises(ValueError, match="changed by another program"):
         results.read(path, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"), [(ACCURACY, "higher"), (Metric("distance", "m", higher_is_better=False), "lower")]
+)
+def test_a_file_says_what_its_metric_is(tmp_path, metric, direction):
+    attributes = {**ATTRIBUTES, **results.metric_attributes(metric)}
+    results.write(tmp_path / "x.h5", filled_log(2).arrays(), attributes)
+    assert results.read(tmp_path / "x.h5").metric == metric
+    with h5py.File(tmp_path / "x.h5") as file:
+        for name in results.METRICS:
+            told = file[name].attrs
+            assert (told["name"], told["units"], told["direction"]) == (metric.name, metric.unit, direction)
+            assert f"query {metric.name}" in told["description"]
+
+
+def test_without_a_metric_there_is_none(tmp_path):
+    results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
+    assert results.read(tmp_path / "x.h5").metric is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": None}, "has no attribute metric"),
+        ({"metric_unit": 1}, "its attribute metric_unit is of type"),
+        ({"metric": "return"}, "its metric_direction is ''"),
+        ({"metric": "return", "metric_direction": "up"}, "its metric_direction is 'up'"),
+        ({"metric_direction": "lower"}, "its metric_direction is 'lower'"),
+        ({"config": "maml: {clip: 1.0}\nclip: 2.0\n"}, "maml is the old name of clip"),
+    ],
+)
+def test_a_metric_that_is_half_there_and_a_field_of_two_names_are_refused(tmp_path, change, message):
+    given = {name: value for name, value in {**ATTRIBUTES, **change}.items() if value is not None}
+    results.write(tmp_path / "x.h5", filled_log(1).arrays(), given)
+    with pytest.raises(ValueError, match=rf"x\.h5 is not a readable result file: .*{message}"):
+        results.read(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("classified", [True, False])
+def test_a_file_of_schema_1_is_read_as_one_of_today(tmp_path, classified):
+    path, old = tmp_path / "x.h5", {"inner_lr": 0.05, "inner_steps": 1, "first_order": False}
+    write_job(path, small_config(task=Glyphs() if classified else Sinusoid()))
+    new = results.read(path)
+    as_schema_1(path)
+    with h5py.File(path) as file:
+        assert "workers/accuracy" in file
+        assert file.attrs["schema"] == 1
+        assert "metric" not in file.attrs
+    read = results.read(path, verify=True)
+    assert read.metric == new.metric == (ACCURACY if classified else None)
+    assert read.config == new.config
+    assert read.config["algorithm"] == {"class_path": "MAML", "init_args": old}
+    assert {"task_reduction", "clip"} <= read.config.keys()
+    assert read.arrays.keys() == new.arrays.keys()
+    for name, values in new.arrays.items():
+        np.testing.assert_array_equal(read[name], values, err_msg=name)
+    assert read.attributes.keys() == new.attributes.keys()
+
+
+def test_a_log_goes_on_from_a_file_of_schema_1(tmp_path):
+    path = tmp_path / "x.h5"
+    write_job(path, small_config(workers=2, task=Glyphs()))
+    values = results.read(path)["workers/metric"]
+    as_schema_1(path)
+    old = results.read(path)
+    log = Log({"worker": 2, "rank": 1, "step": 3, "task": 5}, old.arrays)
+    results.write(path, {**old.arrays, **log.arrays()}, old.attributes)
+    assert results.read(path).attribute("schema") == results.SCHEMA
+    np.testing.assert_array_equal(results.read(path)["workers/metric"], values)
+
+
+def test_a_file_of_schema_1_is_checked_as_strictly(tmp_path):
+    path = tmp_path / "x.h5"
+    for spoil in (
+        lambda file: file.pop("workers/accuracy"),
+        lambda file: file.attrs.pop("loss"),
+        lambda file: file.attrs.update(loss=[1, 2]),
+        lambda file: file.attrs.update(config="maml: {clip: 1.0}\nclip: 2.0\n"),
+        lambda file: file.attrs.update(schema=0),
+    ):
+        write_job(path, small_config(task=Glyphs()))
+        as_schema_1(path)
+        with h5py.File(path, "r+") as file:
+            spoil(file)
+        with pytest.raises(ValueError, match=r"x\.h5 is "):
+            results.read(path)

@@ -19,8 +19,12 @@ from hpc_dmaml import results
 from tests.helpers import differing
 from tests.processes import Job, needs_mpirun
 
-KILLS = int(os.environ.get("HPC_DMAML_KILLS", "12"))
+KILLS = int(os.environ.get("HPC_DMAML_KILLS", "8"))
 RUNS_BETWEEN_KILLS = 25
+HOW = {
+    "plain": [],
+    "learned rates and a worker's own Adam": "--algorithm MetaSGD --local_optimizer Adam --epochs 2".split(),
+}
 RUNS = KILLS * RUNS_BETWEEN_KILLS
 ARGUMENTS = (
     "--task Sinusoid --model MLP --model.hidden [5] --tasks 2 --algorithm.inner_lr 0.01 --threads 1 --exchange gather "
@@ -42,14 +46,16 @@ def runs_in(path: Path) -> int:
 
 @needs_mpirun
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
-def test_killed_at_any_moment_a_job_loses_nothing_and_ends_where_an_undisturbed_one_does(tmp_path):
-    with Job(2, *ARGUMENTS, "--output", "whole.h5", cwd=tmp_path) as job:
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+def test_killed_at_any_moment_a_job_loses_nothing_and_ends_where_an_undisturbed_one_does(how, tmp_path):
+    arguments = [*ARGUMENTS, *how]
+    with Job(2, *arguments, "--output", "whole.h5", cwd=tmp_path) as job:
         assert job.end(limit_s=300) == 0, job.err
     path, rng, h5dump = tmp_path / "x.h5", random.Random(), shutil.which("h5dump")
     in_set_up = in_write = reads = 0
     for kill in range(KILLS):
         before = runs_in(path)
-        with Job(2, *ARGUMENTS, "--output", "x.h5", "--checkpoint.every", "1", cwd=tmp_path) as job:
+        with Job(2, *arguments, "--output", "x.h5", "--checkpoint.every", "1", cwd=tmp_path) as job:
             seen = before
             if rng.random() < 0.15:
                 time.sleep(rng.uniform(0, 5))
@@ -77,7 +83,7 @@ def test_killed_at_any_moment_a_job_loses_nothing_and_ends_where_an_undisturbed_
             if h5dump:
                 subprocess.run([h5dump, "-H", path], check=True, stdout=subprocess.DEVNULL)
         print(f"kill {kill + 1}: run {after}" + ", in the middle of a write" * half_written, flush=True)
-    with Job(2, *ARGUMENTS, "--output", "x.h5", cwd=tmp_path) as job:
+    with Job(2, *arguments, "--output", "x.h5", cwd=tmp_path) as job:
         assert job.end(limit_s=300) == 0, job.err
     whole, parts = results.read(tmp_path / "whole.h5", verify=True), results.read(path, verify=True)
     assert parts.status == "complete"

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpc_dmaml import results
 from hpc_dmaml.files import is_locked
+from hpc_dmaml.old_names import modern
 from hpc_dmaml.sweep import Point, Sweep, in_full
 
 COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
@@ -73,7 +74,7 @@ def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
 
 
 def _stored(config: Any, name: str) -> Any:
-    for part in name.split("."):
+    for part in modern(name).split("."):
         if isinstance(config, Mapping):
             below = config.get("init_args")
             config = (below if isinstance(below, Mapping) else config).get(part)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from typing import Self  # which Python 3.10 does not have
+    from typing import Self
 
     import torch
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hpc_dmaml import results
+from hpc_dmaml.algorithms import LSLR, MAML, MetaSGD, Reptile
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import Validation
 from hpc_dmaml.models import Conv4
@@ -65,12 +66,15 @@ def test_augmented_and_normalised_images_of_a_worker_on_all_ranks(comm, folder):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_gathered_whole_workers_are_the_same_to_the_last_bit(comm, folder, workers):
+@pytest.mark.parametrize("own", [False, True], ids=["plain", "learned_rates_and_own_adam"])
+def test_gathered_whole_workers_are_the_same_to_the_last_bit(comm, folder, workers, own):
     if workers % comm.size:
         pytest.skip("a worker would be spread over ranks")
     config = small_config(workers=workers, exchange="gather", dtype="float32", optimizer=Adam())
+    if own:
+        config = replace(config, algorithm=MetaSGD(0.05), epochs=2, local_optimizer=Adam(), optimizer=SGD(1.0))
     together, alone = check_against_one_rank(config, comm, folder, tolerance=0)
-    same = [n for n in timeless(alone) if not n.startswith("ranks/") and n != "validation/accuracy"]
+    same = [n for n in timeless(alone) if not n.startswith("ranks/") and n != "validation/metric"]
     for name in same:
         np.testing.assert_array_equal(together[name], alone[name], err_msg=name)
 
@@ -89,6 +93,8 @@ SETTINGS = {
     "optimizer": [SGD(0.02), Adam(0.01)],
     "exchange": ["gather", "allreduce"],
     "clip": [None, 0.01],
+    "algorithm": [MAML(0.05), MetaSGD(0.05, 2), LSLR(0.05, 2, multi_step_runs=4), Reptile(0.05, 2)],
+    "local_optimizer": [None, Adam(0.01)],
 }
 
 
@@ -106,8 +112,7 @@ def covering(settings: dict[str, list]) -> list[dict]:
 
 
 def configured(setting: dict):
-    rest = {name: setting[name] for name in ("weight_generator", "epochs", "optimizer", "exchange")}
-    return small_config(workers=2, local_lr=0.01, task_reduction=setting["task_reduction"], clip=setting["clip"], **rest)
+    return small_config(workers=2, local_lr=None if setting["local_optimizer"] else 0.01, **setting)
 
 
 @pytest.mark.parametrize("setting", covering(SETTINGS), ids=lambda s: "-".join(map(str, s.values())))
@@ -160,8 +165,9 @@ def test_validation_tasks_are_spread_over_the_ranks(comm, folder):
 
 
 @pytest.mark.parametrize("exchange", ["gather", "allreduce"])
-def test_a_job_resumed_on_other_ranks_ends_in_the_same_place(comm, folder, exchange):
-    config = small_config(runs=5, workers=comm.size, exchange=exchange, optimizer=Adam())
+@pytest.mark.parametrize("own", [None, Adam(0.01)], ids=["plain", "own_adam"])
+def test_a_job_resumed_on_other_ranks_ends_in_the_same_place(comm, folder, exchange, own):
+    config = small_config(runs=5, workers=comm.size, exchange=exchange, optimizer=Adam(), local_optimizer=own)
     alone = run(config, folder, Communicator(), f"alone{comm.rank}.h5")
     if comm.rank == 0:
         run(replace(config, runs=2), folder, Communicator(), "parts.h5")

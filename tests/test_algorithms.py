@@ -1,0 +1,307 @@
+"""Algorithms: each is exact against autograd and central differences, and adapts as it says. A new one is a row below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpc_dmaml import load, results
+from hpc_dmaml.algorithms import ANIL, BOIL, LSLR, MAML, Algorithm, MetaSGD, Reptile, whole_layout
+from hpc_dmaml.engine import Engine, InnerLoop, adapt, for_tasks, objective_for
+from hpc_dmaml.models import Module
+from hpc_dmaml.optimizers import SGD, Adam
+from hpc_dmaml.parameters import Layout, flatten
+from hpc_dmaml.start import beginning
+from hpc_dmaml.tasks import Samples, TaskBatch
+from tests.engine.reference import PROBLEMS, Problem, adapted_losses, distance
+from tests.helpers import differing, run, small_config
+
+Alpha = Callable[[Tensor, int], Tensor]
+"""From φ (P + Q,) and an inner step to the rate of every parameter (P,), as the paper defines it."""
+
+
+class Case(NamedTuple):
+    algorithm: MAML
+    alpha: Callable[[Layout], Alpha]
+    learns: int = 0
+    """Values besides θ, for `PROBLEM`."""
+
+
+PROBLEM = PROBLEMS["mlp"]
+LAYERS = 3
+LAYOUT = Layout.of(PROBLEM.module())
+STEPS = 2
+
+
+def masked(chosen: Callable[[str], bool]) -> Callable[[Layout], Alpha]:
+    """The rate 0.2 for some parameters, by name, and 0 for the others."""
+
+    def make(layout: Layout) -> Alpha:
+        named = zip(layout.names, layout.sizes, strict=True)
+        mask = torch.cat([torch.full((size,), 0.2 * chosen(n), dtype=torch.float64) for n, size in named])
+        return lambda phi, step: mask
+
+    return make
+
+
+def by_layer_and_step(layout: Layout) -> Alpha:
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in layout.names))
+
+    def alpha(phi: Tensor, step: int) -> Tensor:
+        values = phi[layout.size :].reshape(len(layers), STEPS)
+        return torch.cat(
+            [
+                values[layers.index(name.rpartition(".")[0]), min(step, STEPS - 1)].expand(size)
+                for name, size in zip(layout.names, layout.sizes, strict=True)
+            ]
+        )
+
+    return alpha
+
+
+HEAD = f"{4}."
+CASES: dict[str, Case] = {
+    "MAML": Case(MAML(0.2, STEPS), masked(lambda name: True)),
+    "first order": Case(MAML(0.2, STEPS, first_order=True), masked(lambda name: True)),
+    "frozen layer": Case(MAML(0.2, STEPS, adapted=("2.*", "4.bias")), masked(lambda n: n[0] == "2" or n == "4.bias")),
+    "ANIL": Case(ANIL(0.2, STEPS), masked(lambda name: name.startswith(HEAD))),
+    "BOIL": Case(BOIL(0.2, STEPS), masked(lambda name: not name.startswith(HEAD))),
+    "MetaSGD": Case(MetaSGD(0.2, STEPS), lambda layout: lambda phi, step: phi[layout.size :], LAYOUT.size),
+    "LSLR": Case(LSLR(0.2, STEPS), by_layer_and_step, LAYERS * STEPS),
+    "multi-step loss": Case(MAML(0.2, STEPS, multi_step_runs=10), masked(lambda name: True)),
+    "MAML++": Case(LSLR(0.2, STEPS, multi_step_runs=10), by_layer_and_step, LAYERS * STEPS),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def at_random(algorithm: Algorithm, problem: Problem, seed: int = 0) -> tuple[nn.Module, Tensor]:
+    """A module, and φ of it with rates that are no longer all the same."""
+    module = problem.module(seed)
+    phi = beginning(algorithm, Layout.of(module), module)
+    size = Layout.of(module).size
+    noise = torch.randn(len(phi) - size, generator=torch.Generator().manual_seed(seed), dtype=phi.dtype)
+    phi[size:] += 0.1 * noise
+    return module, phi
+
+
+def engine(problem: Problem, module: nn.Module, layerwise: bool = True) -> Engine:
+    return Engine(objective_for(module, problem.sample_shape, problem.loss, layerwise=layerwise), 2)
+
+
+def query_loss(case: Case, module: nn.Module, problem: Problem, phi: Tensor, batch: TaskBatch) -> Tensor:
+    """Σ over the tasks and steps of the weighted query losses in the first run, on the autograd graph of φ."""
+    algorithm, layout = case.algorithm, Layout.of(module)
+    alpha = case.alpha(layout)
+    inner = InnerLoop(0.0, algorithm.inner_steps, algorithm.first_order, weights=algorithm.weights(0))
+    rate = lambda step: alpha(phi, step)  # noqa: E731
+    return adapted_losses(module, problem.loss, phi[: layout.size], batch, inner, rate).sum()
+
+
+@every_case
+@pytest.mark.parametrize("problem", ["mlp", "conv4_stride", "conv4_max_pool", "layers_without_formulas"])
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_its_update_is_the_gradient_that_autograd_finds(case: Case, problem: str, layerwise: bool) -> None:
+    if case.algorithm.adapted != ("*",) and problem != "mlp":
+        case = replace_adapted(case)
+    of = PROBLEMS[problem]
+    if isinstance(case.algorithm, ANIL | BOIL) and problem != "mlp":
+        last = Layout.of(of.module()).names[-1].rpartition(".")[0]
+        is_head = isinstance(case.algorithm, ANIL)
+        case = case._replace(alpha=masked(lambda name: (name.rpartition(".")[0] == last) == is_head))
+    module, phi = at_random(case.algorithm, of)
+    batch = of.batch()
+    found = case.algorithm.update(engine(of, module, layerwise), phi, batch, run=0)
+    leaf = phi.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(query_loss(case, module, of, leaf, batch), leaf)
+    assert found.gradient.shape == phi.shape
+    assert distance(found.gradient, expected) < 1e-10
+
+
+def replace_adapted(case: Case) -> Case:
+    """For a model with other names: the weights alone adapt."""
+    return Case(replace(case.algorithm, adapted=("*weight",)), masked(lambda name: name.endswith("weight")))
+
+
+@every_case
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_its_update_equals_central_differences(case: Case, steps: int) -> None:
+    if case.algorithm.first_order:
+        return  # is no derivative
+    algorithm = replace(case.algorithm, inner_steps=steps)
+    module, phi = at_random(algorithm, PROBLEM)
+    batch, of = PROBLEM.batch(), engine(PROBLEM, module)
+    direction = torch.nn.functional.normalize(torch.randn(phi.shape, generator=torch.Generator().manual_seed(3)).double(), dim=0)
+    h, weights = 1e-6, algorithm.weights(0) or (*[0.0] * (steps - 1), 1.0)
+
+    def loss(at: Tensor) -> Tensor:
+        """By the algorithm's own adaptation."""
+        start, part = for_tasks(of.objective.enter(at[: LAYOUT.size], 1), 3), batch.to(at.device, at.dtype)
+        path = list(algorithm.adapt(of.objective, at, start, part, steps))[1:]
+        curve = [of.objective.value(parameters, *part.query_set)[0].sum() for parameters in path]
+        return torch.stack([w * each for w, each in zip(weights, curve, strict=True)]).sum()
+
+    slope = ((loss(phi + h * direction) - loss(phi - h * direction)) / (2 * h)).item()
+    found = algorithm.update(of, phi, batch, run=0).gradient @ direction
+    assert found.item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+@every_case
+def test_what_it_learns_besides_the_parameters_has_names_and_starts_at_the_inner_rate(case: Case) -> None:
+    whole = whole_layout(case.algorithm, LAYOUT)
+    assert whole.model == LAYOUT
+    assert whole.size == LAYOUT.size + case.learns
+    phi = beginning(case.algorithm, LAYOUT, PROBLEM.module())
+    assert torch.equal(phi[: LAYOUT.size], flatten(PROBLEM.module()))
+    assert (phi[LAYOUT.size :] == 0.2).all()
+    assert all(":" in name for name in whole.names[len(LAYOUT.names) :])
+
+
+@every_case
+def test_parameters_that_do_not_adapt_stay_and_are_learned_all_the_same(case: Case) -> None:
+    module, phi = at_random(case.algorithm, PROBLEM)
+    of, batch = engine(PROBLEM, module), PROBLEM.batch().to(phi.device, phi.dtype)
+    start = for_tasks(of.objective.enter(phi[: LAYOUT.size], 1), 3)
+    *_, adapted = case.algorithm.adapt(of.objective, phi, start, batch, STEPS)
+    moved = (of.objective.flat(adapted) != phi[: LAYOUT.size]).any(0)
+    update = case.algorithm.update(of, phi, batch, 0).gradient[: LAYOUT.size]
+    adapts = case.alpha(LAYOUT)(phi, 0) != 0
+    assert not (moved & ~adapts).any()
+    for of_these in (moved[adapts], update[adapts] != 0, update[~adapts] != 0):  # some units answer to no sample
+        assert not len(of_these) or of_these.double().mean() > 0.6
+
+
+def test_steps_beyond_the_training_s_take_the_last_one_s_rates() -> None:
+    algorithm = LSLR(0.2, STEPS)
+    module, phi = at_random(algorithm, PROBLEM)
+    of, batch = engine(PROBLEM, module), PROBLEM.batch().to(phi.device, phi.dtype)
+    start = for_tasks(of.objective.enter(phi[: LAYOUT.size], 1), 3)
+    path = list(algorithm.adapt(of.objective, phi, start, batch, 4))
+    alpha = by_layer_and_step(LAYOUT)(phi, STEPS - 1)
+    gradient = of.objective.flat(of.objective.gradient(path[3], *batch.support_set).value)
+    torch.testing.assert_close(of.objective.flat(path[4]), of.objective.flat(path[3]) - alpha * gradient)
+
+
+def test_the_order_of_the_derivatives_and_the_weights_of_the_steps_follow_from_the_run() -> None:
+    module, phi = at_random(MAML(), PROBLEM)
+    of, batch = engine(PROBLEM, module), PROBLEM.batch()
+    annealed = MAML(0.2, 2, first_order_runs=3)
+    for number, order in ((0, True), (2, True), (3, False)):
+        expected = MAML(0.2, 2, first_order=order).update(of, phi, batch, 0).gradient
+        assert torch.equal(annealed.update(of, phi, batch, number).gradient, expected)
+    weights = [MAML(0.2, 4, multi_step_runs=10).weights(number) for number in (0, 5, 9, 10, 10**6)]
+    assert weights[0] == pytest.approx((0.25, 0.25, 0.25, 0.25))
+    assert weights[1] == pytest.approx((0.125, 0.125, 0.125, 0.625))
+    assert weights[2] == pytest.approx((0.025, 0.025, 0.025, 0.925))
+    assert weights[3:] == [None, None]
+    assert MAML(0.2, 1, multi_step_runs=10).weights(0) is None
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_reptile_goes_where_the_adaptation_leads(joint: bool, steps: int) -> None:
+    problem, algorithm = PROBLEMS["conv4_stride"], Reptile(0.2, steps, joint)
+    module, batch = problem.module(), problem.batch(5)
+    of, phi = engine(problem, module), flatten(module)
+    found = algorithm.update(of, phi, batch, 0)
+    part = batch.to(phi.device, phi.dtype)
+    both = Samples(*(torch.cat(each, 1) for each in zip(part.support_set, part.query_set, strict=True)))
+    given = TaskBatch(both, both) if joint else part
+    *_, adapted = adapt(of.objective, of.objective.enter(phi, 5), given, 0.2, steps)
+    assert distance(found.gradient, (phi - of.objective.flat(adapted)).sum(0)) < 1e-12
+    losses, _ = of.objective.value(adapted, *part.query_set)
+    torch.testing.assert_close(found.losses, losses)
+
+
+@pytest.mark.parametrize("bad", [dict(inner_lr=0), dict(inner_steps=-1), dict(first_order_runs=-1)])
+def test_fields_out_of_range_are_refused_by_name(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"algorithm.{next(iter(bad))} must be"):
+        MAML(**bad)  # type: ignore[arg-type]
+
+
+def test_a_model_of_one_layer_has_no_body() -> None:
+    with pytest.raises(ValueError, match="BOIL adapts all but the last layer, and the model has one layer alone"):
+        BOIL().learned(Layout.of(nn.Linear(2, 1)))
+
+
+WHOLE: dict[str, Algorithm] = {
+    "ANIL": ANIL(0.05, 2),
+    "BOIL": BOIL(0.05, 2),
+    "frozen": MAML(0.05, adapted=("0.*",)),
+    "MetaSGD": MetaSGD(0.05, 2),
+    "LSLR": LSLR(0.05, 2, multi_step_runs=2, first_order_runs=1),
+    "Reptile": Reptile(0.05, 3),
+}
+every_algorithm = pytest.mark.parametrize("algorithm", WHOLE.values(), ids=WHOLE)
+
+
+@every_algorithm
+def test_a_job_that_was_interrupted_goes_on_to_the_last_bit(algorithm: Algorithm, tmp_path: Path) -> None:
+    config = small_config(algorithm=algorithm, runs=4, workers=2, epochs=2, local_lr=0.01, optimizer=Adam(0.01))
+    whole = run(config, tmp_path)
+    run(replace(config, runs=2), tmp_path, name="parts.h5")
+    parts = run(replace(config, resume=str(tmp_path / "parts.h5")), tmp_path, name="parts.h5")
+    assert not differing(whole, parts) - {"checkpoint/restarts"}
+
+
+@every_algorithm
+def test_a_trained_model_adapts_as_validation_does(algorithm: Algorithm, tmp_path: Path) -> None:
+    """One held-out task: the loss after each step, from the file alone."""
+    config = small_config(algorithm=algorithm, runs=3, optimizer=Adam(0.01))
+    source = run(config, tmp_path)
+    trained = load(source.path)
+    from hpc_dmaml.randomness import Purpose, generator
+
+    batch = config.task.load().sample("validation", generator(0, Purpose.VALIDATION, 2), 5)
+    x, y = (torch.from_numpy(each[1]) for each in batch.query_set)
+    for steps in range(3):
+        adapted = trained.adapt(batch.support_set.x[1], batch.support_set.y[1], steps)
+        loss = torch.nn.functional.mse_loss(adapted(x), y).item()
+        assert loss == pytest.approx(source["validation/loss"][-1, steps, 1], rel=1e-10)
+    if trained.learned.numel():
+        with pytest.raises(ValueError, match="has learned its inner rates"):
+            trained.adapt(batch.support_set.x[1], batch.support_set.y[1], lr=0.1)
+
+
+def test_learned_rates_stand_in_the_file_by_name_and_start_a_job_that_goes_on_from_it(tmp_path: Path) -> None:
+    source = run(small_config(algorithm=MetaSGD(0.05), optimizer=Adam(0.01)), tmp_path)
+    names = source["meta_model/names"].tolist()
+    assert names[4:] == [f"inner_lr:{name}" for name in names[:4]]
+    assert len(source["meta_model/parameters"]) == 2 * 19
+    still = small_config(init_from=str(source.path), runs=1, optimizer=SGD(1e-300), validation=small_config().validation)
+    again = run(replace(still, algorithm=MetaSGD(0.9)), tmp_path, name="same.h5")
+    np.testing.assert_array_equal(again["meta_model/parameters"], source["meta_model/parameters"])
+    plain = run(replace(still, algorithm=MAML(0.05)), tmp_path, name="plain.h5")
+    np.testing.assert_array_equal(plain["meta_model/parameters"], source["meta_model/parameters"][:19])
+    other = run(replace(still, algorithm=LSLR(0.3), init_from=str(plain.path)), tmp_path, name="other.h5")
+    np.testing.assert_array_equal(other["meta_model/parameters"][19:], [0.3, 0.3])
+    np.testing.assert_array_equal(other["meta_model/parameters"][:19], plain["meta_model/parameters"])
+
+
+def test_an_algorithm_that_does_not_fit_the_model_is_refused_before_any_work(tmp_path: Path) -> None:
+    from hpc_dmaml.communicator import Refusal
+
+    for algorithm, model, message in (
+        (MAML(adapted=("head.*",)), small_config().model, "no parameter of the model is named 'head"),
+        (BOIL(), Module("torch.nn.Linear", {"in_features": 1, "out_features": 1}), "has one layer alone"),
+    ):
+        with pytest.raises(Refusal, match=message):
+            run(small_config(algorithm=algorithm, model=model), tmp_path)
+        assert not results_in(tmp_path)
+
+
+def results_in(folder: Path) -> list[Path]:
+    return list(folder.glob("*.h5"))
+
+
+def test_a_file_of_another_algorithm_is_not_gone_on_with(tmp_path: Path) -> None:
+    source = run(small_config(algorithm=MetaSGD(0.05)), tmp_path)
+    with pytest.raises(ValueError, match="holds the parameters of another model: inner_lr:0"):
+        run(small_config(algorithm=MAML(0.05), resume=str(source.path), runs=4), tmp_path)
+    assert results.read(source.path).status == "complete"
