@@ -21,14 +21,13 @@ import torch
 from hpc_dmaml import console
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
-from hpc_dmaml.engine import meta_gradient
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.setup import load_task, make_learner
 from hpc_dmaml.start import build_module
-from hpc_dmaml.tasks import Samples, TaskBatch
+from hpc_dmaml.tasks import Batch, Samples, TaskBatch
 from hpc_dmaml.validation import validate
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
@@ -51,10 +50,11 @@ GENERATORS = {
 }  # fmt: skip
 
 
-def mislabelled(batch: TaskBatch, learner: Learner) -> TaskBatch:
+def mislabelled(batch: Batch, learner: Learner) -> TaskBatch:
     """The same tasks with wrong query labels."""
+    assert isinstance(batch, TaskBatch)
     x, y = batch.query_set
-    classes = learner.sampler.loss == "cross_entropy"
+    classes = learner.loss.targets == "classes"
     return TaskBatch(batch.support_set, Samples(x, (y + 1) % learner.sampler.outputs if classes else -y))
 
 
@@ -72,7 +72,7 @@ def train(learner: Learner, weights_of: WeightGenerator, bad_workers: int) -> tu
             batch = learner.sampler.sample("train", rng, TASKS)
             if worker >= WORKERS - bad_workers:
                 batch = mislabelled(batch, learner)
-            result = meta_gradient(learner.objective, model.theta, batch, learner.inner, learner.chunk)
+            result = config.algorithm.update(learner.engine, model.theta, batch, run)
             updates.append(result.gradient / TASKS)
             losses.append(result.losses.mean().item())
         memory = np.vstack([memory, losses])[-weights_of.memory_length :]
@@ -81,9 +81,9 @@ def train(learner: Learner, weights_of: WeightGenerator, bad_workers: int) -> tu
         weights = worker_weights(weights_of, memory, np.isfinite(losses), gram)
         bad_weight += weights[WORKERS - bad_workers :].sum() / config.runs
         model.step(torch.from_numpy(weights).to(stacked.dtype) @ stacked)
-    key, steps = (Purpose.VALIDATION, 0), config.algorithm.inner_steps
-    loss, accuracy = validate(learner, model.theta, Communicator(), "validation", key, 500, steps)
-    return float((loss if np.isnan(accuracy).all() else accuracy)[-1].mean()), bad_weight
+    key, steps = (Purpose.VALIDATION, 0), getattr(config.algorithm, "inner_steps", 1)
+    found = validate(learner, model.theta, Communicator(), "validation", key, 500, steps)
+    return float((found.loss if learner.loss.metric is None else found.metric)[-1].mean()), bad_weight
 
 
 def main() -> None:

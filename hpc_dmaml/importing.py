@@ -38,12 +38,18 @@ def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any
         raise ValueError(f"{name}: {path} is a {type(kind).__name__}, not a class derived from {parent}")
     if not issubclass(kind, base):
         raise ValueError(f"{name}: {path} is not derived from {parent}")
-    if inspect.isabstract(kind):
-        missing = ", ".join(f"{method}()" for method in sorted(kind.__abstractmethods__))
-        raise ValueError(f"{name}: {path} is not complete: write {missing}")
+    check_complete(name, kind)
     if not is_dataclass(kind):
         raise ValueError(f"{name}: {path} is not a dataclass: put @dataclass(frozen=True) above it")
     return kind
+
+
+def check_complete(name: str, kind: type[Any]) -> None:
+    """Raise ValueError where a class leaves out what its base asks it to write."""
+    if inspect.isabstract(kind):
+        lacks = sorted(kind.__abstractmethods__)
+        missing = ", ".join(each if isinstance(getattr(kind, each), property) else f"{each}()" for each in lacks)
+        raise ValueError(f"{name}: {path_of(kind)} is not complete: write {missing}")
 
 
 def own(base: type[Any]) -> dict[str, type[Any]]:

@@ -57,7 +57,8 @@ class Progress:
             "algorithm": f"{_describe(config.algorithm)}, {_describe(config.optimizer)}",
             "workers": f"{workers} on {job.comm.size} rank{'s' * (job.comm.size != 1)} ({job.placement.describe()}), "
             f"{config.epochs} epoch{'s' * (config.epochs != 1)} of {config.tasks} tasks, "
-            f"{type(config.weight_generator).__name__}, {exchange}",
+            + (f"each by its own {_describe(config.local_optimizer)}, " if config.local_optimizer else "")
+            + f"{type(config.weight_generator).__name__}, {exchange}",
             "device": f"{job.device}, {config.dtype}",
             "output": str(job.output) + (f" (resumed at run {self.first_run})" if self.first_run else ""),
         }

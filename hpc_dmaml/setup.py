@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpc_dmaml import optimizers, placement, results, weight_generators
+from hpc_dmaml import algorithms, optimizers, placement, results, weight_generators
 from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
@@ -27,7 +27,7 @@ from hpc_dmaml.own_optimizers import OwnOptimizers
 from hpc_dmaml.parameters import Layout, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.start import is_normalized, start
+from hpc_dmaml.start import beginning, is_normalized, start
 from hpc_dmaml.state import State
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskBatch, TaskFamily, TaskSampler
@@ -167,6 +167,9 @@ def make_learner(
     objective = objective_for(module, sampler.sample_shape, loss, layout, trial.layerwise)
     chunk = default_chunk(objective, support.x.shape[1] + query.x.shape[1], device)
     engine = Engine(objective, config.chunk or chunk, config.keep)
+    with comm.agreeing():
+        if comm.rank == 0:
+            algorithms.check(config.algorithm, engine, beginning(config.algorithm, layout, module), batch)
     warnings = tuple(trial.warnings)
     if any(drawn != draws[0] for drawn in draws):
         warnings += ("the ranks draw other tasks for the same worker: the result depends on which rank does what",)

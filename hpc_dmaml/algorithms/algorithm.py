@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hpc_dmaml.importing import described
 from hpc_dmaml.parameters import Layout
 
 if TYPE_CHECKING:
@@ -47,6 +48,56 @@ class Algorithm(ABC):
 
 
 def whole_layout(algorithm: Algorithm, layout: Layout) -> Layout:
-    """The layout of φ, from that of θ."""
-    more = algorithm.learned(layout)
-    return Layout((*layout.names, *more), (*layout.shapes, *(tuple(each.shape) for each in more.values())))
+    """The layout of φ, from that of θ. Raises ValueError where what is learned besides could be taken for a parameter."""
+    name = type(algorithm).__name__
+    try:
+        more = {item: tuple(each.shape) for item, each in algorithm.learned(layout).items()}
+    except ValueError:  # a message to the user
+        raise
+    except Exception as error:  # a user's own algorithm may fail in any way
+        raise ValueError(f"algorithm: {name}.learned must give tensors by name: {described(error)}") from error
+    for item in more:
+        if ":" not in item:
+            raise ValueError(
+                f"algorithm: {name}.learned: {item!r} needs a colon, as in 'learned:{item}', which no parameter has"
+            )
+    return Layout((*layout.names, *more), (*layout.shapes, *more.values()))
+
+
+def check(algorithm: Algorithm, engine: Engine, phi: Tensor, batch: Batch) -> None:
+    """Try an algorithm at φ on some tasks. Raises ValueError where its methods do not give what they should."""
+    from hpc_dmaml.engine import MetaGradient, for_tasks
+
+    objective, before, name = engine.objective, phi.clone(), f"algorithm: {type(algorithm).__name__}"
+    start = for_tasks(objective.enter(phi[: objective.layout.size], 1), len(batch))
+    method = f"{name}.update"
+    try:
+        update = algorithm.update(engine, phi, batch, 0)
+        if not isinstance(update, MetaGradient):
+            raise ValueError(f"{method} must give a MetaGradient, not {type(update).__name__}")
+        _check_like(f"{method}: gradient", update.gradient, phi)
+        for item in ("losses", "metric"):
+            _check_like(f"{method}: {item}", getattr(update, item), phi.new_empty(len(batch)))
+        method = f"{name}.adapt"
+        given = list(algorithm.adapt(objective, phi, start, batch, 1))
+        if [len(each) for each in given] != [len(start)] * 2:
+            raise ValueError(f"{method} must give the parameters before adaptation and after each step of it")
+        for mine, other in zip(given[1], start, strict=True):
+            _check_like(f"{method}: parameters", mine, other)
+    except ValueError:  # a message to the user
+        raise
+    except Exception as error:  # a user's own algorithm may fail in any way
+        raise ValueError(f"{method} fails on a task: {described(error)}") from error
+    if not bool((phi == before).all()):
+        raise ValueError(f"{name} changes φ or the parameters that it is given in place: it must work on copies")
+
+
+def _check_like(what: str, given: Tensor, like: Tensor) -> None:
+    """Raise ValueError unless a tensor has the shape, precision and device of another."""
+    mine, other = ((tuple(each.shape), each.dtype, each.device) for each in (given, like))
+    if mine != other:
+        raise ValueError(f"{what} must be a tensor {_shown(other)}, not {_shown(mine)}")
+
+
+def _shown(parts: tuple[object, ...]) -> str:
+    return " ".join(map(str, parts))

@@ -9,9 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from hpc_dmaml.importing import check_complete
 from hpc_dmaml.losses.metric import Metric
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
 
@@ -22,6 +25,10 @@ class Loss(ABC):
     """What `measure` gives, if it gives anything."""
     targets: ClassVar[Literal["classes", "numbers", "any"]] = "numbers"
     """What a sample's target is: a class number, as many numbers as there are outputs, or the family's own affair."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        check_complete("loss", cls)  # here, as it is the user's family that makes one
+        return super().__new__(cls)
 
     @abstractmethod
     def value(self, z: Tensor, targets: Tensor) -> Tensor:

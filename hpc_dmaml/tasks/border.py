@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpc_dmaml.losses import Loss, described, named
+from hpc_dmaml.losses import Loss, Metric, described, named
 from hpc_dmaml.tasks.family import Batch, Samples, Split, TaskBatch, TaskSampler
 
 
@@ -35,7 +35,10 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
         if not is_right(value):
             came = "nothing" if value is None else repr(value)
             raise ValueError(f"task: {name}.{attribute} must be {wanted}, not {came} (see TaskSampler)")
-    described(named(sampler.loss))  # a file will have to name it
+    loss = named(sampler.loss)
+    if not isinstance(loss.metric, Metric | None):
+        raise ValueError(f"task: {name}: {type(loss).__name__}.metric must be a Metric or None, not {loss.metric!r}")
+    described(loss)  # a file will have to name it
     return sampler
 
 
@@ -43,9 +46,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
-def draw(
-    sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)
-) -> Batch:
+def draw(sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)) -> Batch:
     """A batch from a sampler, checked. Raises ValueError where it is not what the sampler says of itself.
 
     Samples that are there from the start, that is: what a batch gives for a policy is seen when the policy is there.
