@@ -64,6 +64,11 @@ class Case:
     inner: InnerLoop
     loss: str = "cross_entropy"
 
+    @property
+    def lr(self) -> float:
+        assert isinstance(self.inner.lr, float)
+        return self.inner.lr
+
     def module(self) -> nn.Module:
         torch.manual_seed(0)
         return self.model.build(self.sample_shape, self.outputs)
@@ -145,7 +150,7 @@ def vmap_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
 def higher_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     import higher
 
-    loss, optimizer = LOSSES[case.loss], torch.optim.SGD(module.parameters(), case.inner.lr)
+    loss, optimizer = LOSSES[case.loss], torch.optim.SGD(module.parameters(), case.lr)
     module.zero_grad()
     for support, query in _tasks(module, batch):
         with higher.innerloop_ctx(module, optimizer, copy_initial_weights=False) as (adapted, inner):
@@ -158,7 +163,7 @@ def higher_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
 def torchopt_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     import torchopt
 
-    loss, inner = LOSSES[case.loss], torchopt.MetaSGD(module, lr=case.inner.lr)
+    loss, inner = LOSSES[case.loss], torchopt.MetaSGD(module, lr=case.lr)
     start = [torchopt.extract_state_dict(each, by="reference") for each in (module, inner)]
     theta, total = list(module.parameters()), torch.zeros_like(flatten(module))
     for support, query in _tasks(module, batch):
@@ -195,7 +200,7 @@ def _query_loss(
 
     for _ in range(case.inner.steps):
         gradients = gradient(lambda theta: loss(theta, support), theta)
-        theta = {name: p - case.inner.lr * gradients[name] for name, p in theta.items()}
+        theta = {name: p - case.lr * gradients[name] for name, p in theta.items()}
     return loss(theta, query)
 
 

@@ -26,22 +26,23 @@ from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.setup import load_task, make_learner, use_device
 from hpc_dmaml.start import build_module
-from hpc_dmaml.tasks import TaskBatch
+from hpc_dmaml.tasks import Batch, TaskBatch
 from hpc_dmaml.validation import validate
 from hpc_dmaml.worker import Learner
 
-Gradient = Callable[[Learner, nn.Module, Tensor, TaskBatch], Tensor]
+Gradient = Callable[[Learner, nn.Module, Tensor, Batch], Tensor]
 
 
-def ours(learner: Learner, module: nn.Module, theta: Tensor, batch: TaskBatch) -> Tensor:
+def ours(learner: Learner, module: nn.Module, theta: Tensor, batch: Batch) -> Tensor:
     return learner.config.algorithm.update(learner.engine, theta, batch, run=0).gradient
 
 
-def plain(learner: Learner, module: nn.Module, theta: Tensor, batch: TaskBatch) -> Tensor:
+def plain(learner: Learner, module: nn.Module, theta: Tensor, batch: Batch) -> Tensor:
     case = next(case for case in CASES if case.name == "5w1s")
     with torch.no_grad():
         for name, values in Layout.of(module).views(theta).items():
             module.get_parameter(name).copy_(values)
+    assert isinstance(batch, TaskBatch)
     return plain_loop(case, module, batch)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
@@ -53,7 +52,9 @@ class OwnOptimizer:
 class OwnOptimizers:
     """Those of the workers that this rank hosts; none where the workers have none, and nothing is kept of fresh ones."""
 
-    def __init__(self, theta: Tensor, optimizer: Optimizer | None, state: Literal["kept", "fresh"], place: Placement) -> None:
+    def __init__(
+        self, theta: Tensor, optimizer: Optimizer | None, state: Literal["kept", "fresh"], place: Placement
+    ) -> None:
         self._place = place
         hosted = place.hosted if optimizer is not None else ()
         self.by_worker = {w: OwnOptimizer(theta, optimizer, state) for w in hosted if optimizer is not None}
@@ -91,9 +92,10 @@ class OwnOptimizers:
         wanted = {"stepped": "int64[]"} | {n: f"{a.dtype}{list(a.shape)}" for n, a in self._example.items()}
         held = {name: f"{a.dtype}{list(a.shape[1:])}" for name, a in stored.items()}
         if held != wanted or any(len(a) != self._place.workers for a in stored.values()):
-            raise ValueError(f"{GROUP} is not the state of {self._place.workers} local_optimizers: {held}, not {wanted}")
+            raise ValueError(
+                f"{GROUP} is not the state of {self._place.workers} local_optimizers: {held}, not {wanted}"
+            )
         self.gathered = {GROUP + name: a for name, a in stored.items()}
         for worker, own in self.by_worker.items():
             state = {name: a[worker] for name, a in stored.items() if name != "stepped"}
             own.state = state if stored["stepped"][worker] else {}
-

@@ -120,7 +120,9 @@ class Rounds:
         start = time.perf_counter()
         with self.stop.saving(self.recorder.save):
             results = [
-                work(job.learner, theta, run, worker, job.placement, self.group_sum, job.state.own.by_worker.get(worker))
+                work(
+                    job.learner, theta, run, worker, job.placement, self.group_sum, job.state.own.by_worker.get(worker)
+                )
                 for worker in job.placement.hosted
             ]
         work_s = time.perf_counter() - start

@@ -100,7 +100,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     state = State(MetaModel(phi, config.optimizer), own, np.empty((0, workers)))
     if previous is not None:
         with comm.agreeing():
-            state.resume(previous)
+            state.resume(previous, writes=comm.rank == 0)
     warnings += learner.warnings
     return Job(config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
 

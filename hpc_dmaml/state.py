@@ -49,17 +49,22 @@ class State:
         """Take note of the validation of a run, and keep the parameters if they are the best."""
         self.validation = validation
         better_high = metric is not None and metric.higher_is_better
-        score = float((validation.loss if metric is None else validation.metric)[-1].mean()) * (1 if better_high else -1)
+        score = float((validation.loss if metric is None else validation.metric)[-1].mean()) * (
+            1 if better_high else -1
+        )
         # A task that diverged makes it NaN.
         if np.isfinite(score) and (self.best is None or score > self.best.score):
             self.best = Best(score, self.model.theta.cpu().numpy().copy(), run)
 
-    def resume(self, previous: Results) -> None:
-        """Be where the job was that wrote a file; φ is there already. Raises ValueError where it was another job."""
+    def resume(self, previous: Results, writes: bool) -> None:
+        """Be where the job was that wrote a file; φ is there already. Only who `writes` needs to know the best.
+
+        Raises ValueError where it was another job.
+        """
         runs = previous["runs/run"]
         self.memory, self.run = previous["checkpoint/memory"], int(runs[-1]) + 1 if len(runs) else 0
         self.model.load_optimizer_state(previous.group("checkpoint/optimizer/"), self.run > 0)
         self.own.restore(previous.group(GROUP))
         score = float(previous.attribute("best_score"))
-        if np.isfinite(score) and "meta_model/best_parameters" in previous.arrays:  # on rank 0, where it is written
+        if writes and np.isfinite(score):
             self.best = Best(score, previous["meta_model/best_parameters"], int(previous.attribute("best_run")))

@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from hpc_dmaml import results
-from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, Validation
 from hpc_dmaml.models import MLP
 from hpc_dmaml.optimizers import SGD

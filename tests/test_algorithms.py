@@ -137,7 +137,9 @@ def test_its_update_equals_central_differences(case: Case, steps: int) -> None:
     algorithm = replace(case.algorithm, inner_steps=steps)
     module, phi = at_random(algorithm, PROBLEM)
     batch, of = PROBLEM.batch(), engine(PROBLEM, module)
-    direction = torch.nn.functional.normalize(torch.randn(phi.shape, generator=torch.Generator().manual_seed(3)).double(), dim=0)
+    direction = torch.nn.functional.normalize(
+        torch.randn(phi.shape, generator=torch.Generator().manual_seed(3)).double(), dim=0
+    )
     h, weights = 1e-6, algorithm.weights(0) or (*[0.0] * (steps - 1), 1.0)
 
     def loss(at: Tensor) -> Tensor:
@@ -219,10 +221,10 @@ def test_reptile_goes_where_the_adaptation_leads(joint: bool, steps: int) -> Non
     torch.testing.assert_close(found.losses, losses)
 
 
-@pytest.mark.parametrize("bad", [dict(inner_lr=0), dict(inner_steps=-1), dict(first_order_runs=-1)])
-def test_fields_out_of_range_are_refused_by_name(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"algorithm.{next(iter(bad))} must be"):
-        MAML(**bad)  # type: ignore[arg-type]
+@pytest.mark.parametrize("bad", [("inner_lr", 0), ("inner_steps", -1), ("first_order_runs", -1)])
+def test_fields_out_of_range_are_refused_by_name(bad: tuple[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"algorithm.{bad[0]} must be"):
+        MAML(**dict([bad]))  # type: ignore[arg-type]
 
 
 def test_a_model_of_one_layer_has_no_body() -> None:
@@ -274,7 +276,9 @@ def test_learned_rates_stand_in_the_file_by_name_and_start_a_job_that_goes_on_fr
     names = source["meta_model/names"].tolist()
     assert names[4:] == [f"inner_lr:{name}" for name in names[:4]]
     assert len(source["meta_model/parameters"]) == 2 * 19
-    still = small_config(init_from=str(source.path), runs=1, optimizer=SGD(1e-300), validation=small_config().validation)
+    still = small_config(
+        init_from=str(source.path), runs=1, optimizer=SGD(1e-300), validation=small_config().validation
+    )
     again = run(replace(still, algorithm=MetaSGD(0.9)), tmp_path, name="same.h5")
     np.testing.assert_array_equal(again["meta_model/parameters"], source["meta_model/parameters"])
     plain = run(replace(still, algorithm=MAML(0.05)), tmp_path, name="plain.h5")

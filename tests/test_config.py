@@ -364,8 +364,12 @@ def test_of_a_part_of_the_same_class_its_fields_are_named_and_of_another_the_par
 
 def test_what_was_below_maml_keeps_its_meaning(tmp_path):
     """On the command line, in a file, and where both are there."""
-    old = parse("--maml.inner_lr 0.25 --maml.inner_steps 3 --maml.task_reduction sum --maml.clip 2".split())
-    new = parse("--algorithm.inner_lr 0.25 --algorithm.inner_steps 3 --task_reduction sum --clip 2".split())
+    old = parse(
+        ["--maml.inner_lr", "0.25", "--maml.inner_steps", "3", "--maml.task_reduction", "sum", "--maml.clip", "2"]
+    )
+    new = parse(
+        ["--algorithm.inner_lr", "0.25", "--algorithm.inner_steps", "3", "--task_reduction", "sum", "--clip", "2"]
+    )
     assert old == new
     (tmp_path / "x.yaml").write_text("maml: {inner_lr: 0.25, inner_steps: 3, task_reduction: sum, clip: 2}")
     assert parse(["--config", str(tmp_path / "x.yaml")]) == new
@@ -378,15 +382,17 @@ def test_what_was_below_maml_keeps_its_meaning(tmp_path):
 
 
 def test_an_algorithm_derived_from_the_one_below_keeps_what_was_said_of_its_fields():
-    assert parse("--config sinusoid --algorithm ANIL".split()).algorithm == ANIL(0.01, 1)
-    assert parse("--config sinusoid --algorithm Reptile".split()).algorithm == Reptile()
-    assert parse("--algorithm ANIL --algorithm.inner_lr 0.3".split()).algorithm == ANIL(0.3)
+    assert parse(["--config", "sinusoid", "--algorithm", "ANIL"]).algorithm == ANIL(0.01, 1)
+    assert parse(["--config", "sinusoid", "--algorithm", "Reptile"]).algorithm == Reptile()
+    assert parse(["--algorithm", "ANIL", "--algorithm.inner_lr", "0.3"]).algorithm == ANIL(0.3)
 
 
 def test_a_worker_has_no_optimizer_of_its_own_unless_one_is_named():
     assert parse([]).local_optimizer is None
-    assert parse("--local_optimizer Adam --local_optimizer.lr 0.1 --epochs 3".split()).local_optimizer == Adam(0.1)
-    assert parse("--local_optimizer Adam --local_optimizer null".split()).local_optimizer is None
+    assert parse(["--local_optimizer", "Adam", "--local_optimizer.lr", "0.1", "--epochs", "3"]).local_optimizer == Adam(
+        0.1
+    )
+    assert parse(["--local_optimizer", "Adam", "--local_optimizer", "null"]).local_optimizer is None
     for line, message in (
         ("--local_optimizer.lr 0.1", "local_optimizer: there is none, and so no 'lr' of it: name its class too"),
         ("--local_optimizer Adam --local_optimizer.lr 0", "local_optimizer.lr must be positive"),

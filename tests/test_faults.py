@@ -36,9 +36,9 @@ def at_run(monkeypatch):
     def plan(actions: dict[int, Callable[[], object]]) -> None:
         show = Progress.show
 
-        def shown(self, number, reports, validation):
-            show(self, number, reports, validation)
-            actions.get(number + 1, lambda: None)()
+        def shown(self, done):
+            show(self, done)
+            actions.get(done.run + 1, lambda: None)()
 
         monkeypatch.setattr(Progress, "show", shown)
 

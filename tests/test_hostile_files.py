@@ -150,7 +150,7 @@ def test_no_module_that_a_file_names_is_imported_or_called(configured, tmp_path,
         assert not deeds
 
 
-@pytest.mark.parametrize("where", ["config", "task", "maml", "model", "validation"])
+@pytest.mark.parametrize("where", ["config", "task", "algorithm", "model", "validation"])
 def test_a_stored_configuration_opens_no_other_file(configured, tmp_path, where):
     path = configured(lambda content: content.update({where: SECRET}))
     with watched(tmp_path) as deeds:

@@ -13,8 +13,8 @@ import torch
 
 import hpc_dmaml
 from hpc_dmaml import results
-from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Checkpoint, Validation, from_yaml
 from hpc_dmaml.files import locked
 from hpc_dmaml.models import Conv4, Module

@@ -69,7 +69,9 @@ def merged_by_hand(of: Any, runs: int) -> torch.Tensor:
 
 @every_optimizer
 @pytest.mark.parametrize("state", ["kept", "fresh"])
-def test_an_outer_sgd_of_rate_one_merges_the_workers_parameters(optimizer: Optimizer, state: str, tmp_path: Path) -> None:
+def test_an_outer_sgd_of_rate_one_merges_the_workers_parameters(
+    optimizer: Optimizer, state: str, tmp_path: Path
+) -> None:
     of = config(optimizer, local_state=state)
     source = run(of, tmp_path)
     layout = Layout.of(build_module(of, (1,), 1))

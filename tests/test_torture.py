@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("HPC_DMAML_KILLS", "8"))
 RUNS_BETWEEN_KILLS = 25
 HOW = {
     "plain": [],
-    "learned rates and a worker's own Adam": "--algorithm MetaSGD --local_optimizer Adam --epochs 2".split(),
+    "learned rates and a worker's own Adam": ["--algorithm", "MetaSGD", "--local_optimizer", "Adam", "--epochs", "2"],
 }
 RUNS = KILLS * RUNS_BETWEEN_KILLS
 ARGUMENTS = (

@@ -46,7 +46,9 @@ class Reptile(Algorithm):
             start, given = for_tasks(entered, len(part)), part
             if self.joint:
                 act = acting(objective, start)
-                both = Samples(*(torch.cat(each, 1) for each in zip(part.support(0, act), part.query(act), strict=True)))
+                both = Samples(
+                    *(torch.cat(each, 1) for each in zip(part.support(0, act), part.query(act), strict=True))
+                )
                 given = TaskBatch(both, both)
             *_, adapted = self.adapt(objective, phi, start, given, self.inner_steps)
             total += objective.flat(tuple(a - b for a, b in zip(start, adapted, strict=True))).sum(0)

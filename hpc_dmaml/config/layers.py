@@ -143,7 +143,11 @@ def changes(one: RunConfig, other: RunConfig) -> list[str]:
     """The names of the fields in which two configurations differ; a part of another class is one of them, as a whole."""
     left, right = layer(plain(one)), layer(plain(other))
     parts = {name for name in PARTS if left[name] != right[name]}
-    return [name for name in left if name in parts or (name in right and left[name] != right[name] and _top(name) not in parts)]
+    return [
+        name
+        for name in left
+        if name in parts or (name in right and left[name] != right[name] and _top(name) not in parts)
+    ]
 
 
 def _top(name: str) -> str:

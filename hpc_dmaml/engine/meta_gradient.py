@@ -143,7 +143,9 @@ class _Sweep:
         """Σ over the tasks of dL_q/dvalues, (Q,)."""
         if self.rates is None:
             return None
-        by_parameter = torch.zeros(self.rates.index.shape, dtype=self.rates.values.dtype, device=self.rates.index.device)
+        by_parameter = torch.zeros(
+            self.rates.places.shape, dtype=self.rates.values.dtype, device=self.rates.places.device
+        )
         for row, slope in zip(by_parameter, self._slopes, strict=True):
             if slope is not None:
                 row -= self.objective.flat(slope)[0]

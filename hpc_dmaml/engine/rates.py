@@ -24,7 +24,7 @@ class Rates(NamedTuple):
     """Of `values`, by name."""
     values: Tensor
     """(Q,)"""
-    index: Tensor
+    places: Tensor
     """(S, P) int64: which of the values is whose in each of S steps, Q for a parameter that does not adapt; further steps
     are like the last."""
     learned: bool
@@ -32,24 +32,29 @@ class Rates(NamedTuple):
 
     def to(self, theta: Tensor) -> Rates:
         """The same where θ is, and of its precision."""
-        return self._replace(values=self.values.to(theta.device, theta.dtype), index=self.index.to(theta.device))
+        return self._replace(values=self.values.to(theta.device, theta.dtype), places=self.places.to(theta.device))
 
     def row(self, step: int) -> int:
-        """Where in `index` an inner step finds its rates."""
-        return min(step, len(self.index) - 1)
+        """Where in `places` an inner step finds its rates."""
+        return min(step, len(self.places) - 1)
 
     def each(self) -> Tensor:
         """α of every parameter, (S, P)."""
-        return torch.cat([self.values, self.values.new_zeros(1)])[self.index]
+        return torch.cat([self.values, self.values.new_zeros(1)])[self.places]
 
     def gather(self, by_parameter: Tensor) -> Tensor:
         """dL/dvalues (Q,), from dL/dα of every parameter (S, P)."""
         total = by_parameter.new_zeros(len(self.values) + 1)
-        return total.index_add_(0, self.index.flatten(), by_parameter.flatten())[:-1]
+        return total.index_add_(0, self.places.flatten(), by_parameter.flatten())[:-1]
 
 
 def rates(
-    layout: Layout, initial: float, per: Per = "all", steps: int = 1, adapted: Iterable[str] = ("*",), learned: bool = False
+    layout: Layout,
+    initial: float,
+    per: Per = "all",
+    steps: int = 1,
+    adapted: Iterable[str] = ("*",),
+    learned: bool = False,
 ) -> Rates:
     """Rates that start at one value: one for all parameters, for each layer (module), or for each parameter.
 
@@ -82,7 +87,9 @@ def rates(
         index.append(first + (torch.arange(size) if per == "parameter" else torch.zeros(size, dtype=torch.int64)))
     places = torch.cat(index, 1)
     places[places < 0] = total
-    return Rates(Layout(tuple(names), tuple(shapes)), torch.full((total,), initial, dtype=torch.float64), places, learned)
+    return Rates(
+        Layout(tuple(names), tuple(shapes)), torch.full((total,), initial, dtype=torch.float64), places, learned
+    )
 
 
 def matching(layout: Layout, patterns: Iterable[str]) -> set[str]:

@@ -121,7 +121,9 @@ def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
             raise ValueError(f"task: loss {name}.{what} cannot take {shapes}: {first_line(error)}") from error
         if not isinstance(given, Tensor) or given.shape != (len(z),):
             came = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-            raise ValueError(f"task: loss {name}.{what} must give a number for each task, shape ({len(z)},), not {came}")
+            raise ValueError(
+                f"task: loss {name}.{what} must give a number for each task, shape ({len(z)},), not {came}"
+            )
 
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:

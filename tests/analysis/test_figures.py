@@ -15,7 +15,7 @@ import style
 from matplotlib.colors import to_hex
 from measures import Options, Settings
 
-from hpc_dmaml.config import Maml
+from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
 from tests.analysis.synthetic import write_job
@@ -319,7 +319,7 @@ def test_files_without_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
 
 def test_a_field_that_is_not_set_everywhere_tells_files_apart(tmp_path, capsys):
     for name, clip in (("a", None), ("b", 0.5), ("c", 2.0)):
-        write_job(tmp_path / f"{name}.h5", small_config(runs=30, workers=1, maml=Maml(inner_lr=0.05, clip=clip)))
+        write_job(tmp_path / f"{name}.h5", small_config(runs=30, workers=1, algorithm=MAML(inner_lr=0.05), clip=clip))
     assert command(capsys, "curves", tmp_path)[0] == 0
     assert pd.read_csv(tmp_path / "figure_curves.csv").groupby("clip", dropna=False).size().tolist() == [
         15,

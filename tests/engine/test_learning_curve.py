@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from torch import Tensor, nn
 
 from hpc_dmaml.engine import Engine, InnerLoop, adapt, learning_curve, objective_for
@@ -57,6 +56,9 @@ def test_adapting_one_step_after_another_lowers_the_support_loss(problem: Proble
     for parameters in path:
         named = [Layout.of(module).views(theta) for theta in objective.flat(parameters)]
         losses.append(
-            sum(LOSSES[problem.loss](call(module, own, x), y).item() for own, x, y in zip(named, *batch.support_set, strict=True))
+            sum(
+                LOSSES[problem.loss](call(module, own, x), y).item()
+                for own, x, y in zip(named, *batch.support_set, strict=True)
+            )
         )
     assert losses == sorted(losses, reverse=True)

@@ -195,7 +195,9 @@ RATES: dict[str, dict[str, Any]] = {
 def some_rates(layout: Layout, name: str, learned: bool = True) -> Rates:
     """Rates of all values, negative ones too."""
     made = rates(layout, 0.2, learned=learned, **RATES[name])
-    return made._replace(values=0.2 * torch.randn(made.values.shape, generator=torch.Generator().manual_seed(1)).double())
+    return made._replace(
+        values=0.2 * torch.randn(made.values.shape, generator=torch.Generator().manual_seed(1)).double()
+    )
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -213,7 +215,7 @@ def test_rates_and_their_gradients_equal_the_plain_autograd_loop(
     theta, values = flatten(module).requires_grad_(), found.values.clone().requires_grad_()
 
     def rate(step: int) -> torch.Tensor:
-        return torch.cat([values, values.new_zeros(1)])[found.index[found.row(step)]]
+        return torch.cat([values, values.new_zeros(1)])[found.places[found.row(step)]]
 
     losses = adapted_losses(module, problem.loss, theta, batch, inner, rate)
     expected = torch.autograd.grad(losses.sum(), (theta, values), materialize_grads=True)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml import tasks
-from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Validation
 from hpc_dmaml.evaluate import evaluate, parse
 from hpc_dmaml.models import MLP
@@ -156,7 +156,9 @@ def test_mapped_or_read_whole_or_in_parts_it_is_the_same(tmp_path_factory, kind,
         whole = whole or sampler.sample("train", generator(1, Purpose.TRAINING), tasks)
         some = sampler.sample("train", generator(1, Purpose.TRAINING), tasks, part)
         expected = whole.part(part)
-        for x, y in zip((*some.support_set, *some.query_set), (*expected.support_set, *expected.query_set), strict=True):
+        for x, y in zip(
+            (*some.support_set, *some.query_set), (*expected.support_set, *expected.query_set), strict=True
+        ):
             np.testing.assert_array_equal(x, y)
             assert type(x) is np.ndarray
 
