@@ -30,6 +30,7 @@ class LayerwiseObjective:
         self.layers, self.layout, self.loss = layers, layout, loss
         self.counts = [len(parameters) for parameters in packed]
         self.shapes = [tuple(p.shape) for p in chain(*packed)]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
         self.order = torch.cat([p.flatten() for p in chain(*packed)])
         self.first = next(i for i, count in enumerate(self.counts) if count)  # no derivative is needed before it
 
@@ -62,8 +63,9 @@ class LayerwiseObjective:
 
     def enter(self, theta: Tensor, tasks: int) -> Parameters:
         self.order = self.order.to(theta.device)
-        parts = theta[self.order].split([math.prod(shape) for shape in self.shapes])
-        return tuple(p.view(1, *s).expand(tasks, *s) for p, s in zip(parts, self.shapes, strict=True))
+        parts = theta.index_select(0, self.order).split(self.sizes)
+        one = tuple(p.view(1, *s) for p, s in zip(parts, self.shapes, strict=True))
+        return one if tasks == 1 else tuple(p.expand(tasks, *s) for p, s in zip(one, self.shapes, strict=True))
 
     def flat(self, parameters: Parameters) -> Tensor:
         packed = torch.cat([p.reshape(len(p), -1) for p in parameters], 1)

@@ -143,13 +143,9 @@ class _Sweep:
         """Σ over the tasks of dL_q/dvalues, (Q,)."""
         if self.rates is None:
             return None
-        by_parameter = torch.zeros(
-            self.rates.places.shape, dtype=self.rates.values.dtype, device=self.rates.places.device
-        )
-        for row, slope in zip(by_parameter, self._slopes, strict=True):
-            if slope is not None:
-                row -= self.objective.flat(slope)[0]
-        return self.rates.gather(by_parameter)
+        none = self.rates.values.new_zeros(self.rates.places.shape[1])
+        rows = [none if slope is None else self.objective.flat(slope)[0] for slope in self._slopes]
+        return self.rates.gather(torch.stack(rows)).neg_()
 
 
 @torch.no_grad()
@@ -189,8 +185,10 @@ def learning_curve(
 
 def chunks(batch: Batch, size: int, theta: Tensor) -> Iterator[Batch]:
     """The batch in parts of `size` tasks, as tensors on θ's device and of its precision."""
-    for start in range(0, len(batch), size):
-        yield batch.part(slice(start, start + size)).to(theta.device, theta.dtype)
+    tasks = len(batch)
+    for start in range(0, tasks, size):
+        part = batch if size >= tasks else batch.part(slice(start, start + size))
+        yield part.to(theta.device, theta.dtype)
 
 
 def acting(objective: Objective, parameters: Parameters) -> Callable[[Tensor], Tensor]:

@@ -40,12 +40,13 @@ class Rates(NamedTuple):
 
     def each(self) -> Tensor:
         """α of every parameter, (S, P)."""
-        return torch.cat([self.values, self.values.new_zeros(1)])[self.places]
+        padded = torch.cat([self.values, self.values.new_zeros(1)])
+        return padded.index_select(0, self.places.view(-1)).view(self.places.shape)
 
     def gather(self, by_parameter: Tensor) -> Tensor:
         """dL/dvalues (Q,), from dL/dα of every parameter (S, P)."""
         total = by_parameter.new_zeros(len(self.values) + 1)
-        return total.index_add_(0, self.places.flatten(), by_parameter.flatten())[:-1]
+        return total.index_add_(0, self.places.view(-1), by_parameter.view(-1))[:-1]
 
 
 def rates(
