@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import accumulate, count
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import InnerLoop, Objective, default_chunk, meta_gradient, objective_for
+from hpc_dmaml.engine import Engine, InnerLoop, Objective, default_chunk, meta_gradient, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.models import MLP, Conv4, Model
 from hpc_dmaml.parameters import flatten
@@ -63,6 +63,7 @@ class Case:
     queries: int
     inner: InnerLoop
     loss: str = "cross_entropy"
+    keep: Literal["activations", "parameters"] = "activations"
 
     @property
     def lr(self) -> float:
@@ -118,7 +119,7 @@ Method = Callable[[Case, nn.Module, TaskBatch], Tensor]
 
 def ours(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     objective, chunk = _prepared(case, module)
-    return meta_gradient(objective, flatten(module), batch, case.inner, chunk).gradient
+    return meta_gradient(Engine(objective, chunk, case.keep), flatten(module), batch, case.inner).gradient
 
 
 def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
@@ -313,8 +314,8 @@ def over_steps(case: Case, seconds: float) -> None:
     _row(*["---:"] * (1 + len(columns)))
     at_one_step = None
     for steps in (1, 5, 10, 20):
-        inner = replace(case.inner, steps=steps)
-        full, lean = (replace(case, inner=replace(inner, keep=keep)) for keep in ("activations", "parameters"))
+        full = replace(case, inner=replace(case.inner, steps=steps))
+        lean = replace(full, keep="parameters")
         calls: dict[str, Callable[[], object]] = {
             name: partial(ours, each, module, batch) for name, each in (("full", full), ("lean", lean))
         }

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hpc_dmaml.config import own_parts
 from hpc_dmaml.losses import CrossEntropy
-from hpc_dmaml.recorder import Round
+from hpc_dmaml.rounds import Round
 from hpc_dmaml.setup import Job
 from hpc_dmaml.state import Validation
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,30 +18,17 @@ from tqdm import tqdm
 from hpc_dmaml import results
 from hpc_dmaml.claim import STILL
 from hpc_dmaml.config import to_yaml
-from hpc_dmaml.exchange import Reports
 from hpc_dmaml.files import Taken
 from hpc_dmaml.launcher import slurm_restarts
 from hpc_dmaml.losses import described
 from hpc_dmaml.parameters import constant_arrays
+from hpc_dmaml.rounds import Round
 from hpc_dmaml.setup import Job
-from hpc_dmaml.state import Validation
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.versions import git_commit, versions
 
 WRITING_SHARE = 0.02
 """Writing takes at most this part of the time: the interval between two writes is stretched for it."""
-
-
-class Round(NamedTuple):
-    """What one round gave."""
-
-    run: int
-    reports: Reports
-    weights: np.ndarray
-    """λ (W,)"""
-    validation: Validation | None
-    writes: bool
-    """Is the file replaced after it?"""
 
 
 class Recorder:

@@ -27,7 +27,7 @@ def test_a_job_on_a_gpu_is_the_job_on_the_cpu(tmp_path, exchange, model):
 
 @pytest.mark.parametrize("halving", ["stride", "max_pool"])
 def test_convolutions_give_the_same_meta_gradient(halving):
-    from hpc_dmaml.engine import InnerLoop, meta_gradient, objective_for
+    from hpc_dmaml.engine import Engine, InnerLoop, meta_gradient, objective_for
     from hpc_dmaml.parameters import flatten
     from hpc_dmaml.randomness import Purpose, generator
 
@@ -36,7 +36,7 @@ def test_convolutions_give_the_same_meta_gradient(halving):
     gradients = []
     for device in ("cpu", "cuda"):
         objective = objective_for(module.to(device), (1, 2, 2), "cross_entropy")
-        result = meta_gradient(objective, flatten(module), batch, InnerLoop(0.4, 2), chunk=2)
+        result = meta_gradient(Engine(objective, 2), flatten(module), batch, InnerLoop(0.4, 2))
         gradients.append(result.gradient.cpu().numpy())
     np.testing.assert_allclose(*gradients, rtol=1e-8, atol=1e-12)
 

@@ -75,8 +75,8 @@ class MAML(Algorithm):
 
         theta, rates = self._parts(engine.objective.layout, phi)
         first_order = self.first_order or run < self.first_order_runs
-        inner = InnerLoop(rates, self.inner_steps, first_order, engine.keep, self.weights(run))
-        found = meta_gradient(engine.objective, theta, batch, inner, engine.chunk)
+        inner = InnerLoop(rates, self.inner_steps, first_order, self.weights(run))
+        found = meta_gradient(engine, theta, batch, inner)
         return found if found.rates is None else found._replace(gradient=torch.cat([found.gradient, found.rates]))
 
     def adapt(

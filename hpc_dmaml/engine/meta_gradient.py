@@ -46,7 +46,6 @@ class InnerLoop:
     lr: float | Rates
     steps: int
     first_order: bool = False
-    keep: Keep = "activations"
     weights: tuple[float, ...] | None = None
     """How much the query loss counts after each of the steps; by default after the last alone."""
 
@@ -63,12 +62,12 @@ class MetaGradient(NamedTuple):
 
 
 @torch.no_grad()
-def meta_gradient(objective: Objective, theta: Tensor, batch: Batch, inner: InnerLoop, chunk: int) -> MetaGradient:
-    """The meta-gradient at θ (P,) of a batch of tasks, of which `chunk` are computed at once."""
-    sweep = _Sweep(objective, inner, factors(objective, inner.lr))
+def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop) -> MetaGradient:
+    """The meta-gradient at θ (P,) of a batch of tasks."""
+    objective, sweep = engine.objective, _Sweep(engine, inner)
     entered, total = objective.enter(theta, 1), None
     losses, metrics = [], []
-    for part in chunks(batch, chunk, theta):
+    for part in chunks(batch, engine.chunk, theta):
         v, loss, metric = sweep(for_tasks(entered, len(part)), part)
         total = _added(total, v)
         losses.append(loss)
@@ -93,10 +92,11 @@ class _Step(NamedTuple):
 class _Sweep:
     """There and back through the inner steps of some tasks, and the slopes of the rates over all of them."""
 
-    def __init__(self, objective: Objective, inner: InnerLoop, factors: list[Factor]) -> None:
-        self.objective, self.inner, self.factors = objective, inner, factors
+    def __init__(self, engine: Engine, inner: InnerLoop) -> None:
+        self.objective, self.keep, self.inner = engine.objective, engine.keep, inner
+        self.factors = factors(engine.objective, inner.lr)
         self.rates = inner.lr if isinstance(inner.lr, Rates) and inner.lr.learned else None
-        self._slopes: list[Parameters | None] = [None] * len(factors)
+        self._slopes: list[Parameters | None] = [None] * len(self.factors)
 
     def __call__(self, parameters: Parameters, batch: Batch) -> tuple[Parameters, Tensor, Tensor]:
         """dL_q/dθ_0 of every task, its query loss and its metric after adaptation."""
@@ -112,7 +112,7 @@ class _Sweep:
             if k and weights[k - 1]:
                 judged = times(weights[k - 1], objective.gradient(parameters, *batch.query(act)).value)
             if goes_back or judged is not None:
-                stored = step if goes_back and inner.keep == "activations" else None
+                stored = step if goes_back and self.keep == "activations" else None
                 kept.append(_Step(parameters, support, stored, judged))
             parameters = descend(parameters, step.value, self._factor(k))
             del step

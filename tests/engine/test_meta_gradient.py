@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.linalg import matrix_power
 from torch import nn
 
-from hpc_dmaml.engine import InnerLoop, MetaGradient, Rates, meta_gradient, objective_for, rates
+from hpc_dmaml.engine import Engine, InnerLoop, MetaGradient, Rates, meta_gradient, objective_for, rates
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.tasks import Act, Batch, Samples, TaskBatch
@@ -24,9 +24,11 @@ from tests.engine.reference import PROBLEMS, Problem, adapted_losses, call, dist
 every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 
 
-def engine(problem: Problem, module: nn.Module, batch: Batch, inner: InnerLoop, chunk: int = 2) -> MetaGradient:
+def engine(
+    problem: Problem, module: nn.Module, batch: Batch, inner: InnerLoop, chunk: int = 2, keep: Any = "activations"
+) -> MetaGradient:
     objective = objective_for(module, problem.sample_shape, problem.loss)
-    return meta_gradient(objective, flatten(module), batch, inner, chunk)
+    return meta_gradient(Engine(objective, chunk, keep), flatten(module), batch, inner)
 
 
 @every_problem
@@ -84,7 +86,7 @@ def test_of_a_quadratic_loss_it_is_the_closed_form(inputs: int, shots: int, step
 
     batch = TaskBatch(Samples(x[None], y[None]), Samples(query_x[None], query_y[None]))
     objective = objective_for(module, (inputs,), "squared_error")
-    result = meta_gradient(objective, flatten(module), batch, InnerLoop(lr, steps), 1)
+    result = meta_gradient(Engine(objective, 1), flatten(module), batch, InnerLoop(lr, steps))
     np.testing.assert_allclose(result.gradient.numpy(), expected[:, 0], rtol=1e-9, atol=1e-11)
 
 
@@ -115,7 +117,7 @@ def test_results_do_not_depend_on_how_many_tasks_are_computed_at_once(problem: P
 def test_results_do_not_depend_on_what_is_kept_of_an_inner_step(problem: Problem, steps: int) -> None:
     module, batch, inner = problem.module(), problem.batch(), InnerLoop(0.2, steps)
     kept = engine(problem, module, batch, inner)
-    again = engine(problem, module, batch, replace(inner, keep="parameters"))
+    again = engine(problem, module, batch, inner, keep="parameters")
     assert distance(again.gradient, kept.gradient) < 1e-12
     assert torch.equal(again.losses, kept.losses)
 
@@ -125,7 +127,7 @@ def test_the_same_call_gives_the_same_bits_and_changes_nothing(problem: Problem)
     module, batch, inner = problem.module(), problem.batch(), InnerLoop(0.2, 2)
     objective, theta = objective_for(module, problem.sample_shape, problem.loss), flatten(module)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    first, second = (meta_gradient(objective, theta, batch, inner, 2) for _ in range(2))
+    first, second = (meta_gradient(Engine(objective, 2), theta, batch, inner) for _ in range(2))
     assert torch.equal(first.gradient, second.gradient)
     assert torch.equal(theta, flatten(module))
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
@@ -152,9 +154,9 @@ class Rollouts(Batch):
 def test_support_and_query_data_may_depend_on_the_model_at_each_tasks_parameters(keep: Any, chunk: int) -> None:
     """The reference samples with the task's own model by hand, holds the data fixed, and differentiates by autograd."""
     problem, rng = PROBLEMS["mlp"], torch.Generator().manual_seed(0)
-    module, inner = problem.module(), InnerLoop(0.2, 2, keep=keep)
+    module, inner = problem.module(), InnerLoop(0.2, 2)
     x, seeds = torch.randn(4, 5, 3, generator=rng).double(), torch.arange(4.0, dtype=torch.float64)[:, None]
-    result = engine(problem, module, Rollouts(x.numpy(), seeds.numpy()), inner, chunk)
+    result = engine(problem, module, Rollouts(x.numpy(), seeds.numpy()), inner, chunk, keep)
 
     theta, layout = flatten(module).requires_grad_(), Layout.of(module)
     losses = []
@@ -223,7 +225,7 @@ def test_rates_and_their_gradients_equal_the_plain_autograd_loop(
     assert distance(result.gradient, expected[0]) < 1e-10
     assert result.rates is not None
     assert distance(result.rates, expected[1]) < 1e-10
-    kept = engine(problem, module, batch, replace(inner, keep="parameters"))
+    kept = engine(problem, module, batch, inner, keep="parameters")
     assert torch.equal(kept.gradient, result.gradient)
     assert kept.rates is not None
     assert torch.equal(kept.rates, result.rates)
@@ -242,11 +244,10 @@ def test_rates_and_their_gradients_equal_central_differences(name: str, steps: i
     of_theta, of_rates = direction.split([len(theta), len(found.values)])
     ahead, behind = (
         meta_gradient(
-            objective_for(module, problem.sample_shape, problem.loss),
+            Engine(objective_for(module, problem.sample_shape, problem.loss), 2),
             theta + shift * of_theta,
             batch,
             InnerLoop(found._replace(values=found.values + shift * of_rates), steps),
-            2,
         ).losses.sum()
         for shift in (h, -h)
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_dmaml.engine import InnerLoop, default_chunk, meta_gradient, objective_for
+from hpc_dmaml.engine import Engine, InnerLoop, default_chunk, meta_gradient, objective_for
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
 from hpc_dmaml.parameters import Layout, flatten
@@ -32,7 +32,7 @@ def test_a_parameter_that_is_used_twice_is_left_to_autograd_and_right() -> None:
     objective = objective_for(module, problem.sample_shape, problem.loss)
     assert isinstance(objective, AutogradObjective)
     theta = flatten(module)
-    result = meta_gradient(objective, theta, batch, inner, 2)
+    result = meta_gradient(Engine(objective, 2), theta, batch, inner)
     assert distance(result.gradient, plain_loop(deepcopy(module), problem.loss, batch, inner)[0]) < 1e-10
     assert torch.equal(flatten(module), theta)
 
@@ -93,7 +93,7 @@ def test_the_order_of_theta_may_be_another_than_the_modules() -> None:
         gradients = []
         for layout in (own, turned):
             objective = objective_for(module, (3,), "cross_entropy", layout, layerwise)
-            found = meta_gradient(objective, layout.flatten(module), batch, InnerLoop(0.3, 2), 1).gradient
+            found = meta_gradient(Engine(objective, 1), layout.flatten(module), batch, InnerLoop(0.3, 2)).gradient
             gradients.append(layout.views(found))
         for name, value in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], value)
@@ -137,4 +137,4 @@ def test_an_empty_batch_is_refused() -> None:
     module, batch = problem.module(), problem.batch().part(slice(0, 0))
     objective = objective_for(module, problem.sample_shape, problem.loss)
     with pytest.raises(ValueError, match="without tasks"):
-        meta_gradient(objective, flatten(module), batch, InnerLoop(0.1, 1), 4)
+        meta_gradient(Engine(objective, 4), flatten(module), batch, InnerLoop(0.1, 1))

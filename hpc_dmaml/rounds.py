@@ -1,0 +1,125 @@
+"""One round: the workers work, the ranks report, the updates are combined, θ steps and is shared, held-out tasks are tried."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from hpc_dmaml.exchange import Exchange, RankReport, Reports
+from hpc_dmaml.randomness import Purpose
+from hpc_dmaml.setup import Job
+from hpc_dmaml.state import Validation
+from hpc_dmaml.stopping import Stop
+from hpc_dmaml.validation import validate
+from hpc_dmaml.worker import work
+
+
+class Round(NamedTuple):
+    """What one round gave."""
+
+    run: int
+    reports: Reports
+    weights: np.ndarray
+    """λ (W,)"""
+    validation: Validation | None
+    writes: bool
+    """Is the file replaced after it?"""
+
+
+class Rounds:
+    """Makes one round after another: work, report, combine, step, share, validate."""
+
+    def __init__(self, job: Job, stop: Stop, save: Callable[[], object], writes: Callable[[int], bool]) -> None:
+        """`save` may be called by a signal's handler while the workers work; `writes`: does rank 0 write after a run?"""
+        config, placement = job.config, job.placement
+        self.job, self.stop, self.save, self.writes = job, stop, save, writes
+        generator, is_group = config.weight_generator, placement.group_size > 1
+        gathers = config.exchange == "gather" or generator.needs_gram
+        walks = config.epochs > 1 or config.local_optimizer is not None
+        whole = is_group and (walks or config.clip is not None or generator.needs_gram)
+        self.exchange = Exchange(job.comm, placement, generator, gathers, whole)
+        self.group_sum = job.comm.split(placement.hosted[0]).tensor_sum if whole else None
+        self.exchange_s = self.validation_s = 0.0
+
+    def one(self) -> Round:
+        """The round that comes next. Raises FloatingPointError, on every rank, where nothing can be learned from it; then
+        the state is that before it."""
+        job, state, exchange = self.job, self.job.state, self.exchange
+        config, run = job.config, state.run
+        updates, reports = self.work_and_report()
+        check_digests(reports.of("digest"), run)
+        state.own.undo(reports.finite)
+
+        start = time.perf_counter()
+        losses = np.where(reports.finite, reports.loss, np.nan)
+        memory = np.vstack([state.memory, losses])[-config.weight_generator.memory_length :]
+        try:
+            weights, update = exchange.combine(updates, memory, reports.finite)
+        except FloatingPointError:
+            state.own.undo(np.zeros_like(reports.finite))
+            raise
+        if update is not None:
+            state.model.step(update.to(state.model.theta.device), config.schedule.factor(run))
+        exchange.share(state.model)
+        state.memory, state.run = memory, run + 1
+        self.exchange_s = time.perf_counter() - start
+
+        start, validation = time.perf_counter(), None
+        if is_due(run, config.validation.every, config.runs):
+            validation = validate_now(job, run)
+            state.judge(run, validation, job.learner.loss.metric)
+        self.validation_s = time.perf_counter() - start if validation is not None else 0.0
+
+        writes = bool(reports.of("write").any())
+        if writes:
+            state.own.gather(job.comm)
+        return Round(run, reports, weights, validation, writes)
+
+    def work_and_report(self) -> tuple[list[Tensor], Reports]:
+        """What this rank's workers give, and how all workers and ranks did."""
+        job, run, theta = self.job, self.job.state.run, self.job.state.model.theta
+        start = time.perf_counter()
+        with self.stop.saving(self.save):
+            results = [
+                work(
+                    job.learner, theta, run, worker, job.placement, self.group_sum, job.state.own.by_worker.get(worker)
+                )
+                for worker in job.placement.hosted
+            ]
+        work_s = time.perf_counter() - start
+        every = job.config.check_every
+        digest = float(zlib.crc32(theta.cpu().numpy().tobytes())) if every and run % every == 0 else 0.0
+        stops, writes = float(self.stop.asked()), float(self.writes(run))
+        report = RankReport(work_s, stops, writes, digest, *self.times())
+        return [update for update, _ in results], self.exchange.report([r for _, r in results], report)
+
+    def times(self) -> tuple[float, float, float]:
+        """What the last round took of `results.RANK_TIMES`: a rank knows it only when the round is over."""
+        return self.exchange_s, self.exchange.wait_s, self.validation_s
+
+
+def validate_now(job: Job, run: int) -> Validation:
+    """Held-out tasks, the same each time or those of this run."""
+    settings = job.config.validation
+    key = (Purpose.VALIDATION, 0 if settings.fixed else run)
+    return validate(job.learner, job.state.model.theta, job.comm, "validation", key, settings.tasks, settings.steps)
+
+
+def is_due(run: int, every: int, runs: int) -> bool:
+    """Is there a validation after this run? After every `every` runs, and after the last."""
+    return every > 0 and ((run + 1) % every == 0 or run + 1 == runs)
+
+
+def check_digests(digests: np.ndarray, run: int) -> None:
+    """Raise RuntimeError if the ranks' parameters are not the same."""
+    if len(set(digests.tolist())) > 1:
+        other = int(np.argmax(digests != digests[0]))
+        raise RuntimeError(
+            f"run {run}: rank {other} has other parameters than rank 0. Nodes with different processors or libraries "
+            "can round differently: use --exchange gather, which broadcasts the parameters"
+        )
