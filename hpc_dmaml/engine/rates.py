@@ -76,7 +76,7 @@ def rates(
         if name not in chosen:
             index.append(torch.full((steps, size), -1))
             continue
-        key = {"all": "*", "layer": name.rpartition(".")[0] or name, "parameter": name}[per]
+        key = {"all": "*", "layer": name.rpartition(".")[0], "parameter": name}[per]
         own = shape if per == "parameter" else ()
         width = size if per == "parameter" else 1
         if key not in starts:
