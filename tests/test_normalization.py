@@ -68,7 +68,7 @@ def test_the_file_holds_the_numbers_of_training_and_other_images_are_tested_with
         "hpc_dmaml.validation.validate", lambda learner, *_: used.append(learner) or np.zeros((2, 3, 4))
     )
     assert evaluate(parse([str(path), "--root", str(tmp_path / "dark"), "--tasks", "4"]), Communicator()) == 0
-    (layer,) = (layer for layer in used[0].objective.layers if isinstance(layer, Normalization))
+    (layer,) = (layer for layer in used[0].engine.objective.layers if isinstance(layer, Normalization))
     np.testing.assert_array_equal(layer.mean, front.mean)
     assert abs(used[0].sampler.statistics()["mean"] - expected["mean"]).min() > 0.1
 
