@@ -54,7 +54,7 @@ class Reptile(Algorithm):
             total += objective.flat(tuple(a - b for a, b in zip(start, adapted, strict=True))).sum(0)
             x, y = part.query(acting(objective, adapted))
             loss, outputs = objective.value(adapted, x, y)
-            losses.append(loss)
+            losses.append(objective.loss.reported(loss, outputs, y))
             metrics.append(objective.loss.measure(outputs, y))
         return MetaGradient(total, torch.cat(losses), torch.cat(metrics))
 

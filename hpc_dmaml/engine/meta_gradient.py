@@ -134,7 +134,7 @@ class _Sweep:
             if at.judged is not None:
                 v = tuple(a + b for a, b in zip(v, at.judged, strict=True))
             del at
-        return v, losses, objective.loss.measure(outputs, y)
+        return v, objective.loss.reported(losses, outputs, y), objective.loss.measure(outputs, y)
 
     def _factor(self, step: int) -> Factor:
         return self.factors[min(step, len(self.factors) - 1)]
@@ -177,7 +177,7 @@ def learning_curve(
         for parameters in adaptation(for_tasks(entered, len(part)), part):
             x, y = part.query(acting(objective, parameters))
             loss, outputs = objective.value(parameters, x, y)
-            curve.append((loss, objective.loss.measure(outputs, y)))
+            curve.append((objective.loss.reported(loss, outputs, y), objective.loss.measure(outputs, y)))
         losses.append(torch.stack([loss for loss, _ in curve]))
         metrics.append(torch.stack([metric for _, metric in curve]))
     return torch.cat(losses, 1), torch.cat(metrics, 1)

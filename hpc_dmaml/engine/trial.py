@@ -91,7 +91,7 @@ def try_out(
         warnings.append(
             f"{name} looks like a chain of known layers, but gives other numbers: it is differentiated by autograd"
         )
-    if second_order:
+    if second_order and not loss.stops_gradients:
         objective: Objective = fast if fast is not None and layerwise else general
         gradient = lambda at: objective.flat(objective.gradient(objective.enter(at, 1), x, y).value)  # noqa: E731
         _check_second_derivative(gradient, theta, v, expected[-1], name, single)

@@ -12,10 +12,22 @@ from hpc_dmaml.importing import Trusted, find, path_of
 from hpc_dmaml.losses.cross_entropy import CrossEntropy
 from hpc_dmaml.losses.loss import Loss
 from hpc_dmaml.losses.metric import ACCURACY, Metric
+from hpc_dmaml.losses.policy_gradient import CategoricalPolicyGradient, GaussianPolicyGradient
 from hpc_dmaml.losses.squared_error import SquaredError
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
-__all__ = ["ACCURACY", "NAMES", "CrossEntropy", "Loss", "Metric", "SquaredError", "described", "named"]
+__all__ = [
+    "ACCURACY",
+    "NAMES",
+    "CategoricalPolicyGradient",
+    "CrossEntropy",
+    "GaussianPolicyGradient",
+    "Loss",
+    "Metric",
+    "SquaredError",
+    "described",
+    "named",
+]
 
 NAMES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "squared_error": SquaredError()}
 """Short names of losses without settings, which a family and a file may use."""

@@ -30,6 +30,11 @@ class Loss(ABC):
         check_complete("loss", cls)  # here, as it is the user's family that makes one
         return super().__new__(cls)
 
+    @property
+    def stops_gradients(self) -> bool:
+        """Does `value` hold a part of itself still, so that its second derivative is not the change of its gradient?"""
+        return False
+
     @abstractmethod
     def value(self, z: Tensor, targets: Tensor) -> Tensor:
         """The loss of each task, (B,): as a rule the mean over its samples. Differentiable by autograd."""
@@ -37,6 +42,10 @@ class Loss(ABC):
     def measure(self, z: Tensor, targets: Tensor) -> Tensor:
         """The metric of each task, (B,)."""
         return z.new_full((len(z),), float("nan"))
+
+    def reported(self, losses: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        """What is logged as the loss of each task, and seen by weight generators, (B,): as a rule the losses."""
+        return losses
 
     def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Losses (B,), dL/dz (B, n, C), and a tape for `tangent`."""

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 from torch.func import functional_call
 
-from hpc_dmaml.engine.layers import LAYERS, ConvolutionAndNorm, Normalize, NormAndPool, Record, batch_norm, convolution
+from hpc_dmaml.engine.layers import (
+    LAYERS,
+    Append,
+    ConvolutionAndNorm,
+    Normalize,
+    NormAndPool,
+    Record,
+    batch_norm,
+    convolution,
+)
 
 TASKS, SAMPLES = 2, 3
 Tensors = tuple[Tensor, ...]
@@ -60,6 +69,9 @@ TABLE = {
     "normalize": Row(lambda: spread(Normalize(2)), (2, 4, 3)),
     "relu_of_vectors": Row(nn.ReLU, (5,)),
     "relu_of_images": Row(nn.ReLU, (2, 3, 3)),
+    "tanh_of_vectors": Row(nn.Tanh, (5,)),
+    "tanh_of_images": Row(nn.Tanh, (2, 3, 3)),
+    "append": Row(lambda: Append(2, 0.5), (3,)),
     "max_pool": Row(lambda: nn.MaxPool2d(2), (3, 4, 6)),
     "max_pool_of_an_odd_image": Row(lambda: nn.MaxPool2d(2), (1, 5, 3)),
     "max_pool_of_any_window": Row(lambda: nn.MaxPool2d(3, 2, 1), (2, 5, 6)),

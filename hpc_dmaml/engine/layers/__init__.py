@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from hpc_dmaml.engine.layers.appended import Append, Appended
 from hpc_dmaml.engine.layers.batch_norm import BatchNorm
 from hpc_dmaml.engine.layers.convolution import Convolution
 from hpc_dmaml.engine.layers.flatten import Flatten
@@ -16,6 +17,7 @@ from hpc_dmaml.engine.layers.normalization import Normalization, Normalize
 from hpc_dmaml.engine.layers.normalized_convolution import ConvolutionAndNorm, NormalizedConvolution
 from hpc_dmaml.engine.layers.pooled_batch_norm import NormAndPool, PooledBatchNorm
 from hpc_dmaml.engine.layers.relu import ReLU
+from hpc_dmaml.engine.layers.tanh import Tanh
 
 LAYERS: dict[type[nn.Module], Any] = {
     nn.Linear: Linear,
@@ -23,6 +25,8 @@ LAYERS: dict[type[nn.Module], Any] = {
     nn.BatchNorm1d: BatchNorm,
     nn.BatchNorm2d: BatchNorm,
     nn.ReLU: ReLU,
+    nn.Tanh: Tanh,
+    Append: Appended,
     nn.MaxPool2d: MaxPool,
     nn.Flatten: Flatten,
     Normalize: Normalization,
@@ -31,4 +35,4 @@ LAYERS: dict[type[nn.Module], Any] = {
 }
 """From the exact type of a module to the layer that knows its formulas."""
 
-__all__ = ["LAYERS", "ConvolutionAndNorm", "Layer", "NormAndPool", "Normalize", "Record", "Shape", "Tensors"]
+__all__ = ["LAYERS", "Append", "ConvolutionAndNorm", "Layer", "NormAndPool", "Normalize", "Record", "Shape", "Tensors"]

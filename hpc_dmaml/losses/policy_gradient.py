@@ -1,0 +1,145 @@
+"""Reinforcement learning: the policy gradient of trajectories that were sampled, as a loss with its two derivatives.
+
+A sample is a step of a trajectory. Its target is a vector (A + 3,): the action that was taken (A numbers, or 1 for the number of
+a discrete one), its advantage Â, 1 or 0 for whether the step was made at all (a trajectory may have ended), and the step's
+part of the task's mean return. With the weights w the loss of a task is
+
+    L = −Σ w Â log π(a|s) / Σ w              "log_probability": MAML's estimator (Finn et al., 2017)
+    L = −Σ w Â π(a|s) / stop(π(a|s)) / Σ w   "ratio": the same gradient, a Hessian of low variance (Rothfuss et al., 2019)
+
+Advantages are normalised, so that L itself says nothing: what is reported is −return.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from hpc_dmaml.losses.loss import Loss
+from hpc_dmaml.losses.metric import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RETURN = Metric("return")
+
+
+class Parts(NamedTuple):
+    """The columns of the targets."""
+
+    action: Tensor
+    """(B, n, A)"""
+    scale: Tensor
+    """−w Â / Σ w, (B, n, 1)"""
+    share: Tensor
+    """(B, n)"""
+
+
+@dataclass(frozen=True)
+class PolicyGradient(Loss):
+    """What the two kinds of policy have in common: all but log π and its derivatives."""
+
+    metric = RETURN
+    targets = "any"
+    form: Literal["log_probability", "ratio"] = "log_probability"
+    """The surrogate: same gradient, other second derivative."""
+
+    @property
+    def stops_gradients(self) -> bool:
+        return self.form == "ratio"
+
+    @abstractmethod
+    def log_probability(self, z: Tensor, action: Tensor) -> Tensor:
+        """log π(a|s), (B, n, 1)."""
+
+    @abstractmethod
+    def score(self, z: Tensor, action: Tensor) -> tuple[Tensor, Any]:
+        """∂ log π / ∂z, (B, n, C), and a tape."""
+
+    @abstractmethod
+    def score_tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        """Its change along z_dot, (B, n, C)."""
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        at = split(targets)
+        log_p = self.log_probability(z, at.action)
+        if self.form == "ratio":
+            log_p = (log_p - log_p.detach()).exp()
+        return (at.scale * log_p).sum((1, 2))
+
+    def measure(self, z: Tensor, targets: Tensor) -> Tensor:
+        return split(targets).share.sum(1)
+
+    def reported(self, losses: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        return -self.measure(z, targets)
+
+    def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
+        at = split(targets)
+        score, tape = self.score(z, at.action)
+        return self.value(z, targets), at.scale * score, (at.scale, score, tape)
+
+    def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        scale, score, at = tape
+        change = self.score_tangent(at, z_dot)
+        if self.form == "ratio":
+            change = change + score * (score * z_dot).sum(-1, keepdim=True)
+        return scale * change
+
+
+@dataclass(frozen=True)
+class GaussianPolicyGradient(PolicyGradient):
+    """For continuous actions; outputs z are (mean, log σ), each of the action's length."""
+
+    def log_probability(self, z: Tensor, action: Tensor) -> Tensor:
+        mean, log_sigma = z.chunk(2, -1)
+        away = (action - mean) * (-log_sigma).exp()
+        constant = action.shape[-1] * math.log(2 * math.pi) / 2
+        return (-away.square() / 2 - log_sigma).sum(-1, keepdim=True) - constant
+
+    def score(self, z: Tensor, action: Tensor) -> tuple[Tensor, Any]:
+        import torch
+
+        mean, log_sigma = z.chunk(2, -1)
+        inverse = (-log_sigma).exp()
+        away = (action - mean) * inverse
+        return torch.cat([away * inverse, away.square() - 1], -1), (away, inverse)
+
+    def score_tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        import torch
+
+        away, inverse = tape
+        mean_dot, log_sigma_dot = z_dot.chunk(2, -1)
+        away_dot = -(mean_dot * inverse + away * log_sigma_dot)
+        return torch.cat([inverse * (away_dot - away * log_sigma_dot), 2 * away * away_dot], -1)
+
+
+@dataclass(frozen=True)
+class CategoricalPolicyGradient(PolicyGradient):
+    """For discrete actions; outputs z are logits."""
+
+    def log_probability(self, z: Tensor, action: Tensor) -> Tensor:
+        return z.log_softmax(-1).gather(-1, action.long())
+
+    def score(self, z: Tensor, action: Tensor) -> tuple[Tensor, Any]:
+        p = z.softmax(-1)
+        return (-p).scatter_add(-1, action.long(), p.new_ones(()).expand(action.shape)), p
+
+    def score_tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        p = tape
+        return p * ((p * z_dot).sum(-1, keepdim=True) - z_dot)
+
+
+def split(targets: Tensor) -> Parts:
+    """The columns of the targets (B, n, A + 3)."""
+    advantage, weight, share = targets[..., -3:].unbind(-1)
+    scale = -weight * advantage / weight.sum(1, keepdim=True)
+    return Parts(targets[..., :-3], scale.unsqueeze(-1), share)
+
+
+def joined(action: Tensor, advantage: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+    """Targets (B, n, A + 3) of actions (B, n, A) and the other columns (B, n)."""
+    import torch
+
+    return torch.cat([action, torch.stack([advantage, weight, share], -1)], -1)

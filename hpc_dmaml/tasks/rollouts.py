@@ -1,0 +1,82 @@
+"""Trajectories of a policy as samples of a task: returns, advantages, and what a policy-gradient loss wants of them.
+
+B tasks of N trajectories of at most T steps. `made` is 1 for steps that were made, and 0 behind the end of a trajectory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpc_dmaml.losses.policy_gradient import joined
+from hpc_dmaml.tasks.family import Samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RIDGE = 1e-5
+"""Of the baseline's least squares."""
+
+
+class Trajectories(NamedTuple):
+    states: Tensor
+    """(B, N, T, S), what the policy saw before each step."""
+    actions: Tensor
+    """(B, N, T, A), what it did."""
+    rewards: Tensor
+    """(B, N, T), 0 for steps that were not made."""
+    made: Tensor
+    """(B, N, T)"""
+
+
+def samples(of: Trajectories, discount: float, smoothing: float) -> Samples:
+    """States and targets of all steps, (B, N·T, …), with advantages by GAE(γ, λ) (Schulman et al., 2016) on a linear
+    baseline, normalised over each task's steps."""
+    advantage = advantages(of, discount, smoothing)
+    tasks, trajectories = of.rewards.shape[:2]
+    share = of.rewards / trajectories
+    flat = [each.reshape(tasks, -1) for each in (normalised(advantage, of.made), of.made, share)]
+    x, actions = (each.reshape(tasks, -1, each.shape[-1]) for each in (of.states, of.actions))
+    return Samples(x, joined(actions, *flat))
+
+
+def advantages(of: Trajectories, discount: float, smoothing: float) -> Tensor:
+    """Â_t = Σ_k (γλ)^k δ_{t+k}, with δ_t = r_t + γ V_{t+1} − V_t, (B, N, T)."""
+    import torch
+
+    value = baseline(of, discount) * of.made
+    later = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
+    return backwards(of.rewards + discount * later - value, discount * smoothing) * of.made
+
+
+def backwards(numbers: Tensor, factor: float) -> Tensor:
+    """Σ_k factor^k x_{t+k} along the last dimension."""
+    import torch
+
+    total, sums = torch.zeros_like(numbers[..., 0]), []
+    for t in reversed(range(numbers.shape[-1])):
+        total = numbers[..., t] + factor * total
+        sums.append(total)
+    return torch.stack(sums[::-1], -1)
+
+
+def baseline(of: Trajectories, discount: float) -> Tensor:
+    """V (B, N, T): each task's least squares of the returns to come on features of state and time (Duan et al., 2016)."""
+    import torch
+
+    tasks, trajectories, steps, _ = of.states.shape
+    time = (torch.arange(steps, dtype=torch.float64, device=of.states.device) / 100).expand(tasks, trajectories, steps)
+    state = of.states.double().clamp(-10, 10)
+    powers = [time**p for p in (1, 2, 3, 0)]
+    features = torch.cat([state, state.square(), torch.stack(powers, -1)], -1) * of.made.double().unsqueeze(-1)
+    features = features.reshape(tasks, trajectories * steps, -1)
+    to_come = backwards(of.rewards.double(), discount).reshape(tasks, -1, 1)
+    gram = features.mT @ features + RIDGE * torch.eye(features.shape[-1], dtype=torch.float64, device=features.device)
+    weights = torch.linalg.solve(gram, features.mT @ to_come)
+    return (features @ weights).reshape(tasks, trajectories, steps).to(of.rewards.dtype)
+
+
+def normalised(advantage: Tensor, made: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the steps of each task that were made."""
+    number = made.sum((1, 2), keepdim=True)
+    away = (advantage - (advantage * made).sum((1, 2), keepdim=True) / number) * made
+    return away / ((away.square().sum((1, 2), keepdim=True) / number).sqrt() + 1e-8)
