@@ -23,6 +23,7 @@ from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
 if TYPE_CHECKING:
     from hpc_dmaml.meta_model import TrainedModel
+    from hpc_dmaml.state import Validation
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,10 @@ def _help() -> NoReturn:
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
     from hpc_dmaml.meta_model import load
-    from hpc_dmaml.randomness import Purpose
+    from hpc_dmaml.randomness import Purpose, generator
     from hpc_dmaml.setup import load_task, make_learner, use_device
+    from hpc_dmaml.start import beginning, build_module
+    from hpc_dmaml.tasks.border import draw
     from hpc_dmaml.validation import validate
 
     evaluation, config = settings
@@ -117,15 +120,29 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     key = (Purpose.EVALUATION, 0)
     found = validate(learner, model.phi.to(device), comm, split, key, evaluation.tasks, steps)
     metric = learner.loss.metric
+    lines = _lines(found, metric)
+    oracle = draw(sampler, split, generator(config.seed, *key), evaluation.tasks, slice(0, 1)).oracle()
+    if oracle is not None and metric is not None:  # then the metric alone says little
+        fresh = build_module(config, sampler.sample_shape, sampler.outputs)
+        start = beginning(config.algorithm, model.layout, fresh).to(device)
+        untrained = validate(learner, start, comm, split, key, evaluation.tasks, steps)
+        everything = draw(sampler, split, generator(config.seed, *key), evaluation.tasks).oracle()
+        lines += ["from a random initialisation:", *_lines(untrained, metric)]
+        lines += [f"who knows the task:  {metric.name} {_shown(np.asarray(everything), metric)}"]
     if comm.rank == 0:
         print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {source}")
-        for step, (losses, measured) in enumerate(zip(*found, strict=True)):
-            text = f"after step {step}" if step else "before adaptation"
-            text = f"{text:<18}  loss {_interval(losses, 3)}"
-            if metric is not None:
-                text += f"   {metric.name} " + _shown(measured, metric)
-            print(text)
+        print("\n".join(lines))
     return COMPLETE
+
+
+def _lines(found: Validation, metric: Metric | None) -> list[str]:
+    """One line for each adaptation step."""
+    lines = []
+    for step, (losses, measured) in enumerate(zip(*found, strict=True)):
+        text = f"after step {step}" if step else "before adaptation"
+        text = f"{text:<18}  loss {_interval(losses, 3)}"
+        lines.append(text if metric is None else f"{text}   {metric.name} {_shown(measured, metric)}")
+    return lines
 
 
 def _shown(values: np.ndarray, metric: Metric) -> str:

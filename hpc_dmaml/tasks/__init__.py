@@ -5,7 +5,7 @@ from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskBatch, TaskFa
 from hpc_dmaml.tasks.glyphs import Glyphs
 from hpc_dmaml.tasks.harmonic import Harmonic
 from hpc_dmaml.tasks.image_folder import ImageFolder
-from hpc_dmaml.tasks.navigation import Navigation
+from hpc_dmaml.tasks.navigation import Court, Navigation
 from hpc_dmaml.tasks.omniglot import Omniglot
 from hpc_dmaml.tasks.sinusoid import Sinusoid
 
@@ -13,6 +13,7 @@ __all__ = [
     "Act",
     "Arrays",
     "Batch",
+    "Court",
     "Glyphs",
     "Harmonic",
     "ImageFolder",

@@ -54,6 +54,10 @@ class Batch(ABC):
     def query(self, act: Act) -> Samples:
         """What the tasks are judged on."""
 
+    def oracle(self) -> torch.Tensor | None:
+        """The metric of who knows the tasks, (B,), where that can be told."""
+        return None
+
     def __len__(self) -> int:
         return len(next(_arrays(getattr(self, item.name) for item in fields(self))))
 

@@ -1,9 +1,10 @@
-"""2D navigation: a point is to find a goal that it cannot see, from what it is rewarded for (Finn et al., 2017, section 5.3)."""
+"""Navigation in the plane: a point is to find a goal, as a rule unseen, from what it is rewarded for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -14,100 +15,114 @@ from hpc_dmaml.tasks.rollouts import Trajectories, samples
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-STEP = 0.1
-"""The longest step in each direction; a policy's output of 1 is this long, as in both public codes."""
-ARRIVED = 0.01
-"""A trajectory ends when the goal is nearer than this in each direction."""
 QUERY = 1 << 20
-"""Where an inner step's number would stand in a key: the trajectories that a task is judged on."""
+"""Stands in the key of the trajectories that a task is judged on, where else the number of the inner step stands."""
 
 
 @dataclass(frozen=True)
-class Navigation(TaskFamily):
-    """Goals in a square; the reward of a step is −‖position − goal‖ after it. The defaults are Finn's.
-
-    The paper says the squared distance; both public codes, and the returns that were published, have the distance.
-    """
+class Plane(TaskFamily):
+    """Base of the families: where a point starts, what it sees, and where a step leads."""
 
     trajectories: int = 20
-    """Trajectories that a task adapts on in each inner step, and is judged on."""
+    """Trajectories that a task adapts on in each inner step, and as many that it is judged on."""
     horizon: int = 100
     """Steps of a trajectory at most."""
-    extent: float = 0.5
-    """Goals lie in [-extent, extent]²."""
     discount: float = 0.99
     """γ of the advantages."""
     smoothing: float = 1.0
     """λ of their generalised estimation."""
-    form: str = "log_probability"
+    form: Literal["log_probability", "ratio"] = "log_probability"
     """Surrogate loss: log_probability (MAML's), or ratio, of the same gradient and a Hessian of lower variance."""
 
-    sample_shape: ClassVar[tuple[int, ...]] = (2,)
     outputs: ClassVar[int] = 4
 
     @property
     def loss(self) -> Loss:
-        return GaussianPolicyGradient(self.form)  # type: ignore[arg-type]
+        return GaussianPolicyGradient(self.form)
 
-    def load(self) -> Navigation:
+    def load(self) -> Any:
         for name in ("trajectories", "horizon"):
             require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
-        require(0 < self.extent < np.inf, "task.extent", self.extent, "positive")
         for name in ("discount", "smoothing"):
             require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "from 0 to 1")
-        require(self.form in ("log_probability", "ratio"), "task.form", self.form, "log_probability or ratio")
         return self
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
-    ) -> Goals:
-        """Goals, and for each task a key of its own for what its trajectories are drawn with."""
-        goals = rng.uniform(-self.extent, self.extent, (tasks, 2))
+    ) -> Points:
+        """Starts and goals, and for each task a key of its own for what its trajectories are drawn with."""
+        starts, goals = self.places(rng, tasks)
         keys = rng.integers(2**63, size=tasks)
-        return Goals(goals[part], keys[part], self)
+        return Points(starts[part], goals[part], keys[part], self)
+
+    @abstractmethod
+    def places(self, rng: np.random.Generator, tasks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and goals, each (tasks, 2). The three splits are the same distribution."""
+
+    @abstractmethod
+    def observe(self, position: Tensor, goal: Tensor) -> Tensor:
+        """What the policy sees, (B, N, *sample shape), at positions (B, N, 2)."""
+
+    @abstractmethod
+    def move(self, position: Tensor, action: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where a step leads (B, N, 2), its reward (B, N), and whether it is the last, (B, N) bool."""
+
+    @abstractmethod
+    def straight(self, position: Tensor, goal: Tensor) -> Tensor:
+        """The action that leads straight to the goal, (B, N, 2)."""
 
 
 @dataclass(frozen=True)
-class Goals(Batch):
-    """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever samples them, with others
-    or alone, gets the same."""
+class Points(Batch):
+    """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever draws them, with other
+    tasks or without, gets the same."""
 
-    goals: torch.Tensor | np.ndarray
+    starts: Any
     """(B, 2)"""
-    keys: torch.Tensor | np.ndarray
+    goals: Any
+    """(B, 2)"""
+    keys: Any
     """(B,) int64"""
-    family: Navigation = field(default_factory=Navigation)
+    family: Plane
 
     def support(self, step: int, act: Act) -> Samples:
-        return self.explore(step, act)
+        return self._samples(self.walk(step, act))
 
     def query(self, act: Act) -> Samples:
-        return self.explore(QUERY, act)
+        return self._samples(self.walk(QUERY, act))
 
-    def explore(self, step: int, act: Act) -> Samples:
-        return samples(self.trajectories(step, act), self.family.discount, self.family.smoothing)
+    def oracle(self) -> Tensor:
+        """The mean return of going straight to the goal, (B,)."""
+        return self.walk(QUERY, None).rewards.sum(-1).mean(-1)
 
-    def trajectories(self, step: int, act: Act) -> Trajectories:
-        """All tasks and trajectories side by side, one step after another."""
+    def _samples(self, walked: Trajectories) -> Samples:
+        return samples(walked, self.family.discount, self.family.smoothing)
+
+    def walk(self, step: int, act: Act | None) -> Trajectories:
+        """All tasks and trajectories side by side, one step after another; by the policy, or straight to the goal."""
         import torch
 
-        family, goals = self.family, torch.as_tensor(self.goals).unsqueeze(1)
-        noise = self._noise(step).to(goals)
-        position = goals.new_zeros(len(self), family.trajectories, 2)
-        made = goals.new_ones(len(self), family.trajectories)
+        family = self.family
+        start, goal = (torch.as_tensor(each).unsqueeze(1) for each in (self.starts, self.goals))
+        position = start.expand(-1, family.trajectories, -1)
+        noise = self._noise(step).to(goal)
+        made = goal.new_ones(len(self), family.trajectories)
         steps: list[tuple[torch.Tensor, ...]] = []
         for t in range(family.horizon):
-            mean, log_sigma = act(position).chunk(2, -1)
-            action = mean + log_sigma.exp() * noise[:, :, t]
-            after = position + STEP * action.clamp(-1, 1)
-            away = after - goals
-            steps.append((position, action, -away.norm(dim=-1) * made, made))
-            made = made * (away.abs().amax(-1) >= ARRIVED)
-            position = after
+            seen = family.observe(position, goal)
+            if act is None:
+                action = family.straight(position, goal)
+            else:
+                mean, log_sigma = act(seen).chunk(2, -1)
+                action = mean + log_sigma.exp() * noise[:, :, t]
+            position, reward, is_last = family.move(position, action, goal)
+            steps.append((seen, action, reward * made, made))
+            made = made * ~is_last
         return Trajectories(*(torch.stack(each, 2) for each in zip(*steps, strict=True)))
 
-    def _noise(self, step: int) -> torch.Tensor:
+    def _noise(self, step: int) -> Tensor:
         """(B, N, T, 2), normal; each task's from a generator of its own."""
         import torch
 
@@ -115,3 +130,95 @@ class Goals(Batch):
         keys = torch.as_tensor(self.keys).tolist()
         draws = [np.random.Generator(np.random.Philox(key=[key, step])).standard_normal(shape) for key in keys]
         return torch.from_numpy(np.stack(draws))
+
+
+@dataclass(frozen=True)
+class Navigation(Plane):
+    """Goals in a square around the start; the reward of a step is −‖position − goal‖ (Finn et al., 2017, section 5.3).
+
+    The paper says the squared distance; both public codes, and the returns that were published, have the distance.
+    """
+
+    extent: float = 0.5
+    """Goals lie in [-extent, extent]²."""
+
+    sample_shape: ClassVar[tuple[int, ...]] = (2,)
+    step: ClassVar[float] = 0.1
+    """The longest step in each direction; a policy's output of 1 is this long, as in both public codes."""
+    arrived: ClassVar[float] = 0.01
+    """A trajectory ends when the goal is nearer than this in each direction."""
+
+    def load(self) -> Navigation:
+        require(0 < self.extent < np.inf, "task.extent", self.extent, "positive")
+        return super().load()
+
+    def places(self, rng: np.random.Generator, tasks: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((tasks, 2)), rng.uniform(-self.extent, self.extent, (tasks, 2))
+
+    def observe(self, position: Tensor, goal: Tensor) -> Tensor:
+        return position
+
+    def move(self, position: Tensor, action: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        after = position + self.step * action.clamp(-1, 1)
+        away = after - goal
+        return after, -away.norm(dim=-1), away.abs().amax(-1) < self.arrived
+
+    def straight(self, position: Tensor, goal: Tensor) -> Tensor:
+        return (goal - position) / self.step
+
+
+SIDE, DIAGONAL = 255.0, 360.62
+
+
+@dataclass(frozen=True)
+class Court(Plane):
+    """The thesis author's court of 255 × 255 (Soulier, 2020, figure 3.7): an action is a direction and a length.
+
+    A step costs its distance to the goal / 10 + 1; the one that arrives brings 1,000 and is the last.
+    """
+
+    difficulty: Literal["very_easy", "easy", "hard", "very_hard"] = "hard"
+    """very_easy: start and goal fixed; easy: any start, the goal in the middle; hard: both anywhere; very_hard: the same,
+    and the distance alone is seen."""
+
+    longest: ClassVar[float] = 10.0
+    arrived: ClassVar[float] = 5.0
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return (1,) if self.difficulty == "very_hard" else (5,)
+
+    def places(self, rng: np.random.Generator, tasks: int) -> tuple[np.ndarray, np.ndarray]:
+        starts, goals = rng.uniform(0, SIDE, (2, tasks, 2))
+        if self.difficulty == "very_easy":
+            starts, goals = np.full_like(starts, 10.0), np.full_like(goals, 200.0)
+        elif self.difficulty == "easy":
+            goals = np.full_like(goals, 127.0)
+        return starts, goals
+
+    def observe(self, position: Tensor, goal: Tensor) -> Tensor:
+        import torch
+
+        distance = (position - goal).norm(dim=-1, keepdim=True) / DIAGONAL
+        if self.difficulty == "very_hard":
+            return distance
+        return torch.cat([2 * position / SIDE - 1, (2 * goal / SIDE - 1).expand_as(position), distance], -1)
+
+    def move(self, position: Tensor, action: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        import torch
+
+        turn, length = action.clamp(-1, 1).unbind(-1)
+        angle, length = (turn + 1.5) * np.pi, (length + 1) / 2 * self.longest
+        way = torch.stack([angle.cos(), angle.sin()], -1) * length.unsqueeze(-1)
+        after = (position + way).clamp(0, SIDE)
+        distance = (after - goal).norm(dim=-1)
+        has_arrived = distance <= self.arrived
+        return after, torch.where(has_arrived, 1000.0, -distance / 10 - 1), has_arrived
+
+    def straight(self, position: Tensor, goal: Tensor) -> Tensor:
+        import torch
+
+        way = goal - position
+        turn = (torch.atan2(way[..., 1], way[..., 0]) / np.pi - 1.5 + 1) % 2 - 1
+        length = (way.norm(dim=-1) / self.longest).clamp(max=1) * 2 - 1
+        return torch.stack([turn, length], -1)
