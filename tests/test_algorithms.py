@@ -190,6 +190,21 @@ def test_steps_beyond_the_training_s_take_the_last_one_s_rates() -> None:
     torch.testing.assert_close(of.objective.flat(path[4]), of.objective.flat(path[3]) - alpha * gradient)
 
 
+@pytest.mark.parametrize("algorithm", [MAML(0.2, 1, beyond=0.5), LSLR(0.2, 2, beyond=0.5)])
+def test_in_steps_beyond_the_training_s_the_rates_are_multiplied(algorithm: MAML) -> None:
+    module, phi = at_random(algorithm, PROBLEM)
+    of, batch = engine(PROBLEM, module), PROBLEM.batch().to(phi.device, phi.dtype)
+    start = for_tasks(of.objective.enter(phi[: LAYOUT.size], 1), 3)
+    halved, plain = (
+        list(a.adapt(of.objective, phi, start, batch, 4)) for a in (algorithm, replace(algorithm, beyond=1.0))
+    )
+    trained = algorithm.inner_steps
+    for k in range(trained + 1):
+        assert torch.equal(of.objective.flat(halved[k]), of.objective.flat(plain[k]))
+    moved = of.objective.flat(plain[trained + 1]) - of.objective.flat(plain[trained])
+    torch.testing.assert_close(of.objective.flat(halved[trained + 1]), of.objective.flat(plain[trained]) + moved / 2)
+
+
 def test_the_order_of_the_derivatives_and_the_weights_of_the_steps_follow_from_the_run() -> None:
     module, phi = at_random(MAML(), PROBLEM)
     of, batch = engine(PROBLEM, module), PROBLEM.batch()

@@ -37,8 +37,12 @@ class MAML(Algorithm):
     """Which parameters adapt, by patterns of their names; the others are learned over tasks, and stay as they are within
     one."""
 
+    beyond: float = 1.0
+    """Factor of the inner rates in steps beyond those of training; reinforcement learning often halves them."""
+
     def __post_init__(self) -> None:
         positive("algorithm.inner_lr", self.inner_lr)
+        positive("algorithm.beyond", self.beyond)
         for name in ("inner_steps", "first_order_runs", "multi_step_runs"):
             require(getattr(self, name) >= 0, f"algorithm.{name}", getattr(self, name), "0 or more")
 
@@ -84,7 +88,8 @@ class MAML(Algorithm):
     ) -> Iterator[Parameters]:
         from hpc_dmaml.engine import adapt
 
-        return adapt(objective, parameters, batch, self._parts(objective.layout, phi)[1], steps)
+        rates = self._parts(objective.layout, phi)[1]
+        return adapt(objective, parameters, batch, rates, steps, self.inner_steps, self.beyond)
 
     def _parts(self, layout: Layout, phi: Tensor) -> tuple[Tensor, float | Rates]:
         """θ (P,), and the rates, with their learned values."""

@@ -150,14 +150,23 @@ class _Sweep:
 
 @torch.no_grad()
 def adapt(
-    objective: Objective, parameters: Parameters, batch: Batch, lr: float | Rates, steps: int
+    objective: Objective,
+    parameters: Parameters,
+    batch: Batch,
+    lr: float | Rates,
+    steps: int,
+    trained: int = 0,
+    beyond: float = 1.0,
 ) -> Iterator[Parameters]:
-    """The parameters before adaptation, and after each of `steps` steps of it."""
+    """The parameters before adaptation, and after each of `steps` steps of it; of those from `trained` on the rates are
+    multiplied by `beyond`."""
     yield parameters
     by_step = factors(objective, lr)
     for k in range(steps):
         support = batch.support(k, acting(objective, parameters))
         factor = by_step[min(k, len(by_step) - 1)]
+        if k >= trained and beyond != 1:
+            factor = beyond * factor if isinstance(factor, float) else times(beyond, factor)
         parameters = descend(parameters, objective.gradient(parameters, *support).value, factor)
         yield parameters
 

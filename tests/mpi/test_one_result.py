@@ -12,10 +12,10 @@ from hpc_dmaml import results
 from hpc_dmaml.algorithms import LSLR, MAML, MetaSGD, Reptile
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import Validation
-from hpc_dmaml.models import Conv4
+from hpc_dmaml.models import Conv4, GaussianPolicy
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.run import run_job
-from hpc_dmaml.tasks import ImageFolder
+from hpc_dmaml.tasks import ImageFolder, Navigation
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
     GeometricMedian,
@@ -63,6 +63,11 @@ def test_augmented_and_normalised_images_of_a_worker_on_all_ranks(comm, folder):
     for name, values in alone.group("meta_model/constants/").items():
         np.testing.assert_array_equal(together[f"meta_model/constants/{name}"], values)
         assert (values > 0).all()
+
+
+def test_trajectories_of_a_worker_on_all_ranks(comm, folder):
+    task, model = Navigation(trajectories=3, horizon=6), GaussianPolicy((6,))
+    check_against_one_rank(small_config(task=task, tasks=2 * comm.size, model=model, workers=1), comm, folder)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
