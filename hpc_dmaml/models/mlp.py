@@ -1,9 +1,9 @@
-"""A multi-layer perceptron."""
+"""A multi-layer perceptron, and a Gaussian policy made of one."""
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hpc_dmaml.models.model import Model
 
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MLP(Model):
-    """Linear layers with ReLU between them; the default is Finn's network for sine waves."""
+    """Linear layers with a nonlinearity between them; the default is Finn's network for sine waves.
+
+    With the logits of discrete actions for outputs it is a policy, too.
+    """
 
     hidden: tuple[int, ...] = (40, 40)
     """Widths of the hidden layers."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """What is between them."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
@@ -26,5 +31,31 @@ class MLP(Model):
         widths = [math.prod(sample_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()] if len(sample_shape) > 1 else []
         for inputs, width in pairwise(widths):
-            layers += [nn.Linear(inputs, width), nn.ReLU()]
+            layers += [nn.Linear(inputs, width), nn.ReLU() if self.activation == "relu" else nn.Tanh()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+@dataclass(frozen=True)
+class GaussianPolicy(MLP):
+    """The mean of an action by a multi-layer perceptron, and a free log σ for each of its components.
+
+    The outputs are (mean, log σ), as `GaussianPolicyGradient` wants them; the defaults are Finn's for navigation.
+    """
+
+    hidden: tuple[int, ...] = (100, 100)
+    """Widths of the hidden layers."""
+    log_sigma: float = 0.0
+    """log σ at first."""
+
+    def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
+        from torch import nn
+
+        from hpc_dmaml.engine.layers import Append
+
+        if outputs % 2:
+            raise ValueError(
+                f"model GaussianPolicy gives means and as many log σ, but the task wants {outputs} outputs"
+            )
+        means = super().build(sample_shape, outputs // 2)
+        assert isinstance(means, nn.Sequential)
+        return nn.Sequential(*means, Append(outputs // 2, self.log_sigma))
