@@ -81,8 +81,8 @@ class TorchOptimizer(Optimizer):
             raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {error}") from error
 
 
-def check(optimizer: Optimizer) -> None:
-    """Raise ValueError unless the optimizer can step a flat vector without a closure."""
+def check(optimizer: Optimizer, name: str = "optimizer") -> None:
+    """Raise ValueError, naming the field, unless the optimizer can step a flat vector without a closure."""
     import torch
 
     theta = torch.nn.Parameter(torch.ones(3))
@@ -91,4 +91,4 @@ def check(optimizer: Optimizer) -> None:
         theta.grad = torch.ones(3)
         built.step()
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"optimizer {optimizer} cannot step a flat vector: {error}") from error
+        raise ValueError(f"{name}: {optimizer} cannot step a flat vector: {error}") from error

@@ -66,8 +66,9 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     workers, warnings = config.workers or 1, []
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
-        for optimizer in filter(None, (config.optimizer, config.local_optimizer)):
-            optimizers.check(optimizer)
+        optimizers.check(config.optimizer)
+        if config.local_optimizer is not None:
+            optimizers.check(config.local_optimizer, "local_optimizer")
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     lock = None
     with comm.agreeing():
@@ -157,7 +158,7 @@ def make_learner(
         support, query = batch.support(0, act), batch.query(act)
         if not isinstance(batch, TaskBatch):  # whose data `draw` has not seen
             for what, samples in (("support", support), ("query", query)):
-                check(samples, sampler, f"task {type(sampler).__name__}: {split} {what}", 1)
+                check(samples, sampler, f"task {type(sampler).__name__}: {split} {what}", 1, (device, dtype))
     draws = comm.all_gather_objects([digest(each.cpu().numpy()) for each in (*support, *query)])
     trial = None
     with comm.agreeing():

@@ -289,7 +289,7 @@ def test_bad_input_ends_with_code_2_one_message_and_no_file(tmp_path):
 
 
 def test_ranks_with_other_parameters_are_found_out():
-    from hpc_dmaml.run import check_digests
+    from hpc_dmaml.rounds import check_digests
 
     check_digests(np.array([7.0, 7.0]), run=3)
     with pytest.raises(RuntimeError, match="run 3: rank 2 has other parameters than rank 0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from hpc_dmaml.losses import (
     named,
 )
 from hpc_dmaml.losses.policy_gradient import PolicyGradient, joined
+from hpc_dmaml.tasks import Sinusoid
+from tests.helpers import run, small_config
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,48 @@ def test_the_package_s_own_have_short_names(name: str) -> None:
 def test_what_a_file_names_is_imported_only_where_it_is_trusted() -> None:
     with pytest.raises(ValueError, match="asks to import tests.test_losses.Huber"):
         named(described(Huber()), lambda path: False)
+
+
+@dataclass(frozen=True)
+class Mixing(Loss):
+    """The tasks are held against one another."""
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (z - z.mean(0)).square().mean((1, 2))
+
+
+@dataclass(frozen=True)
+class Unmeasured(Linear):
+    metric = Metric("score")
+
+
+@dataclass(frozen=True)
+class Scalar(Loss):
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (z - targets).square().mean()
+
+
+@dataclass(frozen=True)
+class Sines(Sinusoid):
+    """With a loss of the test's."""
+
+    loss: Any = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Mixing(), "loss Mixing.value of a task depends on the other tasks"),
+        (Scalar(), r"loss Scalar.value must give a number for each task, shape \(1,\), not shape \(\)"),
+        (Unmeasured(), "Unmeasured has a metric, so write measure()"),
+        (Huber, "Sines.loss must be a Loss, or the name of one"),
+        ("hinge", "there is no loss 'hinge'"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused_before_any_work(loss: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(small_config(task=Sines(loss=loss)), tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
 
 
 @dataclass(frozen=True)

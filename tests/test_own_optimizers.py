@@ -88,7 +88,12 @@ def test_a_workers_own_sgd_is_the_sum_of_gradients_by_another_name(tmp_path: Pat
     np.testing.assert_allclose(own["workers/loss"], summed["workers/loss"], rtol=1e-11)
 
 
-@every_optimizer
+OTHERS = {
+    name: TorchOptimizer(name, 0.01) for name in ("ASGD", "Adadelta", "AdamW", "Adamax", "RAdam", "Rprop", "Adafactor")
+}
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), *OTHERS.values()], ids=[*OPTIMIZERS, *OTHERS])
 @pytest.mark.parametrize("state", ["kept", "fresh"])
 def test_a_job_that_was_interrupted_goes_on_to_the_last_bit(optimizer: Optimizer, state: str, tmp_path: Path) -> None:
     of = config(optimizer, local_state=state, runs=5, optimizer=SGD(0.7, momentum=0.9, nesterov=True))

@@ -124,6 +124,9 @@ def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
             raise ValueError(
                 f"task: loss {name}.{what} must give a number for each task, shape ({len(z)},), not {came}"
             )
+    both = loss.value(torch.cat([z, z + 1]), torch.cat([y, y]))
+    if not _close(both, torch.cat([loss.value(z, y), loss.value(z + 1, y)]), 1e-3):
+        raise ValueError(f"task: loss {name}.value of a task depends on the other tasks that it is given with")
 
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hpc_dmaml.losses import Loss, Metric, described, named
 from hpc_dmaml.tasks.family import Batch, Samples, Split, TaskBatch, TaskSampler
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Form(Protocol):
@@ -36,8 +39,10 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
             came = "nothing" if value is None else repr(value)
             raise ValueError(f"task: {name}.{attribute} must be {wanted}, not {came} (see TaskSampler)")
     loss = named(sampler.loss)
-    if not isinstance(loss.metric, Metric | None):
-        raise ValueError(f"task: {name}: {type(loss).__name__}.metric must be a Metric or None, not {loss.metric!r}")
+    if loss.metric is not None and type(loss).measure is Loss.measure:
+        raise ValueError(f"task: {name}: {type(loss).__name__} has a metric, so write measure()")
+    if not isinstance(loss.metric, Metric | None) or (loss.metric is not None and not loss.metric.name):
+        raise ValueError(f"task: {name}: {type(loss).__name__}.metric must be a Metric with a name, or None, not {loss.metric!r}")
     described(loss)  # a file will have to name it
     return sampler
 
@@ -63,9 +68,14 @@ def draw(sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: in
     return batch
 
 
-def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
+def check(
+    samples: Samples, form: Form, what: str, tasks: int, place: tuple[torch.device, torch.dtype] | None = None
+) -> None:
     """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets what the loss wants: class numbers
-    (tasks, n) below `outputs`, or numbers (tasks, n, outputs), or its own affair (tasks, …)."""
+    (tasks, n) below `outputs`, or numbers (tasks, n, outputs), or its own affair (tasks, …).
+
+    `place`: samples that nobody will move any more must be tensors on this device, and real numbers of this precision.
+    """
     import torch
 
     def refuse(part: str, came: object, wanted: str) -> None:
@@ -82,6 +92,11 @@ def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
         return f"shape {tuple(of.shape[1:])}" if of.dim() else "a single number"
 
     x, y = tensor("x", samples.x), tensor("y", samples.y)
+    for part, given, moved in (("x", samples.x, x), ("y", samples.y, y)) if place else ():
+        device, dtype = moved.device, moved.dtype if moved.is_floating_point() else place[1]  # type: ignore[index]
+        if not isinstance(given, torch.Tensor) or (device, dtype) != place:
+            came = f"{type(given).__name__} of {moved.dtype} on {device}"
+            refuse(part, came, f"a tensor of {place[1]} on {place[0]}, like the arrays of its batch")  # type: ignore[index]
     sample = ", ".join(map(str, form.sample_shape))
     if x.dim() < 2 or tuple(x.shape[2:]) != tuple(form.sample_shape) or x.shape[1] < 1:
         refuse("x", shape(x), f"n samples (n, {sample}) for a task")

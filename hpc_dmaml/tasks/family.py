@@ -59,7 +59,10 @@ class Batch(ABC):
         return None
 
     def __len__(self) -> int:
-        return len(next(_arrays(getattr(self, item.name) for item in fields(self))))
+        first = next(_arrays(getattr(self, item.name) for item in fields(self)), None)
+        if first is None:
+            raise ValueError(f"task: {type(self).__name__} holds no array, whose first dimension would be its tasks")
+        return len(first)
 
     def part(self, tasks: slice) -> Self:
         """Some of the tasks."""
