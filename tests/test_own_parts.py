@@ -225,7 +225,7 @@ class NamedMetric(Sinusoid):
 
 def test_a_metric_that_is_none_is_refused(tmp_path):
     assert refusal(tmp_path, task=NamedMetric()) == (
-        "task: NamedMetric: Named.metric must be a Metric or None, not 'worst error'"
+        "task: NamedMetric: Named.metric must be a Metric with a name, or None, not 'worst error'"
     )
 
 
