@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hpc_dmaml.requirements import positive, require
+
 if TYPE_CHECKING:
     import torch
 
@@ -79,6 +81,36 @@ class TorchOptimizer(Optimizer):
             return kind([theta], **{"lr": self.lr, **self.arguments})
         except TypeError as error:
             raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TRPO(Optimizer):
+    """Trust-region policy optimisation, as a worker's own optimizer in reinforcement learning (Schulman et al., 2015)."""
+
+    divergence: float = 0.01
+    """The trust region: mean divergence of the adapted policies from what they were."""
+    iterations: int = 10
+    """Of conjugate gradients."""
+    damping: float = 1e-5
+    """Added to the curvature."""
+    backtracks: int = 15
+    """Lengths of the step that are tried."""
+    shrink: float = 0.8
+    """Each is so much shorter than the one before."""
+
+    def __post_init__(self) -> None:
+        for name in ("divergence", "damping"):
+            positive(f"local_optimizer.{name}", getattr(self, name))
+        for name in ("iterations", "backtracks"):
+            require(getattr(self, name) >= 1, f"local_optimizer.{name}", getattr(self, name), "1 or more")
+        require(0 < self.shrink < 1, "local_optimizer.shrink", self.shrink, "between 0 and 1")
+
+    @property
+    def lr(self) -> float:
+        return 1.0
+
+    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
+        raise ValueError("TRPO needs tasks, not a gradient alone: it is a worker's, --local_optimizer TRPO")
 
 
 def check(optimizer: Optimizer, name: str = "optimizer") -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpc_dmaml import algorithms, optimizers, placement, results, weight_generators
+from hpc_dmaml import algorithms, optimizers, placement, results, trust_region, weight_generators
 from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
@@ -67,7 +67,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
-        if config.local_optimizer is not None:
+        if config.local_optimizer is not None and not isinstance(config.local_optimizer, optimizers.TRPO):
             optimizers.check(config.local_optimizer, "local_optimizer")
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     lock = None
@@ -97,7 +97,11 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
         set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")
     phi, place = phi.to(device), Placement(comm.size, workers, comm.rank)
     learner = make_learner(config, sampler, module, device, layout.model, comm)
-    own = OwnOptimizers(phi, config.local_optimizer, config.local_state, place)
+    stateless = isinstance(config.local_optimizer, optimizers.TRPO)
+    with comm.agreeing():
+        if stateless:
+            trust_region.check(learner.loss, config.algorithm, config.clip)
+    own = OwnOptimizers(phi, None if stateless else config.local_optimizer, config.local_state, place)
     state = State(MetaModel(phi, config.optimizer), own, np.empty((0, workers)))
     if previous is not None:
         with comm.agreeing():

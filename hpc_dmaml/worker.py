@@ -14,10 +14,12 @@ from torch import Tensor
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import Engine
 from hpc_dmaml.losses import Loss
+from hpc_dmaml.optimizers import TRPO
 from hpc_dmaml.own_optimizers import OwnOptimizer
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.tasks import TaskSampler
 from hpc_dmaml.training_tasks import TrainingTasks
+from hpc_dmaml.trust_region import trust_region_step
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,18 @@ def work(
     config, start_s, start = learner.config, time.perf_counter(), theta
     part, factor = placement.share(config.tasks), config.schedule.factor(run)
     total, losses, metrics = None, [], []
+    mean = lambda each: (each if group_sum is None else group_sum(each)) / config.tasks  # noqa: E731
     if own is not None:
         own.begin(theta)
     for epoch in range(config.epochs):
         batch = learner.training.batch(run, worker, epoch, part, theta)
+        if isinstance(config.local_optimizer, TRPO):
+            theta, result = trust_region_step(
+                config.local_optimizer, config.algorithm, learner.engine, theta, batch, run, mean
+            )
+            losses.append(result.losses)
+            metrics.append(result.metric)
+            continue
         result = config.algorithm.update(learner.engine, theta, batch, run)
         gradient = result.gradient
         if config.task_reduction == "mean":

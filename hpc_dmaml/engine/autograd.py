@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,11 @@ class AutogradObjective:
         # A copy, because `functional_call` leaves a module that stands in two places with the last call's parameters.
         self.module, self.layout, self.loss = copied(module), layout, loss
         self._is_twice_differentiable = False
+
+    def with_loss(self, loss: Loss) -> AutogradObjective:
+        other = copy(self)
+        other.loss = loss
+        return other
 
     def enter(self, theta: Tensor, tasks: int) -> Parameters:
         return tuple(self.layout.views(theta.expand(tasks, -1)).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -60,6 +61,11 @@ class LayerwiseObjective:
         objective = cls(layers, packed, layout, loss) if any(packed) and len(shape) == 1 else None
         shared = objective is None or len(objective.order) != layout.size  # a parameter used twice
         return None if shared else objective
+
+    def with_loss(self, loss: Loss) -> LayerwiseObjective:
+        other = copy(self)
+        other.loss = loss
+        return other
 
     def enter(self, theta: Tensor, tasks: int) -> Parameters:
         self.order = self.order.to(theta.device)

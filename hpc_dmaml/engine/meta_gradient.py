@@ -37,6 +37,8 @@ class Engine(NamedTuple):
     """Tasks at a time."""
     keep: Keep = "activations"
     """What is stored of each inner step: everything, or θ_k alone, from which the step is computed again."""
+    judge: Objective | None = None
+    """Of the query data, where its loss is another than the one that tasks adapt by."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class _Sweep:
 
     def __init__(self, engine: Engine, inner: InnerLoop) -> None:
         self.objective, self.keep, self.inner = engine.objective, engine.keep, inner
+        self.judge = engine.judge or engine.objective
         self.factors = factors(engine.objective, inner.lr)
         self.rates = inner.lr if isinstance(inner.lr, Rates) and inner.lr.learned else None
         self._slopes: list[Parameters | None] = [None] * len(self.factors)
@@ -110,14 +113,14 @@ class _Sweep:
             step = objective.gradient(parameters, *support)
             judged = None
             if k and weights[k - 1]:
-                judged = times(weights[k - 1], objective.gradient(parameters, *batch.query(act)).value)
+                judged = times(weights[k - 1], self.judge.gradient(parameters, *batch.query(act)).value)
             if goes_back or judged is not None:
                 stored = step if goes_back and self.keep == "activations" else None
                 kept.append(_Step(parameters, support, stored, judged))
             parameters = descend(parameters, step.value, self._factor(k))
             del step
         x, y = batch.query(acting(objective, parameters))
-        losses, outputs, v, _ = objective.gradient(parameters, x, y)
+        losses, outputs, v, _ = self.judge.gradient(parameters, x, y)
         if weights[-1] != 1:
             v = times(weights[-1], v)
         while kept:
@@ -134,7 +137,8 @@ class _Sweep:
             if at.judged is not None:
                 v = tuple(a + b for a, b in zip(v, at.judged, strict=True))
             del at
-        return v, objective.loss.reported(losses, outputs, y), objective.loss.measure(outputs, y)
+        loss = self.judge.loss
+        return v, loss.reported(losses, outputs, y), loss.measure(outputs, y)
 
     def _factor(self, step: int) -> Factor:
         return self.factors[min(step, len(self.factors) - 1)]

@@ -40,6 +40,10 @@ class Objective(Protocol):
         """What `value` averages over the samples."""
         ...
 
+    def with_loss(self, loss: Loss) -> Objective:
+        """The same model under another loss."""
+        ...
+
     def enter(self, theta: Tensor, tasks: int) -> Parameters:
         """The same θ (P,) for every task."""
         ...

@@ -62,6 +62,10 @@ class PolicyGradient(Loss):
     def score_tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
         """Its change along z_dot, (B, n, C)."""
 
+    @abstractmethod
+    def divergence(self, old: Tensor, z: Tensor) -> Tensor:
+        """KL(π_old ‖ π) of the policies with these outputs, (B, n, 1)."""
+
     def value(self, z: Tensor, targets: Tensor) -> Tensor:
         at = split(targets)
         log_p = self.log_probability(z, at.action)
@@ -98,6 +102,11 @@ class GaussianPolicyGradient(PolicyGradient):
         constant = action.shape[-1] * math.log(2 * math.pi) / 2
         return (-away.square() / 2 - log_sigma).sum(-1, keepdim=True) - constant
 
+    def divergence(self, old: Tensor, z: Tensor) -> Tensor:
+        (old_mean, old_log_sigma), (mean, log_sigma) = old.chunk(2, -1), z.chunk(2, -1)
+        spread = (2 * old_log_sigma).exp() + (old_mean - mean).square()
+        return (log_sigma - old_log_sigma + spread * (-2 * log_sigma).exp() / 2 - 0.5).sum(-1, keepdim=True)
+
     def score(self, z: Tensor, action: Tensor) -> tuple[Tensor, Any]:
         import torch
 
@@ -122,6 +131,10 @@ class CategoricalPolicyGradient(PolicyGradient):
     def log_probability(self, z: Tensor, action: Tensor) -> Tensor:
         return z.log_softmax(-1).gather(-1, action.long())
 
+    def divergence(self, old: Tensor, z: Tensor) -> Tensor:
+        log_old = old.log_softmax(-1)
+        return (log_old.exp() * (log_old - z.log_softmax(-1))).sum(-1, keepdim=True)
+
     def score(self, z: Tensor, action: Tensor) -> tuple[Tensor, Any]:
         p = z.softmax(-1)
         return (-p).scatter_add(-1, action.long(), p.new_ones(()).expand(action.shape)), p
@@ -129,6 +142,24 @@ class CategoricalPolicyGradient(PolicyGradient):
     def score_tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
         p = tape
         return p * ((p * z_dot).sum(-1, keepdim=True) - z_dot)
+
+
+@dataclass(frozen=True)
+class Divergence(Loss):
+    """Mean divergence of a policy from what it was; targets (B, n, C + 1) are its outputs then, and whether a step was made."""
+
+    policy: PolicyGradient
+    targets = "any"
+
+    def targets_of(self, old: Tensor, given: Tensor) -> Tensor:
+        """From outputs (B, n, C), and targets of the policy gradient."""
+        import torch
+
+        return torch.cat([old, given[..., -2:-1]], -1)
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        old, made = targets[..., :-1], targets[..., -1:]
+        return (self.policy.divergence(old, z) * made).sum((1, 2)) / made.sum((1, 2))
 
 
 def split(targets: Tensor) -> Parts:

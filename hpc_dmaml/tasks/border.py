@@ -39,10 +39,12 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
             came = "nothing" if value is None else repr(value)
             raise ValueError(f"task: {name}.{attribute} must be {wanted}, not {came} (see TaskSampler)")
     loss = named(sampler.loss)
+    if not isinstance(loss.metric, Metric | None) or (loss.metric is not None and not loss.metric.name):
+        raise ValueError(
+            f"task: {name}: {type(loss).__name__}.metric must be a Metric with a name, or None, not {loss.metric!r}"
+        )
     if loss.metric is not None and type(loss).measure is Loss.measure:
         raise ValueError(f"task: {name}: {type(loss).__name__} has a metric, so write measure()")
-    if not isinstance(loss.metric, Metric | None) or (loss.metric is not None and not loss.metric.name):
-        raise ValueError(f"task: {name}: {type(loss).__name__}.metric must be a Metric with a name, or None, not {loss.metric!r}")
     described(loss)  # a file will have to name it
     return sampler
 

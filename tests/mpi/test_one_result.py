@@ -13,7 +13,7 @@ from hpc_dmaml.algorithms import LSLR, MAML, MetaSGD, Reptile
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import Validation
 from hpc_dmaml.models import Conv4, GaussianPolicy
-from hpc_dmaml.optimizers import SGD, Adam
+from hpc_dmaml.optimizers import SGD, TRPO, Adam
 from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import ImageFolder, Navigation
 from hpc_dmaml.weight_generators import (
@@ -65,9 +65,10 @@ def test_augmented_and_normalised_images_of_a_worker_on_all_ranks(comm, folder):
         assert (values > 0).all()
 
 
-def test_trajectories_of_a_worker_on_all_ranks(comm, folder):
-    task, model = Navigation(trajectories=3, horizon=6), GaussianPolicy((6,))
-    check_against_one_rank(small_config(task=task, tasks=2 * comm.size, model=model, workers=1), comm, folder)
+@pytest.mark.parametrize("own", [None, TRPO()], ids=["plain", "trust_region"])
+def test_trajectories_of_a_worker_on_all_ranks(comm, folder, own):
+    config = small_config(task=Navigation(trajectories=3, horizon=6), model=GaussianPolicy((6,)), local_optimizer=own)
+    check_against_one_rank(replace(config, tasks=2 * comm.size, workers=1), comm, folder, 1e-6 if own else 1e-9)
 
 
 @pytest.mark.parametrize("workers", WORKERS)

@@ -1,0 +1,174 @@
+"""TRPO's step of a worker (Schulman et al., 2015), through the adaptation of its tasks, as in Finn et al., 2017.
+
+The trajectories are drawn once, at φ. Then everything is a function of φ alone: the surrogate loss L after adaptation, and
+the mean divergence of the adapted policies from those at φ. The step is the natural gradient, by conjugate gradients on
+products with the divergence's Hessian, as long as the trust region allows, and shortened until L has fallen within it. The
+products are central differences of the divergence's gradient, which the ranks of a group evaluate like any meta-gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_dmaml.algorithms import MAML, Algorithm
+from hpc_dmaml.engine import Engine, MetaGradient, chunks, for_tasks
+from hpc_dmaml.engine.meta_gradient import acting
+from hpc_dmaml.losses import Loss
+from hpc_dmaml.losses.policy_gradient import Divergence, PolicyGradient
+from hpc_dmaml.optimizers import TRPO
+from hpc_dmaml.tasks import Act, Batch, Samples
+
+DIFFERENCES = {torch.float32: 3e-3, torch.float64: 1e-5}
+"""Length of the step of a finite difference, by precision."""
+
+
+class Held(Batch):
+    """Tasks whose samples are drawn once, by whoever asks first."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self._drawn = batch, dict[int | None, Samples]()
+
+    def support(self, step: int, act: Act) -> Samples:
+        return self._once(step, lambda: self._batch.support(step, act))
+
+    def query(self, act: Act) -> Samples:
+        return self._once(None, lambda: self._batch.query(act))
+
+    def _once(self, key: int | None, draw: Callable[[], Samples]) -> Samples:
+        if key not in self._drawn:
+            self._drawn[key] = draw()
+        return self._drawn[key]
+
+    def judged(self, targets: Tensor) -> Held:
+        """The same with other targets of the query."""
+        other = Held(self._batch)
+        other._drawn = {**self._drawn, None: Samples(self._drawn[None].x, targets)}
+        return other
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    def to(self, device: Any, dtype: Any) -> Held:
+        return self
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A worker's tasks as functions of φ."""
+
+    algorithm: MAML
+    engine: Engine
+    parts: list[Held]
+    run: int
+    mean: Callable[[Tensor], Tensor]
+    """From this rank's sum over tasks to the mean over all of the worker's."""
+
+    def gradient(self, phi: Tensor, parts: list[Held], loss: Loss | None = None) -> list[MetaGradient]:
+        objective = self.engine.objective
+        engine = Engine(objective, keep=self.engine.keep, judge=None if loss is None else objective.with_loss(loss))
+        return [self.algorithm.update(engine, phi, part, self.run) for part in parts]
+
+    def outputs(self, phi: Tensor) -> list[Tensor]:
+        """Of every part's adapted policies on its query states."""
+        objective, found = self.engine.objective, []
+        entered = objective.enter(phi[: objective.layout.size], 1)
+        for part in self.parts:
+            start = for_tasks(entered, len(part))
+            *_, adapted = self.algorithm.adapt(objective, phi, start, part, self.algorithm.inner_steps)
+            found.append(objective.outputs(adapted, part.query(acting(objective, adapted)).x))
+        return found
+
+    def values(self, outputs: list[Tensor], parts: list[Held], loss: Loss) -> float:
+        """The mean loss of outputs on the targets of some parts."""
+        each = [loss.value(z, part.query(_never).y).sum() for z, part in zip(outputs, parts, strict=True)]
+        return self.mean(torch.stack(each).sum()[None]).item()
+
+
+def trust_region_step(
+    settings: TRPO,
+    algorithm: Algorithm,
+    engine: Engine,
+    phi: Tensor,
+    batch: Batch,
+    run: int,
+    mean: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, MetaGradient]:
+    """Where the step leads from φ (P,), and how this rank's tasks did at φ.
+
+    `mean`: from this rank's sum over tasks to the mean over all of the worker's, on all ranks of its group.
+    """
+    parts = [Held(part) for part in chunks(batch, engine.chunk, phi)]
+    loss = engine.objective.loss
+    assert isinstance(loss, PolicyGradient)  # `check` has seen to both
+    assert isinstance(algorithm, MAML)
+    worker = _Worker(algorithm, engine, parts, run, mean)
+    found = worker.gradient(phi, parts)
+    gradient = mean(_sum(found))
+    at_start, divergence = worker.outputs(phi), Divergence(loss)
+    near = [p.judged(divergence.targets_of(z, p.query(_never).y)) for z, p in zip(at_start, parts, strict=True)]
+
+    def fisher(v: Tensor) -> Tensor:
+        h = DIFFERENCES[v.dtype] / v.norm().clamp(min=1e-30)
+        ahead, behind = (mean(_sum(worker.gradient(phi + s * h * v, near, divergence))) for s in (1, -1))
+        return (ahead - behind) / (2 * h) + settings.damping * v
+
+    direction = conjugate_gradients(fisher, gradient, settings.iterations)
+    curvature = (direction @ fisher(direction)).item()
+    whole = MetaGradient(gradient, torch.cat([f.losses for f in found]), torch.cat([f.metric for f in found]))
+    if not (math.isfinite(curvature) and curvature > 0):
+        return phi, whole
+    step = math.sqrt(2 * settings.divergence / curvature) * direction
+    start = worker.values(at_start, parts, loss)
+    for trial in range(settings.backtracks):
+        there = phi - settings.shrink**trial * step
+        outputs = worker.outputs(there)
+        is_near = worker.values(outputs, near, divergence) <= settings.divergence
+        if is_near and worker.values(outputs, parts, loss) < start:
+            return there, whole
+    return phi, whole
+
+
+def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """x with A x ≈ b for a symmetric positive A, of which `product` gives A v (Hestenes & Stiefel, 1952)."""
+    x, r = torch.zeros_like(b), b.clone()
+    p, rr = r.clone(), (r @ r).item()
+    for _ in range(iterations):
+        if rr < 1e-20:
+            break
+        along = product(p)
+        curvature = (p @ along).item()
+        if not curvature > 0:  # what rounding has made of a direction without any
+            break
+        x, r = x + rr / curvature * p, r - rr / curvature * along
+        before, rr = rr, (r @ r).item()
+        p = r + rr / before * p
+    return x
+
+
+def check(loss: Loss, algorithm: Algorithm, clip: float | None) -> None:
+    """Raise ValueError where there is nothing for a trust region to be about."""
+    if not isinstance(loss, PolicyGradient):
+        raise ValueError(
+            "local_optimizer: TRPO is for reinforcement learning: its trust region is a policy's divergence"
+        )
+    if clip is not None:
+        raise ValueError(
+            f"clip must be left out with local_optimizer TRPO, whose step has a length of its own, not {clip}"
+        )
+    if not isinstance(algorithm, MAML):
+        name = type(algorithm).__name__
+        raise ValueError(f"local_optimizer: TRPO follows the gradient of MAML and its kin, which {name} does not give")
+
+
+def _sum(found: list[MetaGradient]) -> Tensor:
+    return torch.stack([each.gradient for each in found]).sum(0)
+
+
+def _never(x: Any) -> Any:
+    raise AssertionError("these samples are drawn already")
