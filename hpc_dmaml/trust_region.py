@@ -24,7 +24,7 @@ from hpc_dmaml.losses.policy_gradient import Divergence, PolicyGradient
 from hpc_dmaml.optimizers import TRPO
 from hpc_dmaml.tasks import Act, Batch, Samples
 
-DIFFERENCES = {torch.float32: 3e-3, torch.float64: 1e-5}
+DIFFERENCES = {torch.float32: 3e-3, torch.float64: 1e-4}
 """Length of the step of a finite difference, by precision."""
 
 

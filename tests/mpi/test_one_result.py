@@ -65,7 +65,7 @@ def test_augmented_and_normalised_images_of_a_worker_on_all_ranks(comm, folder):
         assert (values > 0).all()
 
 
-@pytest.mark.parametrize("own", [None, TRPO()], ids=["plain", "trust_region"])
+@pytest.mark.parametrize("own", [None, TRPO(iterations=3, damping=0.01)], ids=["plain", "trust_region"])
 def test_trajectories_of_a_worker_on_all_ranks(comm, folder, own):
     config = small_config(task=Navigation(trajectories=3, horizon=6), model=GaussianPolicy((6,)), local_optimizer=own)
     check_against_one_rank(replace(config, tasks=2 * comm.size, workers=1), comm, folder, 1e-6 if own else 1e-9)
