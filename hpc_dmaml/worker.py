@@ -68,33 +68,27 @@ def work(
     """
     config, start_s, start = learner.config, time.perf_counter(), theta
     part, factor = placement.share(config.tasks), config.schedule.factor(run)
+    algorithm, local = config.algorithm, config.local_optimizer
+    over_ranks = group_sum or (lambda each: each)
     total, losses, metrics = None, [], []
-    mean = lambda each: (each if group_sum is None else group_sum(each)) / config.tasks  # noqa: E731
     if own is not None:
         own.begin(theta)
     for epoch in range(config.epochs):
         batch = learner.training.batch(run, worker, epoch, part, theta)
-        if isinstance(config.local_optimizer, TRPO):
-            theta, result = trust_region_step(
-                config.local_optimizer, config.algorithm, learner.engine, theta, batch, run, mean
-            )
-            losses.append(result.losses)
-            metrics.append(result.metric)
-            continue
-        result = config.algorithm.update(learner.engine, theta, batch, run)
-        gradient = result.gradient
-        if config.task_reduction == "mean":
-            gradient = gradient / config.tasks
-        if group_sum is not None:
-            gradient = group_sum(gradient)
-        if config.clip is not None:
-            gradient = gradient.clamp(-config.clip, config.clip)
-        if own is not None:
-            theta = own.step(gradient, factor)
+        if isinstance(local, TRPO):
+            mean = lambda each: over_ranks(each / config.tasks)  # noqa: E731
+            theta, result = trust_region_step(local, algorithm, learner.engine, theta, batch, run, mean)
         else:
-            total = gradient if total is None else total + gradient
-            if config.worker_lr is not None and epoch + 1 < config.epochs:
-                theta = theta - factor * config.worker_lr * gradient
+            result = algorithm.update(learner.engine, theta, batch, run)
+            gradient = over_ranks(result.gradient / (config.tasks if config.task_reduction == "mean" else 1))
+            if config.clip is not None:
+                gradient = gradient.clamp(-config.clip, config.clip)
+            if own is not None:
+                theta = own.step(gradient, factor)
+            else:
+                total = gradient if total is None else total + gradient
+                if config.worker_lr is not None and epoch + 1 < config.epochs:
+                    theta = theta - factor * config.worker_lr * gradient
         losses.append(result.losses)
         metrics.append(result.metric)
     total = start - theta if total is None else total
