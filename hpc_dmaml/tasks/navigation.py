@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 QUERY = 1 << 20
 """Stands in the key of the trajectories that a task is judged on, where else the number of the inner step stands."""
+
+
+class Walks(NamedTuple):
+    """`Trajectories`, and where they were."""
+
+    states: Tensor
+    actions: Tensor
+    rewards: Tensor
+    made: Tensor
+    positions: Tensor
+    """(B, N, T, 2), before each step; at rest behind the end."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +108,10 @@ class Points(Batch):
         """The mean return of going straight to the goal, (B,)."""
         return self.walk(QUERY, None).rewards.sum(-1).mean(-1)
 
-    def _samples(self, walked: Trajectories) -> Samples:
-        return samples(walked, self.family.discount, self.family.smoothing)
+    def _samples(self, walked: Walks) -> Samples:
+        return samples(Trajectories(*walked[:4]), self.family.discount, self.family.smoothing)
 
-    def walk(self, step: int, act: Act | None) -> Trajectories:
+    def walk(self, step: int, act: Act | None) -> Walks:
         """All tasks and trajectories side by side, one step after another; by the policy, or straight to the goal."""
         import torch
 
@@ -117,10 +128,10 @@ class Points(Batch):
             else:
                 mean, log_sigma = act(seen).chunk(2, -1)
                 action = mean + log_sigma.exp() * noise[:, :, t]
-            position, reward, is_last = family.move(position, action, goal)
-            steps.append((seen, action, reward * made, made))
-            made = made * ~is_last
-        return Trajectories(*(torch.stack(each, 2) for each in zip(*steps, strict=True)))
+            after, reward, is_last = family.move(position, action, goal)
+            steps.append((seen, action, reward * made, made, position))
+            made, position = made * ~is_last, torch.where((made > 0).unsqueeze(-1), after, position)
+        return Walks(*(torch.stack(each, 2) for each in zip(*steps, strict=True)))
 
     def _noise(self, step: int) -> Tensor:
         """(B, N, T, 2), normal; each task's from a generator of its own."""

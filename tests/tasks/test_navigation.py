@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -286,3 +288,15 @@ def test_the_preset_is_what_it_says() -> None:
 def test_any_module_of_the_users_can_be_a_policy(tmp_path: Path) -> None:
     source = run(config(model=Module("tests.helpers.Residual"), optimizer=SGD(1e-3)), tmp_path)
     assert source.attribute("derivatives") == "autograd"
+
+
+def test_the_trajectories_of_a_trained_policy_are_drawn(tmp_path: Path) -> None:
+    path = run(config(), tmp_path).path
+    script = Path(__file__).parents[2] / "examples" / "trajectories.py"
+    command = [sys.executable, str(script), str(path), "--tasks", "2", "--output", str(tmp_path / "x.png")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    sines = run(small_config(), tmp_path, name="sines.h5").path
+    refused = subprocess.run([*command[:2], str(sines)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "was trained on Sinusoid, where nothing walks" in refused.stderr
