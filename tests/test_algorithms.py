@@ -74,6 +74,9 @@ CASES: dict[str, Case] = {
     "ANIL": Case(ANIL(0.2, STEPS), masked(lambda name: name.startswith(HEAD))),
     "BOIL": Case(BOIL(0.2, STEPS), masked(lambda name: not name.startswith(HEAD))),
     "MetaSGD": Case(MetaSGD(0.2, STEPS), lambda layout: lambda phi, step: phi[layout.size :], LAYOUT.size),
+    "MetaSGD in units": Case(
+        MetaSGD(0.2, STEPS, scale=0.05), lambda layout: lambda phi, step: 0.05 * phi[layout.size :], LAYOUT.size
+    ),
     "LSLR": Case(LSLR(0.2, STEPS), by_layer_and_step, LAYERS * STEPS),
     "multi-step loss": Case(MAML(0.2, STEPS, multi_step_runs=10), masked(lambda name: True)),
     "MAML++": Case(LSLR(0.2, STEPS, multi_step_runs=10), by_layer_and_step, LAYERS * STEPS),
@@ -161,7 +164,9 @@ def test_what_it_learns_besides_the_parameters_has_names_and_starts_at_the_inner
     assert whole.size == LAYOUT.size + case.learns
     phi = beginning(case.algorithm, LAYOUT, PROBLEM.module())
     assert torch.equal(phi[: LAYOUT.size], flatten(PROBLEM.module()))
-    assert (phi[LAYOUT.size :] == 0.2).all()
+    torch.testing.assert_close(
+        phi[LAYOUT.size :] * getattr(case.algorithm, "scale", 1), torch.full_like(phi, 0.2)[LAYOUT.size :]
+    )
     assert all(":" in name for name in whole.names[len(LAYOUT.names) :])
 
 

@@ -23,12 +23,13 @@ class Rates(NamedTuple):
     layout: Layout
     """Of `values`, by name."""
     values: Tensor
-    """(Q,)"""
+    """(Q,), in units of `scale`."""
     places: Tensor
     """(S, P) int64: which of the values is whose in each of S steps, Q for a parameter that does not adapt; further steps
     are like the last."""
     learned: bool
     """Are the values learned as θ is?"""
+    scale: float = 1.0
 
     def to(self, theta: Tensor) -> Rates:
         """The same where θ is, and of its precision."""
@@ -40,13 +41,15 @@ class Rates(NamedTuple):
 
     def each(self) -> Tensor:
         """α of every parameter, (S, P)."""
-        padded = torch.cat([self.values, self.values.new_zeros(1)])
+        values = self.values if self.scale == 1 else self.scale * self.values
+        padded = torch.cat([values, values.new_zeros(1)])
         return padded.index_select(0, self.places.view(-1)).view(self.places.shape)
 
     def gather(self, by_parameter: Tensor) -> Tensor:
         """dL/dvalues (Q,), from dL/dα of every parameter (S, P)."""
         total = by_parameter.new_zeros(len(self.values) + 1)
-        return total.index_add_(0, self.places.view(-1), by_parameter.view(-1))[:-1]
+        total.index_add_(0, self.places.view(-1), by_parameter.view(-1))
+        return total[:-1] if self.scale == 1 else self.scale * total[:-1]
 
 
 def rates(
@@ -56,6 +59,7 @@ def rates(
     steps: int = 1,
     adapted: Iterable[str] = ("*",),
     learned: bool = False,
+    scale: float = 1.0,
 ) -> Rates:
     """Rates that start at one value: one for all parameters, for each layer (module), or for each parameter.
 
@@ -63,6 +67,7 @@ def rates(
         layout: of θ.
         steps: inner steps that have rates of their own; 1 for the same in all.
         adapted: patterns of the parameters' names that adapt at all (* stands for anything).
+        scale: the unit in which the values are kept, and learned.
 
     Raises ValueError where a pattern is no parameter's.
     """
@@ -88,9 +93,8 @@ def rates(
         index.append(first + (torch.arange(size) if per == "parameter" else torch.zeros(size, dtype=torch.int64)))
     places = torch.cat(index, 1)
     places[places < 0] = total
-    return Rates(
-        Layout(tuple(names), tuple(shapes)), torch.full((total,), initial, dtype=torch.float64), places, learned
-    )
+    values = torch.full((total,), initial / scale, dtype=torch.float64)
+    return Rates(Layout(tuple(names), tuple(shapes)), values, places, learned, scale)
 
 
 def matching(layout: Layout, patterns: Iterable[str]) -> set[str]:
