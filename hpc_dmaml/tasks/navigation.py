@@ -10,7 +10,7 @@ import numpy as np
 from hpc_dmaml.losses import GaussianPolicyGradient, Loss
 from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskFamily
-from hpc_dmaml.tasks.rollouts import Trajectories, samples
+from hpc_dmaml.tasks.rollouts import QUERY, Trajectories, check_settings, samples
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +19,6 @@ STEP = 0.1
 """The longest step in each direction; a policy's output of 1 is this long, as in both public codes."""
 ARRIVED = 0.01
 """A trajectory ends when the goal is nearer than this in each direction."""
-QUERY = 1 << 20
-"""Where an inner step's number would stand in a key: the trajectories that a task is judged on."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,8 @@ class Navigation(TaskFamily):
         return GaussianPolicyGradient(self.form)  # type: ignore[arg-type]
 
     def load(self) -> Navigation:
-        for name in ("trajectories", "horizon"):
-            require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
+        check_settings(self)
         require(0 < self.extent < np.inf, "task.extent", self.extent, "positive")
-        for name in ("discount", "smoothing"):
-            require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "from 0 to 1")
-        require(self.form in ("log_probability", "ratio"), "task.form", self.form, "log_probability or ratio")
         return self
 
     def sample(
