@@ -85,11 +85,12 @@ class Gymnasium(TaskFamily):
             if not callable(made):
                 raise ValueError(f"task.path: {self.path} is a {type(made).__name__}, not a class or function")
             return made
-        gymnasium = _gymnasium()
+        gymnasium = _gymnasium("mujoco" if self.environment in ROBOTS else "gymnasium")
         if self.environment in ROBOTS:
             return ROBOTS[self.environment]
-        known = [*ROBOTS, *gymnasium.registry]
-        if self.environment not in known:  # nor a module's name before it, which would be imported
+        shims = [name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("shimmy")]
+        known = [*ROBOTS, *(gymnasium.registry.keys() - set(shims))]
+        if self.environment not in known:  # nor a shim or a module's name before it: arguments would say what to import
             near = did_you_mean(str(self.environment), known)
             raise ValueError(
                 f"task.environment: Gymnasium has no environment {self.environment!r}{near}; one of your own, or of "
@@ -282,11 +283,11 @@ class Rollouts(Batch):
         return seeds, torch.from_numpy(np.stack([each.standard_normal(shape) for each in generators]))
 
 
-def _gymnasium() -> Any:
+def _gymnasium(extra: str = "gymnasium") -> Any:
     try:
         import gymnasium
     except ImportError as error:
-        raise ValueError('task: Gymnasium is not installed: pip install "hpc_dmaml[gymnasium]"') from error
+        raise ValueError(f'task: Gymnasium is not installed: pip install "hpc_dmaml[{extra}]"') from error
     return gymnasium
 
 
