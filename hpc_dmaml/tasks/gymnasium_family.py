@@ -212,7 +212,7 @@ class Place:
 @dataclass(frozen=True)
 class Rollouts(Batch):
     """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever samples them, with others
-    or alone, gets the same."""
+    or alone, gets the same, to the rounding of the policy's outputs, which bodies in contact soon magnify."""
 
     numbers: torch.Tensor | np.ndarray
     """(B,) int64, which of `tasks`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_dmaml import results
 from hpc_dmaml.communicator import Refusal
 from hpc_dmaml.config import Validation, from_yaml, own_parts, parse, to_yaml
 from hpc_dmaml.models import CategoricalPolicy, GaussianPolicy
@@ -16,6 +17,8 @@ from hpc_dmaml.optimizers import Adam
 from hpc_dmaml.tasks import Gymnasium
 from hpc_dmaml.tasks.gymnasium_family import QUERY
 from tests.helpers import differing, run, small_config
+from tests.processes import needs_mpirun
+from tests.test_mpirun import mpirun
 
 gymnasium = pytest.importorskip("gymnasium")
 spaces = gymnasium.spaces
@@ -253,6 +256,19 @@ def test_a_job_trains_and_a_resumed_one_is_the_same(kind, tmp_path):
     run(job(kind, runs=2), tmp_path, name="half.h5")
     resumed = run(job(kind, runs=4, resume=str(tmp_path / "half.h5")), tmp_path, name="half.h5")
     assert differing(whole, resumed) <= {"checkpoint/restarts"}
+
+
+@needs_mpirun
+def test_ranks_that_share_the_tasks_give_what_one_gives(tmp_path):
+    path = f"{__name__}.Ending"
+    options = ["--task", "Gymnasium", "--task.path", path, "--task.horizon", "8", "--task.trajectories", "3"]
+    options += ["--model", "GaussianPolicy", "--runs", "3", "--tasks", "2", "--workers", "2", "--exchange", "gather"]
+    options += ["--validation.tasks", "3", "--validation.steps", "1", "--dtype", "float64", "--chunk", "1"]
+    for ranks in (1, 2):
+        done = mpirun(ranks, "hpc_dmaml", *options, "--output", f"{ranks}.h5", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (results.read(tmp_path / f"{ranks}.h5", verify=True) for ranks in (1, 2))
+    assert differing(one, two) <= {"ranks/rank", "ranks/device"}
 
 
 @pytest.mark.parametrize(
