@@ -19,7 +19,8 @@ from hpc_dmaml import console, load
 from hpc_dmaml.engine import acting, objective_for
 from hpc_dmaml.meta_model import TrainedModel
 from hpc_dmaml.randomness import Purpose, generator
-from hpc_dmaml.tasks.navigation import QUERY, Plane, Points
+from hpc_dmaml.tasks.navigation import Plane, Points
+from hpc_dmaml.tasks.rollouts import QUERY
 
 
 def walks(model: TrainedModel, batch: Points, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

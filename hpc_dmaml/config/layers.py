@@ -158,7 +158,7 @@ def imports(flat: Layer) -> set[str]:
     """What a layer names that is not this package's: the import paths of the user's own parts."""
     flat = over(DEFAULTS, flat)
     paths = {path_of(flat[name]) for name in PARTS if flat[name] is not None and not is_own(flat[name])}
-    return paths | {str(flat.get(name, "torch.nn.")) for name in _import_fields(flat)}
+    return paths | {str(path) for name in _import_fields(flat) if (path := flat.get(name)) is not None}
 
 
 def own_parts(config: RunConfig) -> list[str]:

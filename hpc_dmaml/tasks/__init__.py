@@ -3,6 +3,7 @@
 from hpc_dmaml.tasks.arrays import Arrays
 from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskBatch, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.glyphs import Glyphs
+from hpc_dmaml.tasks.gymnasium_family import Gymnasium
 from hpc_dmaml.tasks.harmonic import Harmonic
 from hpc_dmaml.tasks.image_folder import ImageFolder
 from hpc_dmaml.tasks.navigation import Court, Navigation
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "Court",
     "Glyphs",
+    "Gymnasium",
     "Harmonic",
     "ImageFolder",
     "Navigation",

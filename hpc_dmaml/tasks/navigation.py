@@ -11,14 +11,11 @@ import numpy as np
 from hpc_dmaml.losses import GaussianPolicyGradient, Loss
 from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskFamily
-from hpc_dmaml.tasks.rollouts import Trajectories, samples
+from hpc_dmaml.tasks.rollouts import QUERY, Trajectories, check_settings, samples
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-QUERY = 1 << 20
-"""Stands in the key of the trajectories that a task is judged on, where else the number of the inner step stands."""
 
 
 class Walks(NamedTuple):
@@ -54,10 +51,7 @@ class Plane(TaskFamily):
         return GaussianPolicyGradient(self.form)
 
     def load(self) -> Any:
-        for name in ("trajectories", "horizon"):
-            require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
-        for name in ("discount", "smoothing"):
-            require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "from 0 to 1")
+        check_settings(self)
         return self
 
     def sample(

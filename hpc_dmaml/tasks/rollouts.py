@@ -5,9 +5,10 @@ B tasks of N trajectories of at most T steps. `made` is 1 for steps that were ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpc_dmaml.losses.policy_gradient import joined
+from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks.family import Samples
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
 RIDGE = 1e-5
 """Of the baseline's least squares."""
+QUERY = 1 << 20
+"""Where an inner step's number would stand in a key: the trajectories that a task is judged on."""
+
+
+def check_settings(family: Any) -> None:
+    """Raise ValueError unless a family's trajectories, horizon, discount, smoothing and form are possible."""
+    for name in ("trajectories", "horizon"):
+        require(getattr(family, name) >= 1, f"task.{name}", getattr(family, name), "1 or more")
+    for name in ("discount", "smoothing"):
+        require(0 <= getattr(family, name) <= 1, f"task.{name}", getattr(family, name), "from 0 to 1")
+    require(family.form in ("log_probability", "ratio"), "task.form", family.form, "log_probability or ratio")
 
 
 class Trajectories(NamedTuple):
