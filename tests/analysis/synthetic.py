@@ -102,8 +102,9 @@ def as_schema_1(path: Path) -> None:
             del file.attrs[name]
         content = yaml.safe_load(file.attrs["config"])
         if "algorithm" in content:
-            old = {name: content.pop(name) for name in ("task_reduction", "clip")}
-            content["maml"] = {**content.pop("algorithm")["init_args"], **old}
+            own = content.pop("algorithm")["init_args"]
+            old = {name: own[name] for name in ("inner_lr", "inner_steps", "first_order")}
+            content["maml"] = old | {name: content.pop(name) for name in ("task_reduction", "clip")}
         file.attrs["config"] = yaml.safe_dump(content, sort_keys=False)
         file.attrs["schema"] = 1
     seal(path)
