@@ -167,7 +167,7 @@ def test_old_and_new_files_are_drawn_together(tmp_path):
     as_schema_1(tmp_path / "0.h5")
     jobs = reader.read([tmp_path]).jobs
     assert {job.metric for job in jobs} == {ACCURACY}
-    assert jobs[0].fields == {**jobs[1].fields, "seed": 0}
+    assert jobs[0].fields == {name: jobs[1].fields[name] for name in jobs[0].fields} | {"seed": 0}
     pd.testing.assert_frame_equal(measures.curves(Settings(jobs, []), "metric", Options()), before)
 
 
