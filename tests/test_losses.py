@@ -1,4 +1,4 @@
-"""Losses: their derivatives, their metric, and how a file names them. A new one is a row in `LOSSES`."""
+"""Losses: their derivatives, their metric, and how a file names them. A new one is a row in `TABLE`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpc_dmaml.losses import (
     ACCURACY,
-    NAMES,
+    LOSSES,
     CategoricalPolicyGradient,
     CrossEntropy,
     GaussianPolicyGradient,
@@ -50,7 +50,7 @@ class Linear(Loss):
         return (z * targets).mean((1, 2))
 
 
-LOSSES: dict[str, Loss] = {
+TABLE: dict[str, Loss] = {
     "cross-entropy": CrossEntropy(),
     "squared error": SquaredError(),
     "one's own": Huber(0.7),
@@ -60,7 +60,7 @@ LOSSES: dict[str, Loss] = {
     "policy gradient of discrete actions": CategoricalPolicyGradient(),
     "the same as a ratio, discrete": CategoricalPolicyGradient("ratio"),
 }
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+every_loss = pytest.mark.parametrize("loss", TABLE.values(), ids=TABLE)
 
 
 def example(loss: Loss, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ def test_a_file_names_a_loss_with_its_settings(loss: Loss) -> None:
     assert named(loss) is loss
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_package_s_own_have_short_names(name: str) -> None:
     assert described(named(name)) == name
 

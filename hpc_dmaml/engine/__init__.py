@@ -27,10 +27,11 @@ from hpc_dmaml.engine.module import prepare
 from hpc_dmaml.engine.objective import Objective, Parameters
 from hpc_dmaml.engine.rates import Rates, rates
 from hpc_dmaml.engine.trial import try_out
-from hpc_dmaml.losses import Loss, named
+from hpc_dmaml.losses import LOSSES, Loss, named
 from hpc_dmaml.parameters import Layout
 
 __all__ = [
+    "LOSSES",
     "Engine",
     "InnerLoop",
     "MetaGradient",

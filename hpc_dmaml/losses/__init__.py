@@ -18,7 +18,7 @@ from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 __all__ = [
     "ACCURACY",
-    "NAMES",
+    "LOSSES",
     "CategoricalPolicyGradient",
     "CrossEntropy",
     "GaussianPolicyGradient",
@@ -29,7 +29,7 @@ __all__ = [
     "named",
 ]
 
-NAMES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "squared_error": SquaredError()}
+LOSSES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "squared_error": SquaredError()}
 """Short names of losses without settings, which a family and a file may use."""
 
 
@@ -37,14 +37,14 @@ def named(loss: object, trusted: Trusted = lambda path: True) -> Loss:
     """The loss that is given, or that `described` has described. Raises ValueError where it is none."""
     if isinstance(loss, Loss):
         return loss
-    if isinstance(loss, str) and loss in NAMES:
-        return NAMES[loss]
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss]
     try:
         content = load_yaml(loss) if isinstance(loss, str) else None
     except ValueError:
         content = None
     if not isinstance(content, dict) or content.keys() != {"class_path", "init_args"}:
-        raise ValueError(f"task: there is no loss {loss!r}; there are {', '.join(NAMES)}, or a Loss of your own")
+        raise ValueError(f"task: there is no loss {loss!r}; there are {', '.join(LOSSES)}, or a Loss of your own")
     kind = find("loss", Loss, content["class_path"], trusted)
     try:
         made: Loss = kind(**content["init_args"])
@@ -55,7 +55,7 @@ def named(loss: object, trusted: Trusted = lambda path: True) -> Loss:
 
 def described(loss: Loss) -> str:
     """A loss as text, for a file. Raises ValueError where its settings are no plain values."""
-    for name, known in NAMES.items():
+    for name, known in LOSSES.items():
         if loss == known:
             return name
     try:

@@ -89,6 +89,11 @@ class TaskBatch(Batch):
     def query(self, act: Act) -> Samples:
         return self.query_set
 
+    @property
+    def held_query(self) -> Samples:
+        """`query_set`, by the name that it had before."""
+        return self.query_set
+
     def __len__(self) -> int:
         return len(self.support_set.x)
 
@@ -139,7 +144,7 @@ class TaskSampler(Protocol):
 
     @property
     def loss(self) -> Loss | str:
-        """What is minimised, and measured besides; or its short name, one of `hpc_dmaml.losses.NAMES`."""
+        """What is minimised, and measured besides; or its short name, one of `hpc_dmaml.losses.LOSSES`."""
         ...
 
     @property
