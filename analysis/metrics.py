@@ -12,14 +12,9 @@ LOSS = Metric("loss", higher_is_better=False)
 """The loss, looked at as metrics are."""
 
 
-def unit(metric: Metric) -> str:
-    """As it stands behind a number; nothing for plain numbers."""
-    return "%" if metric.is_share else "" if metric.unit == "1" else metric.unit
-
-
 def words(metric: Metric) -> str:
     """On an axis: "accuracy", "return", "distance (m)"; the numbers of shares bear their sign themselves."""
-    return metric.name if metric.is_share or not unit(metric) else f"{metric.name} ({unit(metric)})"
+    return metric.name if metric.is_share or not metric.suffix else f"{metric.name} ({metric.suffix})"
 
 
 def chance(attributes: Mapping[str, Any]) -> float | None:

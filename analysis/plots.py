@@ -321,7 +321,7 @@ def comparison(
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(table) - 0.5, -0.5)
     quantity = settings.quantity(variable)
-    unit = metrics.unit(quantity) and f" ({metrics.unit(quantity)})"
+    unit = quantity.suffix and f" ({quantity.suffix})"
     if quantity.is_share:
         axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
         unit = " (percentage points)"

@@ -24,7 +24,6 @@ import command
 import figures
 import matplotlib
 import measures
-import metrics
 import numpy as np
 import pieces
 import plots
@@ -193,7 +192,7 @@ def _final(settings: Settings, options: Options) -> str:
     except ValueError as error:
         return f'<h3>Where it ends</h3><p class="note">{escape(str(error))}.</p>'
     quantity = settings.quantity(variable)
-    is_share, unit = quantity.is_share, metrics.unit(quantity)
+    is_share, unit = quantity.is_share, quantity.suffix
     steps = sorted(frame["step"].unique())
     shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
     ends = frame[frame["step"] == steps[-1]]

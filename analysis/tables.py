@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import command
 import figures
 import measures
-import metrics
 import pandas as pd
 import pieces
 import plots
@@ -90,7 +89,7 @@ def final(
             continue
         values = [pieces.number(row, quantity.is_share) for _, row in rows.iterrows()]
         lines.append([settings.label(key), f"{rows['runs'].iloc[0]:g}", str(rows["n"].iloc[0]), *values])
-    head[3:] = [f"{name} {metrics.unit(quantity)}".strip() for name in head[3:]]
+    head[3:] = [f"{name} {quantity.suffix}".strip() for name in head[3:]]
     return [head, *lines], frame.drop(columns="values")
 
 

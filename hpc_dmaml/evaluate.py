@@ -146,9 +146,8 @@ def _lines(found: Validation, metric: Metric | None) -> list[str]:
 
 
 def _shown(values: np.ndarray, metric: Metric) -> str:
-    if metric.is_share:
-        return f"{_interval(100 * values, 2)} %"
-    return _interval(values, 3) + (f" {metric.unit}" if metric.unit != "1" else "")
+    shown = _interval(100 * values, 2) if metric.is_share else _interval(values, 3)
+    return f"{shown} {metric.suffix}".rstrip()
 
 
 def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:

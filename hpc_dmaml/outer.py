@@ -49,12 +49,12 @@ class MetaModel:
         example.step(torch.ones_like(self.theta))
         return example
 
-    def load_optimizer_state(self, state: State, stepped: bool, what: str = "checkpoint/optimizer") -> None:
+    def load_optimizer_state(self, state: State, stepped: bool) -> None:
         """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
-        wanted = _types((self.example if stepped else MetaModel(self.theta, self._configured)).optimizer_state())
-        held = _types(state)
+        wanted = types_of((self.example if stepped else MetaModel(self.theta, self._configured)).optimizer_state())
+        held = types_of(state)
         if held != wanted:
-            raise ValueError(f"{what} is not the state of {self._configured}: {held}, not {wanted}")
+            raise ValueError(f"checkpoint/optimizer is not the state of {self._configured}: {held}, not {wanted}")
         self.set_optimizer_state(state)
 
     def set_optimizer_state(self, state: State) -> None:
@@ -68,5 +68,6 @@ class MetaModel:
             )
 
 
-def _types(state: State) -> dict[str, str]:
+def types_of(state: State) -> dict[str, str]:
+    """What a state consists of."""
     return {name: f"{value.dtype}{list(value.shape)}" for name, value in sorted(state.items())}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.optimizers import Optimizer
-from hpc_dmaml.outer import MetaModel, State
+from hpc_dmaml.outer import MetaModel, State, types_of
 from hpc_dmaml.placement import Placement
 
 GROUP = "checkpoint/workers/"
@@ -56,10 +56,12 @@ class OwnOptimizers:
         self, theta: Tensor, optimizer: Optimizer | None, state: Literal["kept", "fresh"], place: Placement
     ) -> None:
         self._place = place
-        hosted = place.hosted if optimizer is not None else ()
-        self.by_worker = {w: OwnOptimizer(theta, optimizer, state) for w in hosted if optimizer is not None}
+        self.by_worker: dict[int, OwnOptimizer] = {}
         self.are_kept = optimizer is not None and state == "kept"
-        self._example = MetaModel(theta, optimizer).example.optimizer_state() if self.are_kept and optimizer else {}
+        self._example: State = {}
+        if optimizer is not None:
+            self.by_worker = {worker: OwnOptimizer(theta, optimizer, state) for worker in place.hosted}
+            self._example = MetaModel(theta, optimizer).example.optimizer_state()
         self.gathered: State = {}
         """The states of all workers, by their names in the file, as they were when last gathered; on rank 0."""
 
@@ -89,8 +91,8 @@ class OwnOptimizers:
         """Go on with what a file holds below `GROUP`. Raises ValueError where it is another optimizer's."""
         if not self.are_kept:
             return
-        wanted = {"stepped": "int64[]"} | {n: f"{a.dtype}{list(a.shape)}" for n, a in self._example.items()}
-        held = {name: f"{a.dtype}{list(a.shape[1:])}" for name, a in stored.items()}
+        wanted = types_of({"stepped": np.zeros((), np.int64), **self._example})
+        held = types_of({name: np.empty(a.shape[1:], a.dtype) for name, a in stored.items()})
         if held != wanted or any(len(a) != self._place.workers for a in stored.values()):
             raise ValueError(
                 f"{GROUP} is not the state of {self._place.workers} local_optimizers: {held}, not {wanted}"

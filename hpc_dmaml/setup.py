@@ -31,7 +31,7 @@ from hpc_dmaml.start import beginning, is_normalized, start
 from hpc_dmaml.state import State
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskBatch, TaskFamily, TaskSampler
-from hpc_dmaml.tasks.border import check, check_sampler, draw
+from hpc_dmaml.tasks.border import check, check_place, check_sampler, draw
 from hpc_dmaml.tasks.image_classes import FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
@@ -64,11 +64,13 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     """Check and prepare everything. The output file's lock is held until `stack` closes. Raises Refusal."""
     config = replace(config, workers=config.workers or comm.size, schedule=config.schedule.over(config.runs))
     workers, warnings = config.workers or 1, []
+    by_region = isinstance(config.local_optimizer, optimizers.TRPO)
+    stepping = None if by_region else config.local_optimizer
     with comm.agreeing():
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
-        if config.local_optimizer is not None and not isinstance(config.local_optimizer, optimizers.TRPO):
-            optimizers.check(config.local_optimizer, "local_optimizer")
+        if stepping is not None:
+            optimizers.check(stepping, "local_optimizer")
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     lock = None
     with comm.agreeing():
@@ -97,11 +99,10 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
         set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")
     phi, place = phi.to(device), Placement(comm.size, workers, comm.rank)
     learner = make_learner(config, sampler, module, device, layout.model, comm)
-    stateless = isinstance(config.local_optimizer, optimizers.TRPO)
     with comm.agreeing():
-        if stateless:
+        if by_region:
             trust_region.check(learner.loss, config.algorithm, config.clip)
-    own = OwnOptimizers(phi, None if stateless else config.local_optimizer, config.local_state, place)
+    own = OwnOptimizers(phi, stepping, config.local_state, place)
     state = State(MetaModel(phi, config.optimizer), own, np.empty((0, workers)))
     if previous is not None:
         with comm.agreeing():
@@ -162,7 +163,9 @@ def make_learner(
         support, query = batch.support(0, act), batch.query(act)
         if not isinstance(batch, TaskBatch):  # whose data `draw` has not seen
             for what, samples in (("support", support), ("query", query)):
-                check(samples, sampler, f"task {type(sampler).__name__}: {split} {what}", 1, (device, dtype))
+                of = f"task {type(sampler).__name__}: {split} {what}"
+                check(samples, sampler, of, 1)
+                check_place(samples, device, dtype, of)
     draws = comm.all_gather_objects([digest(each.cpu().numpy()) for each in (*support, *query)])
     trial = None
     with comm.agreeing():

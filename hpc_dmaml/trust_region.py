@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.algorithms import MAML, Algorithm
-from hpc_dmaml.engine import Engine, MetaGradient, chunks, for_tasks
-from hpc_dmaml.engine.meta_gradient import acting
+from hpc_dmaml.engine import Engine, MetaGradient, acting, chunks, for_tasks
 from hpc_dmaml.losses import Loss
 from hpc_dmaml.losses.policy_gradient import Divergence, PolicyGradient
 from hpc_dmaml.optimizers import TRPO

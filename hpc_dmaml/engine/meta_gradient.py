@@ -117,7 +117,7 @@ class _Sweep:
             if goes_back or judged is not None:
                 stored = step if goes_back and self.keep == "activations" else None
                 kept.append(_Step(parameters, support, stored, judged))
-            parameters = descend(parameters, step.value, self._factor(k))
+            parameters = descend(parameters, step.value, at_step(self.factors, k))
             del step
         x, y = batch.query(acting(objective, parameters))
         losses, outputs, v, _ = self.judge.gradient(parameters, x, y)
@@ -127,7 +127,7 @@ class _Sweep:
             at, k = kept.pop(), len(kept)
             if goes_back:
                 step = at.gradient or objective.gradient(at.at, *at.support)
-                factor = self._factor(k)
+                factor = at_step(self.factors, k)
                 if self.rates is not None:
                     row = self.rates.row(k)
                     self._slopes[row] = _added(self._slopes[row], times(v, step.value))
@@ -139,9 +139,6 @@ class _Sweep:
             del at
         loss = self.judge.loss
         return v, loss.reported(losses, outputs, y), loss.measure(outputs, y)
-
-    def _factor(self, step: int) -> Factor:
-        return self.factors[min(step, len(self.factors) - 1)]
 
     def slopes(self) -> Tensor | None:
         """Σ over the tasks of dL_q/dvalues, (Q,)."""
@@ -168,7 +165,7 @@ def adapt(
     by_step = factors(objective, lr)
     for k in range(steps):
         support = batch.support(k, acting(objective, parameters))
-        factor = by_step[min(k, len(by_step) - 1)]
+        factor = at_step(by_step, k)
         if k >= trained and beyond != 1:
             factor = beyond * factor if isinstance(factor, float) else times(beyond, factor)
         parameters = descend(parameters, objective.gradient(parameters, *support).value, factor)
@@ -217,6 +214,10 @@ def for_tasks(parameters: Parameters, tasks: int) -> Parameters:
 def factors(objective: Objective, lr: float | Rates) -> list[Factor]:
     """α of the inner steps, as `descend` wants it; further steps are like the last."""
     return [objective.enter(row, 1) for row in lr.each()] if isinstance(lr, Rates) else [lr]
+
+
+def at_step(by_step: list[Factor], step: int) -> Factor:
+    return by_step[min(step, len(by_step) - 1)]
 
 
 def descend(parameters: Parameters, direction: Parameters, lr: Factor) -> Parameters:

@@ -18,5 +18,10 @@ class Metric(NamedTuple):
         """Does it lie from 0 to 1?"""
         return self.unit == "share"
 
+    @property
+    def suffix(self) -> str:
+        """What stands behind a number of it; nothing behind plain ones."""
+        return "%" if self.is_share else "" if self.unit == "1" else self.unit
+
 
 ACCURACY = Metric("accuracy", "share")

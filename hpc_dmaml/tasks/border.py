@@ -70,13 +70,22 @@ def draw(sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: in
     return batch
 
 
-def check(
-    samples: Samples, form: Form, what: str, tasks: int, place: tuple[torch.device, torch.dtype] | None = None
-) -> None:
+def check_place(samples: Samples, device: torch.device, dtype: torch.dtype, what: str) -> None:
+    """Raise ValueError unless samples that nobody will move any more are tensors on the device, of its precision."""
+    import torch
+
+    for part, given in zip("xy", samples, strict=True):
+        is_there = isinstance(given, torch.Tensor) and given.device == device
+        if not is_there or (given.is_floating_point() and given.dtype != dtype):
+            came = f"{type(given).__name__} of {torch.as_tensor(given).dtype} on {torch.as_tensor(given).device}"
+            raise ValueError(
+                f"{what} {part} must be a tensor of {dtype} on {device}, like the arrays of its batch, not {came}"
+            )
+
+
+def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
     """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets what the loss wants: class numbers
     (tasks, n) below `outputs`, or numbers (tasks, n, outputs), or its own affair (tasks, …).
-
-    `place`: samples that nobody will move any more must be tensors on this device, and real numbers of this precision.
     """
     import torch
 
@@ -94,11 +103,6 @@ def check(
         return f"shape {tuple(of.shape[1:])}" if of.dim() else "a single number"
 
     x, y = tensor("x", samples.x), tensor("y", samples.y)
-    for part, given, moved in (("x", samples.x, x), ("y", samples.y, y)) if place else ():
-        device, dtype = moved.device, moved.dtype if moved.is_floating_point() else place[1]  # type: ignore[index]
-        if not isinstance(given, torch.Tensor) or (device, dtype) != place:
-            came = f"{type(given).__name__} of {moved.dtype} on {device}"
-            refuse(part, came, f"a tensor of {place[1]} on {place[0]}, like the arrays of its batch")  # type: ignore[index]
     sample = ", ".join(map(str, form.sample_shape))
     if x.dim() < 2 or tuple(x.shape[2:]) != tuple(form.sample_shape) or x.shape[1] < 1:
         refuse("x", shape(x), f"n samples (n, {sample}) for a task")

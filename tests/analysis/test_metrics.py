@@ -54,7 +54,7 @@ def rates(folder, metric, **changes):
     [(ACCURACY, "accuracy", "%"), (RETURN, "return", ""), (DISTANCE, "distance (m)", "m"), (metrics.LOSS, "loss", "")],
 )
 def test_metrics_have_a_name_and_a_unit_in_words(metric, name, unit):
-    assert (metrics.words(metric), metrics.unit(metric)) == (name, unit)
+    assert (metrics.words(metric), metric.suffix) == (name, unit)
 
 
 @pytest.mark.parametrize("metric", [RETURN, DISTANCE, SUCCESS])
@@ -102,7 +102,7 @@ def test_the_best_is_the_greatest_or_the_least_as_the_metric_says(tmp_path, metr
     text = report.page(reader.read([tmp_path]), Options())
     (best,) = (row for row in text.split("<tr") if row.startswith(' class="best"'))
     assert "β 0.1<" in best
-    unit = metrics.unit(metric)
+    unit = metric.suffix
     assert f"{metric.name.capitalize()}{unit and f' in {unit}'} before adaptation" in text
     assert ("Chance is 20." in text) == (metric == ACCURACY)
     job = results.read(tmp_path / "0.1_0.h5")
