@@ -13,16 +13,16 @@ from hpc_dmaml.importing import described, did_you_mean, imported
 from hpc_dmaml.losses import CategoricalPolicyGradient, GaussianPolicyGradient, Loss
 from hpc_dmaml.randomness import seeded
 from hpc_dmaml.requirements import require
-from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskFamily
+from hpc_dmaml.tasks.family import Act, Split
 from hpc_dmaml.tasks.locomotion import ROBOTS
-from hpc_dmaml.tasks.rollouts import QUERY, Trajectories, check_settings, samples
+from hpc_dmaml.tasks.rollouts import Trajectories, TrajectoryBatch, TrajectoryFamily
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Gymnasium(TaskFamily):
+class Gymnasium(TrajectoryFamily):
     """Tasks in an environment with a Box of observations, and a Box or a Discrete set of actions.
 
     Its tasks are what its `sample_tasks(n)` gives, one of which `set_task(task)` or `reset_task(task)` sets; or values of
@@ -40,19 +40,11 @@ class Gymnasium(TaskFamily):
     """Keyword arguments that it is made with."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Further arguments, each from this range, evenly distributed: they are the task."""
-    trajectories: int = 20
-    """Trajectories that a task adapts on in each inner step, and is judged on."""
     horizon: int = 200
     """Steps of a trajectory at most."""
-    discount: float = 0.99
-    """γ of the advantages."""
-    smoothing: float = 1.0
-    """λ of their generalised estimation."""
-    form: str = "log_probability"
-    """Surrogate loss: log_probability (MAML's), or ratio, of the same gradient and a Hessian of lower variance."""
 
     def load(self) -> Environments:
-        check_settings(self)
+        self.check()
         for name, (low, high) in self.ranges.items():
             require(np.isfinite(high - low) and low <= high, f"task.ranges.{name}", (low, high), "a range")
             require(name not in self.arguments, f"task.ranges.{name}", (low, high), "left out: it is in task.arguments")
@@ -133,7 +125,7 @@ class Environments:
     @property
     def loss(self) -> Loss:
         kind = CategoricalPolicyGradient if self.is_discrete else GaussianPolicyGradient
-        return kind(self.family.form)  # type: ignore[arg-type]
+        return kind(self.family.form)
 
     def places(self, number: int) -> list[Place]:
         """Copies of the environment to make so many trajectories in at once."""
@@ -146,7 +138,7 @@ class Environments:
         """Tasks, and for each of them a key of its own for what its trajectories are drawn with."""
         drawn = self._draw(rng, tasks)
         keys = rng.integers(2**63, size=tasks)
-        return Rollouts(np.arange(tasks)[part], keys[part], drawn, self)
+        return Rollouts(keys[part], np.arange(tasks)[part], drawn, self)
 
     def _draw(self, rng: np.random.Generator, tasks: int) -> list[Any]:
         """Tasks by the environment, whose own generator and the global ones are made to follow from `rng`."""
@@ -210,14 +202,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Rollouts(Batch):
+class Rollouts(TrajectoryBatch):
     """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever samples them, with others
     or alone, gets the same, to the rounding of the policy's outputs, which bodies in contact soon magnify."""
 
     numbers: torch.Tensor | np.ndarray
     """(B,) int64, which of `tasks`."""
-    keys: torch.Tensor | np.ndarray
-    """(B,) int64"""
     tasks: list[Any]
     """All that were drawn together, in whatever form the environment has them."""
     environments: Environments
@@ -227,17 +217,11 @@ class Rollouts(Batch):
     def to(self, device: torch.device, dtype: torch.dtype) -> Rollouts:
         return replace(super().to(device, dtype), place=(device, dtype))
 
-    def support(self, step: int, act: Act) -> Samples:
-        return self.explore(step, act)
+    @property
+    def settings(self) -> Gymnasium:
+        return self.environments.family
 
-    def query(self, act: Act) -> Samples:
-        return self.explore(QUERY, act)
-
-    def explore(self, step: int, act: Act) -> Samples:
-        family = self.environments.family
-        return samples(self.trajectories(step, act), family.discount, family.smoothing)
-
-    def trajectories(self, step: int, act: Act) -> Trajectories:
+    def walk(self, step: int, act: Act) -> Trajectories:
         """All tasks and trajectories side by side: the policy is asked once a time step. Steps that were not made are 0."""
         import torch
 
@@ -276,8 +260,7 @@ class Rollouts(Batch):
         import torch
 
         family = self.environments.family
-        keys = torch.as_tensor(self.keys).tolist()
-        generators = [np.random.Generator(np.random.Philox(key=[key, step])) for key in keys]
+        generators = self.generators(step)
         seeds = [int(seed) for each in generators for seed in each.integers(2**31, size=family.trajectories)]
         shape = (family.trajectories, family.horizon, self.environments.choices)
         return seeds, torch.from_numpy(np.stack([each.standard_normal(shape) for each in generators]))

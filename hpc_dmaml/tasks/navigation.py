@@ -4,45 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from hpc_dmaml.losses import GaussianPolicyGradient, Loss
 from hpc_dmaml.requirements import require
-from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskFamily
-from hpc_dmaml.tasks.rollouts import QUERY, Trajectories, check_settings, samples
+from hpc_dmaml.tasks.family import Act, Split
+from hpc_dmaml.tasks.rollouts import QUERY, Trajectories, TrajectoryBatch, TrajectoryFamily
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-class Walks(NamedTuple):
-    """`Trajectories`, and where they were."""
-
-    states: Tensor
-    actions: Tensor
-    rewards: Tensor
-    made: Tensor
-    positions: Tensor
-    """(B, N, T, 2), before each step; at rest behind the end."""
-
-
 @dataclass(frozen=True)
-class Plane(TaskFamily):
+class Plane(TrajectoryFamily):
     """Base of the families: where a point starts, what it sees, and where a step leads."""
-
-    trajectories: int = 20
-    """Trajectories that a task adapts on in each inner step, and as many that it is judged on."""
-    horizon: int = 100
-    """Steps of a trajectory at most."""
-    discount: float = 0.99
-    """γ of the advantages."""
-    smoothing: float = 1.0
-    """λ of their generalised estimation."""
-    form: Literal["log_probability", "ratio"] = "log_probability"
-    """Surrogate loss: log_probability (MAML's), or ratio, of the same gradient and a Hessian of lower variance."""
 
     outputs: ClassVar[int] = 4
 
@@ -51,7 +29,7 @@ class Plane(TaskFamily):
         return GaussianPolicyGradient(self.form)
 
     def load(self) -> Any:
-        check_settings(self)
+        self.check()
         return self
 
     def sample(
@@ -60,7 +38,7 @@ class Plane(TaskFamily):
         """Starts and goals, and for each task a key of its own for what its trajectories are drawn with."""
         starts, goals = self.places(rng, tasks)
         keys = rng.integers(2**63, size=tasks)
-        return Points(starts[part], goals[part], keys[part], self)
+        return Points(keys[part], starts[part], goals[part], self)
 
     @abstractmethod
     def places(self, rng: np.random.Generator, tasks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,33 +58,30 @@ class Plane(TaskFamily):
 
 
 @dataclass(frozen=True)
-class Points(Batch):
-    """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever draws them, with other
-    tasks or without, gets the same."""
+class Points(TrajectoryBatch):
+    """B tasks, with all that they do in tensors."""
 
     starts: Any
     """(B, 2)"""
     goals: Any
     """(B, 2)"""
-    keys: Any
-    """(B,) int64"""
     family: Plane
 
-    def support(self, step: int, act: Act) -> Samples:
-        return self._samples(self.walk(step, act))
-
-    def query(self, act: Act) -> Samples:
-        return self._samples(self.walk(QUERY, act))
+    @property
+    def settings(self) -> Plane:
+        return self.family
 
     def oracle(self) -> Tensor:
         """The mean return of going straight to the goal, (B,)."""
         return self.walk(QUERY, None).rewards.sum(-1).mean(-1)
 
-    def _samples(self, walked: Walks) -> Samples:
-        return samples(Trajectories(*walked[:4]), self.family.discount, self.family.smoothing)
+    def walk(self, step: int, act: Act | None) -> Trajectories:
+        """By the policy, or straight to the goal."""
+        return self.paths(step, act)[0]
 
-    def walk(self, step: int, act: Act | None) -> Walks:
-        """All tasks and trajectories side by side, one step after another; by the policy, or straight to the goal."""
+    def paths(self, step: int, act: Act | None) -> tuple[Trajectories, Tensor]:
+        """All tasks and trajectories side by side, one step after another, and their positions (B, N, T, 2) before each step;
+        behind its end a trajectory is at rest."""
         import torch
 
         family = self.family
@@ -125,16 +100,15 @@ class Points(Batch):
             after, reward, is_last = family.move(position, action, goal)
             steps.append((seen, action, reward * made, made, position))
             made, position = made * ~is_last, torch.where((made > 0).unsqueeze(-1), after, position)
-        return Walks(*(torch.stack(each, 2) for each in zip(*steps, strict=True)))
+        *walked, positions = (torch.stack(each, 2) for each in zip(*steps, strict=True))
+        return Trajectories(*walked), positions
 
     def _noise(self, step: int) -> Tensor:
         """(B, N, T, 2), normal; each task's from a generator of its own."""
         import torch
 
         shape = (self.family.trajectories, self.family.horizon, 2)
-        keys = torch.as_tensor(self.keys).tolist()
-        draws = [np.random.Generator(np.random.Philox(key=[key, step])).standard_normal(shape) for key in keys]
-        return torch.from_numpy(np.stack(draws))
+        return torch.from_numpy(np.stack([each.standard_normal(shape) for each in self.generators(step)]))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ B tasks of N trajectories of at most T steps. `made` is 1 for steps that were ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from hpc_dmaml.losses.policy_gradient import joined
 from hpc_dmaml.requirements import require
-from hpc_dmaml.tasks.family import Samples
+from hpc_dmaml.tasks.family import Act, Batch, Samples, TaskFamily
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,15 +22,6 @@ RIDGE = 1e-5
 """Of the baseline's least squares."""
 QUERY = 1 << 20
 """Where an inner step's number would stand in a key: the trajectories that a task is judged on."""
-
-
-def check_settings(family: Any) -> None:
-    """Raise ValueError unless a family's trajectories, horizon, discount, smoothing and form are possible."""
-    for name in ("trajectories", "horizon"):
-        require(getattr(family, name) >= 1, f"task.{name}", getattr(family, name), "1 or more")
-    for name in ("discount", "smoothing"):
-        require(0 <= getattr(family, name) <= 1, f"task.{name}", getattr(family, name), "from 0 to 1")
-    require(family.form in ("log_probability", "ratio"), "task.form", family.form, "log_probability or ratio")
 
 
 class Trajectories(NamedTuple):
@@ -38,6 +33,57 @@ class Trajectories(NamedTuple):
     """(B, N, T), 0 for steps that were not made."""
     made: Tensor
     """(B, N, T)"""
+
+
+@dataclass(frozen=True)
+class TrajectoryFamily(TaskFamily):
+    """Base of the families whose samples are a policy's trajectories."""
+
+    trajectories: int = 20
+    """Trajectories that a task adapts on in each inner step, and as many that it is judged on."""
+    horizon: int = 100
+    """Steps of a trajectory at most."""
+    discount: float = 0.99
+    """γ of the advantages."""
+    smoothing: float = 1.0
+    """λ of their generalised estimation."""
+    form: Literal["log_probability", "ratio"] = "log_probability"
+    """Surrogate loss: log_probability (MAML's), or ratio, of the same gradient and a Hessian of lower variance."""
+
+    def check(self) -> None:
+        """Raise ValueError unless these fields are possible."""
+        for name in ("trajectories", "horizon"):
+            require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
+        for name in ("discount", "smoothing"):
+            require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "from 0 to 1")
+        require(self.form in ("log_probability", "ratio"), "task.form", self.form, "log_probability or ratio")
+
+
+@dataclass(frozen=True)
+class TrajectoryBatch(Batch):
+    """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever draws them, with other
+    tasks or without, gets the same."""
+
+    keys: Any
+    """(B,) int64, of what each task's trajectories are drawn with."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> TrajectoryFamily: ...
+
+    @abstractmethod
+    def walk(self, step: int, act: Act) -> Trajectories:
+        """All tasks' trajectories of an inner step, or of the query (`QUERY`)."""
+
+    def support(self, step: int, act: Act) -> Samples:
+        return samples(self.walk(step, act), self.settings.discount, self.settings.smoothing)
+
+    def query(self, act: Act) -> Samples:
+        return self.support(QUERY, act)
+
+    def generators(self, step: int) -> list[np.random.Generator]:
+        """One for each task."""
+        return [np.random.Generator(np.random.Philox(key=[int(key), step])) for key in self.keys]
 
 
 def samples(of: Trajectories, discount: float, smoothing: float) -> Samples:

@@ -15,7 +15,7 @@ from hpc_dmaml.config import Validation, from_yaml, own_parts, parse, to_yaml
 from hpc_dmaml.models import MLP, GaussianPolicy
 from hpc_dmaml.optimizers import Adam
 from hpc_dmaml.tasks import Gymnasium
-from hpc_dmaml.tasks.gymnasium_family import QUERY
+from hpc_dmaml.tasks.rollouts import QUERY
 from tests.helpers import differing, run, small_config
 from tests.processes import needs_mpirun
 from tests.test_mpirun import mpirun
@@ -160,10 +160,10 @@ KINDS = [
 def test_trajectories_do_not_depend_on_which_tasks_are_sampled_together_or_again(of, policy):
     whole = batch(of)
     for step in (0, 1, QUERY):
-        expected = whole.trajectories(step, policy)
+        expected = whole.walk(step, policy)
         for part in (slice(0, 1), slice(1, 4), slice(3, 4)):
             for some in (whole.part(part), batch(of, part=part)):
-                given = some.trajectories(step, policy)
+                given = some.walk(step, policy)
                 assert all(torch.equal(a, b[part]) for a, b in zip(given, expected, strict=True))
     support, query = whole.support(0, policy), whole.query(policy)
     assert not torch.equal(support.x, query.x)
@@ -175,7 +175,7 @@ def test_trajectories_do_not_depend_on_which_tasks_are_sampled_together_or_again
 def test_trajectories_are_those_of_a_plain_loop(kind):
     of, policy = family(kind, horizon=12), choose if kind is Left else act
     whole, choices = batch(of), 3 if kind is Left else 1
-    given = whole.trajectories(1, policy)
+    given = whole.walk(1, policy)
     env = kind()
     for b, n in ((0, 0), (2, 1)):
         rng = np.random.Generator(np.random.Philox(key=[int(whole.keys[b]), 1]))
@@ -205,12 +205,12 @@ def test_trajectories_are_those_of_a_plain_loop(kind):
 
 
 def test_steps_behind_an_end_are_masked():
-    made = batch(family(Ending, horizon=12)).trajectories(0, act).made
+    made = batch(family(Ending, horizon=12)).walk(0, act).made
     lengths = made.sum(-1)
     assert (made.cumprod(-1) == made).all()
     assert lengths.min() < 12
     assert len(lengths.unique()) > 1
-    assert (batch(family(Wrapped)).trajectories(0, act).made.sum(-1) == 4).all()  # by a time limit of its own
+    assert (batch(family(Wrapped)).walk(0, act).made.sum(-1) == 4).all()  # by a time limit of its own
 
 
 def test_discrete_actions_come_with_the_policys_probabilities():
@@ -230,14 +230,14 @@ def test_shapes_and_loss_follow_from_the_environment():
 
 def test_environments_are_made_once():
     whole = batch(family(Point))
-    whole.trajectories(0, act)
+    whole.walk(0, act)
     before = [place.env for place in whole.environments.places(12)]
-    whole.trajectories(1, act)
+    whole.walk(1, act)
     assert all(a is b.env for a, b in zip(before, whole.environments.places(12), strict=True))
 
 
 def test_a_policy_that_is_not_finite_gives_a_return_that_is_not():
-    assert batch(family(Point)).trajectories(0, lambda x: act(x) * np.nan).rewards[..., 0].isnan().all()
+    assert batch(family(Point)).walk(0, lambda x: act(x) * np.nan).rewards[..., 0].isnan().all()
 
 
 def job(kind=Point, **changes):
