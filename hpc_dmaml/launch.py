@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from hpc_dmaml.communicator import Communicator, Refusal, connect
 from hpc_dmaml.launcher import launched_rank
+from hpc_dmaml.requirements import TaskFailure
 from hpc_dmaml.versions import git_commit
 
 COMPLETE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
@@ -47,7 +48,8 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
     except BaseException as error:
         reason = str(error) or type(error).__name__
         with suppress(OSError):
-            traceback.print_exc()
+            if not isinstance(error, TaskFailure):
+                traceback.print_exc()
             print(f"hpc_dmaml: rank {comm.rank} failed: {reason}. The whole job ends.", file=sys.stderr, flush=True)
         comm.abort(FAILED)
         raise

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 
 
+class TaskFailure(ValueError):
+    """A task's data could not be made, by an environment for example: the message names it, and says all there is to say."""
+
+
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise ValueError, naming the field, unless the condition holds."""
     if not condition:

@@ -22,12 +22,13 @@ from tests.processes import Job, needs_mpirun
 KILLS = int(os.environ.get("HPC_DMAML_KILLS", "8"))
 RUNS_BETWEEN_KILLS = 25
 HOW = {
-    "plain": [],
-    "learned rates and a worker's own Adam": ["--algorithm", "MetaSGD", "--local_optimizer", "Adam", "--epochs", "2"],
+    "plain": "--task Sinusoid --model MLP",
+    "learned rates and a worker's own Adam": "--task Sinusoid --model MLP --algorithm MetaSGD --local_optimizer Adam --epochs 2",
+    "trajectories": "--task Navigation --task.trajectories 2 --task.horizon 3 --model GaussianPolicy",
 }
 RUNS = KILLS * RUNS_BETWEEN_KILLS
 ARGUMENTS = (
-    "--task Sinusoid --model MLP --model.hidden [5] --tasks 2 --algorithm.inner_lr 0.01 --threads 1 --exchange gather "
+    "--model.hidden [5] --tasks 2 --algorithm.inner_lr 0.01 --threads 1 --exchange gather "
     f"--weight_generator LossMovingAverage --runs {RUNS} --validation.every 10 --validation.tasks 2 --resume auto"
 ).split()
 
@@ -48,7 +49,7 @@ def runs_in(path: Path) -> int:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_killed_at_any_moment_a_job_loses_nothing_and_ends_where_an_undisturbed_one_does(how, tmp_path):
-    arguments = [*ARGUMENTS, *how]
+    arguments = [*how.split(), *ARGUMENTS]
     with Job(2, *arguments, "--output", "whole.h5", cwd=tmp_path) as job:
         assert job.end(limit_s=300) == 0, job.err
     path, rng, h5dump = tmp_path / "x.h5", random.Random(), shutil.which("h5dump")

@@ -12,7 +12,7 @@ import numpy as np
 from hpc_dmaml.importing import described, did_you_mean, imported
 from hpc_dmaml.losses import CategoricalPolicyGradient, GaussianPolicyGradient, Loss
 from hpc_dmaml.randomness import seeded
-from hpc_dmaml.requirements import require
+from hpc_dmaml.requirements import TaskFailure, require
 from hpc_dmaml.tasks.family import Act, Split
 from hpc_dmaml.tasks.locomotion import ROBOTS
 from hpc_dmaml.tasks.rollouts import Trajectories, TrajectoryBatch, TrajectoryFamily
@@ -57,16 +57,15 @@ class Gymnasium(TrajectoryFamily):
 
     def make(self, **task: float) -> Any:
         """A new environment. Raises ValueError."""
+        maker = self._maker()
         try:
-            return self._maker()(**self.arguments, **task)
-        except ValueError:
-            raise
+            return maker(**self.arguments, **task)
         except Exception as error:  # it may be the user's own
             text = f"task: {self.name} cannot be made: {described(error)}"
             is_missing = isinstance(error, ImportError) or type(error).__name__ == "DependencyNotInstalled"
             if is_missing and self.path is None and (self.environment in ROBOTS or "mujoco" in self._entry_point()):
                 text += '. It needs MuJoCo: pip install "hpc_dmaml[mujoco]"'
-            raise ValueError(text) from error
+            raise TaskFailure(text) from error
 
     def _maker(self) -> Callable[..., Any]:
         require((self.environment is None) != (self.path is None), "task", self, "given an environment or a path")
@@ -151,7 +150,7 @@ class Environments:
                 innermost.np_random = np.random.default_rng(seed)
             drawn = list(_method(env, "sample_tasks")(tasks))  # type: ignore[misc]
         if len(drawn) != tasks:
-            raise ValueError(f"task: {self.family.name}.sample_tasks({tasks}) gives {len(drawn)} tasks")
+            raise TaskFailure(f"task: {self.family.name}.sample_tasks({tasks}) gives {len(drawn)} tasks")
         return drawn
 
     def actions(self, outputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -197,7 +196,7 @@ class Place:
     def _checked(self, numbers: Any, what: str) -> np.ndarray:
         flat = np.array(numbers, np.float64).reshape(-1)
         if not np.isfinite(flat).all():
-            raise ValueError(f"task: {self.family.name}, task {_short(self.task)}: the {what} is not finite")
+            raise TaskFailure(f"task: {self.family.name}, task {_short(self.task)}: the {what} is not finite")
         return flat
 
 
@@ -276,14 +275,14 @@ def _gymnasium(extra: str = "gymnasium") -> Any:
 
 @contextmanager
 def _naming(family: Gymnasium, what: str, task: Any = None) -> Iterator[None]:
-    """Raise ValueError, naming environment and task, where the environment fails in any way."""
+    """Raise TaskFailure, naming environment and task, where the environment fails in any way."""
     try:
         yield
+    except TaskFailure:
+        raise
     except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith("task: "):
-            raise
         of = "" if task is None else f", task {_short(task)}"
-        raise ValueError(f"task: {family.name}{of}: {what} failed: {described(error)}") from error
+        raise TaskFailure(f"task: {family.name}{of}: {what} failed: {described(error)}") from error
 
 
 def _short(task: Any) -> str:

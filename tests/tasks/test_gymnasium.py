@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from hpc_dmaml import results
-from hpc_dmaml.communicator import Refusal
-from hpc_dmaml.config import Validation, from_yaml, own_parts, parse, to_yaml
+from hpc_dmaml.communicator import Communicator, Refusal
+from hpc_dmaml.config import Checkpoint, Validation, from_yaml, own_parts, parse, to_yaml
+from hpc_dmaml.launch import launch
 from hpc_dmaml.models import MLP, GaussianPolicy
 from hpc_dmaml.optimizers import Adam
+from hpc_dmaml.requirements import TaskFailure
+from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Gymnasium
 from hpc_dmaml.tasks.rollouts import QUERY
 from tests.helpers import differing, run, small_config
@@ -300,9 +303,23 @@ def test_what_is_wrong_is_refused_and_named(of, message, tmp_path):
 
 
 def test_an_environment_that_fails_in_the_middle_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"task: .*Fragile, task \{'goal': .*\}: step failed: the simulator is gone"):
+    with pytest.raises(TaskFailure, match=r"task: .*Fragile, task \{'goal': .*\}: step failed: the simulator is gone"):
         run(job(Fragile, runs=100), tmp_path)
     assert Fragile.left < 0
+
+
+def test_it_ends_the_job_with_one_message_and_the_file_as_it_last_was(tmp_path, capsys, monkeypatch):
+    codes: list[int] = []
+    monkeypatch.setattr(Communicator, "abort", lambda self, code: codes.append(code))
+    monkeypatch.setattr(Fragile, "left", 2000)
+    config = replace(job(Fragile, runs=100), output=str(tmp_path / "x.h5"), checkpoint=Checkpoint(every=1))
+    with pytest.raises(TaskFailure):
+        launch(lambda: config, run_job)
+    shown = capsys.readouterr().err
+    assert codes == [1]
+    assert "Traceback" not in shown
+    assert shown.count("the simulator is gone") == 1
+    assert results.read(tmp_path / "x.h5", verify=True)["runs/run"].size > 0
 
 
 @pytest.mark.parametrize(("name", "extra"), [("HalfCheetahDirection", "mujoco"), ("Pendulum-v1", "gymnasium")])
