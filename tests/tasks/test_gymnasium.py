@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from examples import own_environment
 from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Checkpoint, Validation, from_yaml, own_parts, parse, to_yaml
@@ -300,6 +302,17 @@ def test_ranks_that_share_the_tasks_give_what_one_gives(tmp_path):
 def test_what_is_wrong_is_refused_and_named(of, message, tmp_path):
     with pytest.raises(Refusal, match=message):
         run(replace(job(), task=of), tmp_path)
+
+
+def test_the_example_of_an_environment_of_ones_own_trains(tmp_path):
+    lines = str(own_environment.__doc__).replace("\\\n", " ").splitlines()
+    command = shlex.split(next(line for line in lines if "mpirun" in line))
+    arguments = command[command.index("hpc_dmaml") + 1 :]
+    few = "--runs 2 --tasks 2 --task.trajectories 2 --task.horizon 4 --validation.every 2 --validation.tasks 2 --threads 1"
+    found = run(parse([*arguments, *few.split()]), tmp_path)
+    assert found.status == "complete"
+    assert found.config["task"]["init_args"]["path"] == "examples.own_environment.Room"
+    assert np.isfinite(found["validation/metric"]).all()
 
 
 def test_an_environment_that_fails_in_the_middle_is_named(tmp_path):

@@ -1,0 +1,134 @@
+"""What one run of a reinforcement-learning job takes on one core, and where it goes.
+
+    python benchmarks/reinforcement_learning.py                            navigation: 20 tasks of 20 trajectories of 100 steps
+    python benchmarks/reinforcement_learning.py --config navigation_trpo --config half_cheetah_direction
+
+Each preset by the layers' own formulas and by autograd, run after run in turn, on the same tasks with the same keys. The
+table (Markdown) shows medians: a worker's whole run, environment steps a second in it (a trajectory that has ended counts
+no further), what sampling takes of it, and how far the two updates are from each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hpc_dmaml.config import parse
+from hpc_dmaml.engine import objective_for
+from hpc_dmaml.engine.allocator import keep_freed_memory
+from hpc_dmaml.placement import Placement
+from hpc_dmaml.setup import make_learner
+from hpc_dmaml.start import beginning, build_module
+from hpc_dmaml.tasks.rollouts import TrajectoryBatch
+from hpc_dmaml.worker import Learner, work
+
+
+@dataclass
+class Sampling:
+    """What sampling took, and how many steps were made in it."""
+
+    seconds: float = 0.0
+    steps: float = 0.0
+
+
+@dataclass
+class Measured:
+    """A way of differentiation, and what its runs took."""
+
+    learner: Learner
+    seconds: list[float] = field(default_factory=list)
+    sampling: list[Sampling] = field(default_factory=list)
+    update: torch.Tensor | None = None
+
+    def row(self, name: str, peer: Measured) -> list[str]:
+        run = statistics.median(self.seconds)
+        sampling = statistics.median(s.seconds / r for s, r in zip(self.sampling, self.seconds, strict=True))
+        speed = statistics.median(s.steps / r for s, r in zip(self.sampling, self.seconds, strict=True))
+        assert self.update is not None
+        assert peer.update is not None
+        away = ((self.update - peer.update).norm() / peer.update.norm()).item()
+        derivatives = self.learner.engine.objective.derivatives
+        return [name, derivatives, f"{run:.3f}", f"{speed:,.0f}", f"{sampling:.0%}", f"{away:.0e}"]
+
+
+@contextmanager
+def timed(sampling: Sampling) -> Iterator[None]:
+    """Note in `sampling` whatever is sampled meanwhile."""
+    kinds = [kind for kind in _subclasses(TrajectoryBatch) if "walk" in vars(kind)]  # type: ignore[type-abstract]
+    originals = [kind.walk for kind in kinds]
+
+    def noting(walk: Callable[..., Any]) -> Callable[..., Any]:
+        def walked(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            found = walk(*arguments)
+            sampling.seconds += time.perf_counter() - start
+            sampling.steps += found.made.sum().item()
+            return found
+
+        return walked
+
+    for kind, walk in zip(kinds, originals, strict=True):
+        kind.walk = noting(walk)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for kind, walk in zip(kinds, originals, strict=True):
+            kind.walk = walk  # type: ignore[method-assign]
+
+
+def _subclasses(kind: type[TrajectoryBatch]) -> Iterator[type[TrajectoryBatch]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def measure(name: str, options: list[str], seconds: float) -> list[list[str]]:
+    """Rows of a preset's two ways."""
+    config = parse(["--config", name, *options])
+    sampler = config.task.load()
+    module = build_module(config, sampler.sample_shape, sampler.outputs)
+    learner = make_learner(config, sampler, module, torch.device("cpu"))
+    objective = learner.engine.objective
+    general = objective_for(module, sampler.sample_shape, objective.loss, objective.layout, layerwise=False)
+    ways = [
+        Measured(learner),
+        Measured(Learner(config, sampler, learner.training, learner.engine._replace(objective=general))),
+    ]
+    phi, alone = beginning(config.algorithm, objective.layout, module), Placement(1, 1, 0)
+    end, run = time.perf_counter() + seconds, 0
+    while run < 3 or time.perf_counter() < end:
+        for way in ways:
+            sampling, start = Sampling(), time.perf_counter()
+            with timed(sampling):
+                update, _ = work(way.learner, phi, 0, 0, alone, None)
+            if run:  # the first warms up
+                way.seconds.append(time.perf_counter() - start)
+                way.sampling.append(sampling)
+            way.update = update
+        run += 1
+    return [way.row(name, ways[1]) for way in ways]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A run of reinforcement learning on one core.")
+    parser.add_argument("--config", action="append", metavar="PRESET", help="default: navigation")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of each preset (default: 20)")
+    given, options = parser.parse_known_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    print("| preset | derivatives | a run, s | steps a second | sampling | away from autograd's |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    for name in given.config or ["navigation"]:
+        for row in measure(name, options, given.seconds):
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
