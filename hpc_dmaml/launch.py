@@ -28,6 +28,7 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
     Bad input is refused before MPI is loaded where the command line shows it, else by all ranks together. An exception
     on one rank ends all of them at once, because the others would wait for it forever.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads leave the core; read when torch is loaded
     try:
         settings = parse()
         if launched_rank(os.environ) == 0:
