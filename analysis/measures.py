@@ -26,8 +26,8 @@ class Options:
 
     interval: stats.Kind = "t"
     level: float = stats.LEVEL
-    degree: int | None = stats.DEGREE
-    """Of the polynomial fit; None for no fit."""
+    degree: int | None = None
+    """Of the thesis's polynomial fit; None for a moving average."""
     step: int | None = None
     """Adaptation step of the validation; None for the last."""
     last: float = 0.1
@@ -130,8 +130,9 @@ class Settings:
 def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
     """Validation over runs, loss or metric (`variable`): a row for each setting and validation.
 
-    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), and fit, fit_low,
-    fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
+    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), window and
+    smooth, smooth_low, smooth_high: mean and limits of the seeds' moving averages over so many validations; with
+    `options.degree` also fit, fit_low, fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
     """
     parts = []
     for key, jobs in settings.jobs.items():
@@ -144,12 +145,15 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             raise ValueError(f"step: {wanted} is more than the {last} adaptation steps of the validation")
         table = table[table["step"] == (last if wanted is None else wanted)]
         wide = table.pivot(index="run", columns="job", values=[variable, "seen_tasks", "wall_s"])
-        summary = options.summarise(stats.known(wide[variable].to_numpy()).T)
+        values = stats.known(wide[variable].to_numpy()).T
+        window = stats.window_for(len(wide))
+        summary, smooth = options.summarise(values), options.summarise(stats.smoothed(values, window))
         rows = {
             "variable": settings.quantity(variable).name, "step": last if wanted is None else wanted,
             "runs": wide.index.to_numpy() + 1,
             **{x: stats.mean(stats.known(wide[x].to_numpy()), axis=1) for x in ("seen_tasks", "wall_s")},
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
+            "window": window, "smooth": smooth.mean, "smooth_low": smooth.low, "smooth_high": smooth.high,
         }  # fmt: skip
         if options.degree is not None:
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):

@@ -21,6 +21,7 @@ from drawing import (
     draw_curve,
     draw_workers,
     frame_means,
+    is_fitted,
     legend,
     legend_below,
     name_axes,
@@ -347,9 +348,9 @@ def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[st
             notes.append(f"{label}: some points are of {rows['n'].min()} of {len(jobs)} seeds only")
         if missing := len(_of(lost, settings, key)):
             notes.append(f"{label}: {missing} of {len(rows)} points are left out: {stats.GAPS}")
-        if options.degree and stats.degree_for(len(rows), options.degree) < options.degree:
-            degree = stats.degree_for(len(rows), options.degree)
-            notes.append(f"{label}: {len(rows)} points bear a polynomial of degree {degree}, not {options.degree}")
+        if options.degree and not is_fitted(rows):
+            few = f"{len(rows)} points are too few for a polynomial of degree {options.degree}"
+            notes.append(f"{label}: {few}: it takes {stats.POINTS_A_DEGREE * options.degree}")
     return tuple(notes)
 
 
