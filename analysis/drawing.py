@@ -32,7 +32,8 @@ PIXELS = 120
 def draw_curve(
     axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float = 0.13
 ) -> None:
-    """Points of the means, their fit or moving average as a line, and its limits as a band of so much colour."""
+    """Points of the means, their fit or moving average as a line, and its limits, where they mean something, as a band of so
+    much colour."""
     if rows.empty:
         return
     places, colour = rows[x] / scale, line["color"]
@@ -42,7 +43,7 @@ def draw_curve(
         axis.plot(places, stats.known(rows["mean"]), ".", color=colour, ms=size, alpha=alpha, mew=0, zorder=1.5)
     mean, low, high = (stats.known(rows[name]) for name in (drawn, f"{drawn}_low", f"{drawn}_high"))
     style.plot(axis, places, mean, label=label, **line)
-    if np.isfinite(low).any():
+    if rows["n"].max() >= stats.FEWEST:
         axis.fill_between(places, low, high, color=colour, alpha=band, linewidth=0)
 
 
@@ -166,9 +167,11 @@ def caption(
     words = [text]
     if repetitions and settings.repeated:
         words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
+        words += [settings.few_seeds] if options and settings.few_seeds else []
     elif repetitions:
         words.append("One seed: no confidence interval.")
     if curves is not None:
+        words += [settings.cut(curves)] if settings.cut(curves) else []
         words += _how_drawn(curves, list(settings.by), options)
     unfinished = [job for job in settings.all_jobs if job.status != "complete"]
     if unfinished:

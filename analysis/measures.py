@@ -16,6 +16,8 @@ import style
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
 
+NOT_NEGATIVE = {"cross_entropy", "squared_error"}
+"""Losses."""
 PARTS = ("work", "exchange", "wait", "validation")
 """What a rank's time goes to, as the columns of the table ranks name it."""
 
@@ -109,11 +111,36 @@ class Settings:
         found = {job.metric for job in self.all_jobs}
         return found.pop() if len(found) == 1 else None
 
+    def cut(self, table: pd.DataFrame) -> str:
+        """What to say of a table of the variable whose limits end at what is possible."""
+        least, most = self.limits("loss" if table["variable"].iloc[0] == metrics.LOSS.name else "metric")
+        if not ((table["low"] == least).any() or (table["high"] == most).any()):
+            return ""
+        return f"Intervals are cut at {'0 and 100 %' if most == 1 else '0'}."
+
+    def limits(self, variable: str) -> tuple[float, float]:
+        """Between which the variable lies by its nature."""
+        if self.quantity(variable).is_share:
+            return 0.0, 1.0
+        losses = {str(job.attributes["loss"]) for job in self.all_jobs}
+        return (0.0 if variable == "loss" and losses <= NOT_NEGATIVE else -np.inf), np.inf
+
     def quantity(self, variable: str) -> Metric:
         """What the numbers of the variable are, loss or metric. Raises ValueError where the jobs have no metric in common."""
         if variable == "metric" and self.metric is None:
             raise ValueError("the files have no metric in common")
         return (variable == "metric" and self.metric) or metrics.LOSS
+
+    @property
+    def few_seeds(self) -> str:
+        """What to say where no interval means something; nothing where each does, or where there is none."""
+        two = self.repeated and min(len(jobs) for jobs in self.jobs.values() if len(jobs) > 1) < stats.FEWEST
+        return "2 seeds: interval not meaningful." if two else ""
+
+    @property
+    def has_best(self) -> bool:
+        """Are there settings to compare, each of seeds enough?"""
+        return len(self.jobs) > 1 and all(len(jobs) >= stats.FEWEST for jobs in self.jobs.values())
 
     @property
     def seeds(self) -> str:
@@ -147,7 +174,10 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
         wide = table.pivot(index="run", columns="job", values=[variable, "seen_tasks", "wall_s"])
         values = stats.known(wide[variable].to_numpy()).T
         window = stats.window_for(len(wide))
-        summary, smooth = options.summarise(values), options.summarise(stats.smoothed(values, window))
+        possible = settings.limits(variable)
+        summary, smooth = (
+            options.summarise(each).within(*possible) for each in (values, stats.smoothed(values, window))
+        )
         rows = {
             "variable": settings.quantity(variable).name, "step": last if wanted is None else wanted,
             "runs": wide.index.to_numpy() + 1,
@@ -159,7 +189,8 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
                 polynomial = stats.fit(rows["runs"], rows[column], options.degree)
                 there = np.isfinite(stats.known(rows[column]))
-                rows[name] = np.where(there, np.nan if polynomial is None else polynomial(rows["runs"]), np.nan)
+                fitted = np.full(len(there), np.nan) if polynomial is None else polynomial(rows["runs"])
+                rows[name] = np.where(there, np.clip(fitted, *possible), np.nan)
         parts.append(settings.frame(key, rows))
     if not parts:
         raise ValueError("the files hold no validation yet")
@@ -172,7 +203,8 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
 def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
     """Where validation ends: a row for each setting and adaptation step; mean over the last part of the validations.
 
-    Columns: the setting, variable, step, runs (done, on average), mean, low, high, n, and values (one a seed).
+    Columns: the setting, variable, step, runs (done, on average), mean, half (of the interval), low, high (cut at what is
+    possible), n, and values (one a seed).
     """
     rows = []
     for key, jobs in settings.jobs.items():
@@ -187,10 +219,12 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
         steps = max(map(len, ends))
         ends = [np.pad(end, (0, steps - len(end)), constant_values=np.nan) for end in ends]
         summary = options.summarise(np.array(ends))
+        possible = summary.within(*settings.limits(variable))
         for step in range(steps):
             row = {
                 **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
-                "mean": summary.mean[step], "low": summary.low[step], "high": summary.high[step],
+                "mean": summary.mean[step], "half": summary.high[step] - summary.mean[step],
+                "low": possible.low[step], "high": possible.high[step],
                 "n": int(summary.n[step]), "values": tuple(float(end[step]) for end in ends),
             }  # fmt: skip
             rows.append(row)
@@ -206,14 +240,16 @@ def differences(settings: Settings, reference: tuple[Any, ...], variable: str, o
     samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
     if reference not in samples:
         raise ValueError(f"there is no setting {settings.label(reference)}")
-    rows = []
+    least, most = settings.limits(variable)
+    width, rows = most - least, []
     for key, values in samples.items():
         if key == reference:
             continue
         found = stats.difference(values, samples[reference], options.interval, options.level)
+        low, high = np.clip([found.low, found.high], -width, width)
         row = {
             **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
-            "mean": found.mean, "low": found.low, "high": found.high,
+            "mean": found.mean, "low": low, "high": high,
             "n": int(np.isfinite(values).sum()), "n_reference": int(np.isfinite(samples[reference]).sum()),
         }  # fmt: skip
         rows.append(row)

@@ -85,7 +85,7 @@ def whisker(low: float, mean: float, high: float, least: float, most: float, col
 def number(row: Any, is_share: bool) -> str:
     """Mean ± half the interval; shares in percent."""
     factor, digits = (100, 1) if is_share else (1, 3)
-    return with_half(factor * float(row["mean"]), factor * float(row["high"] - row["mean"]), digits)
+    return with_half(factor * float(row["mean"]), factor * float(row["half"]), digits)
 
 
 def with_half(mean: float, half: float, digits: int) -> str:

@@ -211,7 +211,7 @@ def _final(settings: Settings, options: Options) -> str:
             f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key) if settings.by else "all")}'
         )
         whisker = pieces.whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
-        mark = ' class="best"' if len(settings.jobs) > 1 and end["mean"] == best else ""
+        mark = ' class="best"' if settings.has_best and end["mean"] == best else ""
         lines.append(
             f'<tr{mark}><th scope="row">{name}</th><td>{end["runs"]:g}</td><td>{end["n"]}</td>'
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
@@ -225,7 +225,9 @@ def _final(settings: Settings, options: Options) -> str:
     chances = {f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None}
     if variable == "metric" and chances:
         text += f" Chance is {', '.join(sorted(chances))}."
-    text += " Bold: the best mean." if len(settings.jobs) > 1 else ""
+    text += f" {settings.few_seeds}" if settings.few_seeds else ""
+    text += f" {settings.cut(ends)}" if len(settings.jobs) > 1 and settings.cut(ends) else ""
+    text += " Bold: the best mean." if settings.has_best else ""
     return f"<h3>Where it ends</h3>{pieces.table(head, lines, text)}"
 
 

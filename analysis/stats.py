@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -14,6 +14,8 @@ from numpy.polynomial import Polynomial
 
 Kind = Literal["t", "normal"]
 LEVEL = 0.95
+FEWEST = 3
+"""Repetitions from which on an interval means something: Student's t of two has 1 degree of freedom, and a factor of 13."""
 DEGREE = 10
 """Of the thesis's fit."""
 POINTS_A_DEGREE = 5
@@ -60,6 +62,10 @@ class Summary:
     high: np.ndarray
     n: np.ndarray
     """Repetitions that have a value there."""
+
+    def within(self, least: float, most: float) -> Summary:
+        """With limits that are possible: cut at `least` and `most`."""
+        return replace(self, low=np.maximum(self.low, least), high=np.minimum(self.high, most))
 
 
 def summarise(values: np.ndarray, kind: Kind = "t", level: float = LEVEL) -> Summary:

@@ -15,9 +15,11 @@ import style
 from matplotlib.colors import to_hex
 from measures import Options, Settings
 
+from hpc_dmaml import results
 from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
+from hpc_dmaml.tasks import Glyphs
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
@@ -91,6 +93,36 @@ def test_lines_of_many_points_are_the_seeds_moving_averages_and_the_caption_says
     caption = picture.figure.get_supxlabel().replace("\n", " ")
     assert "Lines: centred moving averages over 5 validations." in caption
     assert "polynomial" not in caption
+
+
+@pytest.mark.parametrize("degree", [None, 3])
+def test_intervals_end_at_what_is_possible_and_the_caption_says_so(tmp_path, degree):
+    for seed, accuracy in enumerate((0.05, 0.5, 0.95)):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=40, workers=1, seed=seed, task=Glyphs()))
+        source = read(tmp_path / f"{seed}.h5")
+        source["validation/metric"][...] = accuracy
+        results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    with style.used():
+        picture = plots.over_runs(settings, Options(degree=degree), "x")
+    rows = picture.numbers
+    assert (rows["low"].min(), rows["high"].max()) == (0, 1)
+    (band,) = picture.figure.axes[0].collections
+    assert band.get_paths()[0].vertices[:, 1].min() >= 0
+    assert band.get_paths()[0].vertices[:, 1].max() <= 1
+    assert "Intervals are cut at 0 and 100 %." in picture.figure.get_supxlabel().replace("\n", " ")
+    (*_, end) = measures.final(settings, "metric", Options()).itertuples()
+    assert (end.low, end.high) == (0, 1)
+    assert end.half == pytest.approx(4.302652729911275 * 0.45 / 3**0.5)  # what ± says is the interval's own
+
+
+def test_of_two_seeds_the_caption_says_that_their_interval_is_not_meaningful(tmp_path):
+    for seed in range(2):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=40, workers=1, seed=seed))
+    with style.used():
+        picture = plots.over_runs(Settings(reader.read([tmp_path]).jobs, []), Options(), "x")
+    assert "2 seeds: interval not meaningful." in picture.figure.get_supxlabel().replace("\n", " ")
+    assert not picture.figure.axes[0].collections
 
 
 def test_a_polynomial_takes_five_points_a_degree(scaling):
@@ -207,8 +239,6 @@ def test_curves_that_rest_on_little_are_drawn_and_noted(tmp_path, runs, seeds, w
 def test_losses_that_are_no_numbers_leave_gaps(tmp_path):
     for seed in range(2):
         write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed))
-        from hpc_dmaml import results
-
         source = read(tmp_path / f"{seed}.h5")
         source["validation/loss"][3:5] = np.nan
         results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)

@@ -123,6 +123,15 @@ def test_any_files_of_one_task_are_told_apart_by_what_differs(rates):
     assert "node1 (cpu): 4 jobs" in page.text
 
 
+def test_of_two_seeds_nothing_is_best_and_the_interval_is_called_meaningless(rates, scaling, scaling_page):
+    text = report.page(reader.read([rates]), Options())
+    assert 'class="best"' not in text
+    assert "Bold" not in text
+    assert "2 seeds: interval not meaningful." in text
+    assert "Bold: the best mean" in scaling_page.text
+    assert "not meaningful" not in scaling_page.text
+
+
 def test_experiments_of_different_tasks_get_a_part_each(rates):
     write_job(rates / "letters.h5", small_config(runs=12, workers=1, task=Glyphs()))
     page = Page(report.page(reader.read([rates]), Options()))
