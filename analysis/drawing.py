@@ -14,15 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 from measures import Options, Settings
 
-FEW = 3
-"""Up to so many curves have their legend inside the axes."""
-MANY = 5
-"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
-COLUMN = 13
-"""Entries in a column of a legend beside the axes."""
 FEW_WORKERS = 6
 """Up to so many are drawn as lines, more as rows of an image."""
 PIXELS = 120
@@ -136,23 +129,6 @@ def number(value: float, _: int) -> str:
     """On an axis: 500, 20k, 3M."""
     size, letter = (1e6, "M") if value >= 1e6 else (1e3, "k") if value >= 1e3 else (1.0, "")
     return f"{value / size:g}{letter}"
-
-
-def legend(axis: Axes, entries: int) -> None:
-    """Inside, where there is room for few entries; below the axes, or beside them, where it would hide the curves."""
-    if entries > MANY:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // COLUMN))
-    elif entries > FEW:
-        legend_below(axis, columns=2)
-    elif entries > 1:
-        axis.legend(labelspacing=0.3)
-
-
-def legend_below(axis: Axes, columns: int = 1) -> None:
-    """Under the name of the x axis, however high the axes are."""
-    figure = axis.figure
-    under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
 
 
 def caption(

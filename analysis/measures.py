@@ -114,7 +114,8 @@ class Settings:
     def cut(self, table: pd.DataFrame) -> str:
         """What to say of a table of the variable whose limits end at what is possible."""
         least, most = self.limits("loss" if table["variable"].iloc[0] == metrics.LOSS.name else "metric")
-        if not ((table["low"] == least).any() or (table["high"] == most).any()):
+        drawn = table["n"].max() >= stats.FEWEST
+        if not drawn or not ((table["low"] == least).any() or (table["high"] == most).any()):
             return ""
         return f"Intervals are cut at {'0 and 100 %' if most == 1 else '0'}."
 

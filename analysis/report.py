@@ -263,8 +263,9 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
     workers: list[tuple[str, Callable[[], plots.Picture]]] = [
         ("Loss of each worker", lambda: plots.per_worker(some, options, "", "loss")),
     ]
-    if any(job.fields["workers"] > 1 for job in some.all_jobs):
-        workers.insert(0, ("Weight of each worker", lambda: plots.per_worker(some, options, "", "weight")))
+    weighted = some.some(key for key, jobs in some.jobs.items() if _is_weighted(jobs[0]))
+    if weighted.jobs:
+        workers.insert(0, ("Weight of each worker", lambda: plots.per_worker(weighted, options, "", "weight")))
     left_out = len(settings.jobs) - len(some.jobs)
     note = f'<p class="note">The {len(some.jobs)} settings with most workers.</p>' if left_out else ""
     shares = [("Share of work, exchange, wait and validation", lambda: plots.time_shares(settings, options, ""))]
@@ -280,6 +281,11 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
             pieces.grid(shares),
         ]
     )
+
+
+def _is_weighted(job: reader.Job) -> bool:
+    """Has it weights to look at? Those of the plain mean are all the same."""
+    return job.fields["workers"] > 1 and job.fields["weight_generator"] != "ArithmeticMean"
 
 
 def _speed_up(settings: Settings, options: Options) -> plots.Picture:

@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 LONGEST = 60
 """Characters of a value in words; a longer one is cut."""
@@ -34,6 +35,10 @@ COLUMN_IN, PAGE_IN = 3.5, 7.2
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
+MANY = 5
+"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
+ROWS = 13
+"""Entries in a column of a legend beside the axes."""
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#6B6B6B"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 1, 1, 1, 1, 1)))
@@ -151,6 +156,21 @@ def caption(figure: Figure, text: str) -> None:
     """A small line or two below the figure: how it was made, and what to mind."""
     lines = textwrap.wrap(printable(text), int(figure.get_figwidth() * 25))
     figure.supxlabel("\n".join(lines), fontsize=5.5, color=GREY, x=0.01, ha="left")
+
+
+def legend(axis: Axes, entries: int) -> None:
+    """Outside the axes, where it hides no curve: below them or, of many entries, beside them."""
+    if entries > MANY:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // ROWS))
+    elif entries > 1:
+        legend_below(axis, columns=2)
+
+
+def legend_below(axis: Axes, columns: int = 1) -> None:
+    """Under the name of the x axis, however high the axes are."""
+    figure = axis.figure
+    under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
 
 
 def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:

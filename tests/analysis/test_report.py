@@ -18,6 +18,7 @@ from measures import Options, Settings
 from hpc_dmaml import results
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs
+from hpc_dmaml.weight_generators import LossMedian
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
@@ -130,6 +131,12 @@ def test_of_two_seeds_nothing_is_best_and_the_interval_is_called_meaningless(rat
     assert "2 seeds: interval not meaningful." in text
     assert "Bold: the best mean" in scaling_page.text
     assert "not meaningful" not in scaling_page.text
+
+
+def test_weights_are_drawn_where_they_differ(rates):
+    assert "Weight of each worker" not in report.page(reader.read([rates]), Options())
+    write_job(rates / "w.h5", small_config(runs=12, workers=2, weight_generator=LossMedian()), 2)
+    assert "Weight of each worker" in report.page(reader.read([rates / "w.h5"]), Options())
 
 
 def test_experiments_of_different_tasks_get_a_part_each(rates):
