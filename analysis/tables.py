@@ -103,14 +103,19 @@ def markdown(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *lines))
 
 
-def latex(rows: Rows) -> str:
-    """A tabular with booktabs' rules."""
+def latex(rows: Rows, note: str) -> str:
+    """A tabular with booktabs' rules, no larger than the text of a page, and the note under it."""
     signs = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "×": r"$\times$",
                            "β": r"$\beta$", "α": r"$\alpha$", "λ": r"$\lambda$"})  # fmt: skip
     head, *lines = [" & ".join(cell.translate(signs) for cell in row) + r" \\" for row in rows]
+    under = f"\n\n\\smallskip\n{{\\footnotesize {note.translate(signs)}}}" if note else ""
     columns = "l" + "r" * (len(rows[0]) - 1)
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
-    return f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
+    tabular = f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
+    size = r"max width=\linewidth, max totalheight=0.9\textheight"
+    return (
+        f"% \\usepackage{{booktabs, adjustbox}}\n\\begin{{adjustbox}}{{{size}}}\n{tabular}\n\\end{{adjustbox}}{under}"
+    )
 
 
 def _settings(found: reader.Collection, by: Sequence[str] | None) -> Settings:
@@ -157,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     texts = {
         ".csv": lambda: frame.to_csv(index=False),
         ".md": lambda: markdown(rows) + "\n",
-        ".tex": lambda: latex(rows) + "\n",
+        ".tex": lambda: latex(rows, note) + "\n",
     }
     output.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
     for note in found.notes:
