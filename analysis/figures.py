@@ -95,6 +95,7 @@ GENERAL = {
     "curves": "validation over runs, a curve for each setting",
     "seen_tasks": "validation over the training tasks seen",
     "wall_time": "validation over wall time",
+    "environment_steps": "validation, as the return, over the environment steps of training (reinforcement learning)",
     "weights": "weight of each worker over runs",
     "losses": "training loss of each worker over runs",
     "shares": "what a run's time goes to: work, exchange, wait, validation",
@@ -169,6 +170,7 @@ def general(
         "curves": lambda: plots.over_runs(settings, options, title, "runs", given.variable),
         "seen_tasks": lambda: plots.over_runs(settings, options, title, "seen_tasks", given.variable),
         "wall_time": lambda: plots.over_runs(settings, options, title, "wall_s", given.variable),
+        "environment_steps": lambda: plots.over_runs(settings, options, title, "environment_steps", given.variable),
         "weights": lambda: plots.per_worker(settings, options, title, "weight"),
         "losses": lambda: plots.per_worker(settings, options, title, "loss"),
         "shares": lambda: plots.time_shares(settings, options, title),
@@ -233,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         print(
             "\n".join(
-                [f"{n:11}{s.title}" for n, s in THESIS.items()] + [f"{n:11}{text}" for n, text in GENERAL.items()]
+                [f"{n:18}{s.title}" for n, s in THESIS.items()] + [f"{n:18}{text}" for n, text in GENERAL.items()]
             )
         )
         return 0

@@ -158,7 +158,8 @@ class Settings:
 def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
     """Validation over runs, loss or metric (`variable`): a row for each setting and validation.
 
-    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), window and
+    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, in reinforcement learning
+    environment_steps, mean, low, high, n (seeds), window and
     smooth, smooth_low, smooth_high: mean and limits of the seeds' moving averages over so many validations; with
     `options.degree` also fit, fit_low, fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
     """
@@ -186,6 +187,8 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
             "window": window, "smooth": smooth.mean, "smooth_low": smooth.low, "smooth_high": smooth.high,
         }  # fmt: skip
+        if (steps := steps_of_a_task(jobs[0])) is not None:
+            rows["environment_steps"] = rows["seen_tasks"] * steps
         if options.degree is not None:
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
                 polynomial = stats.fit(rows["runs"], rows[column], options.degree)
@@ -199,6 +202,16 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
         raise ValueError(f"no validation {settings.quantity(variable).name} is finite")
     table = pd.concat(parts, ignore_index=True)
     return table.assign(**{x: stats.known(table[x]) for x in ("seen_tasks", "wall_s")})
+
+
+def steps_of_a_task(job: reader.Job) -> int | None:
+    """Steps in the environment that learning from one task takes, at most: trajectories may end before their horizon. It
+    draws them anew for each inner step and for the query. None where the tasks have no trajectories."""
+    names = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
+    trajectories, horizon, inner_steps = (job.fields.get(name) for name in names)
+    if not all(type(each) is int for each in (trajectories, horizon, inner_steps)):
+        return None
+    return trajectories * horizon * (inner_steps + 1)
 
 
 def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:

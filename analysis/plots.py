@@ -29,7 +29,12 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from measures import Options, Settings
 
-X = {"runs": "runs", "seen_tasks": "training tasks seen", "wall_s": "wall time"}
+X = {
+    "runs": "runs",
+    "seen_tasks": "training tasks seen",
+    "wall_s": "wall time",
+    "environment_steps": "environment steps",
+}
 FAMILIES = ("workers", "epochs", "tasks")
 """The ways to scale, in the thesis's order."""
 LONG = 22
@@ -68,9 +73,11 @@ def chosen_variable(settings: Settings, variable: str | None) -> str:
 def over_runs(
     settings: Settings, options: Options, title: str, x: str = "runs", variable: str | None = None, panels: bool = False
 ) -> Picture:
-    """Validation over runs, seen tasks or wall time: one curve a setting. `panels`: one for each way to scale."""
+    """Validation over runs, seen tasks, wall time or environment steps: one curve a setting. `panels`: one for each way to scale."""
     variable = chosen_variable(settings, variable)
     table = measures.curves(settings, variable, options)
+    if x not in table:
+        raise ValueError("environment_steps: these files' tasks have no trajectories")
     if table[x].isna().all():
         raise ValueError(f"no {X[x]} at a validation is finite")
     groups = families(settings) if panels else {"": settings}
@@ -100,7 +107,10 @@ def over_runs(
         axis.xaxis.set_major_formatter(number)
     style.title(figure, title)
     step = int(table["step"].iloc[0])
-    caption(figure, settings, options, f"Held-out tasks {after(step)}.", table)
+    text = f"Held-out tasks {after(step)}."
+    if x == "environment_steps":
+        text += " Environment steps of training: an upper bound where trajectories end before their horizon."
+    caption(figure, settings, options, text, table)
     return Picture(figure, table, gaps(settings, table, options))
 
 

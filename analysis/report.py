@@ -251,6 +251,8 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
             draw["Each adaptation step"] = lambda: plots.over_runs_by_step(settings, options, "")
         draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks")
         draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s")
+        if any(measures.steps_of_a_task(job) is not None for job in settings.all_jobs):
+            draw["Against environment steps"] = lambda: plots.over_runs(settings, options, "", "environment_steps")
         if len({job.ranks for job in settings.all_jobs}) > 1:
             draw["Speed-up and efficiency"] = lambda: _speed_up(settings, options)
     if len(settings.jobs) > 1 and settings.repeated:

@@ -17,9 +17,10 @@ from measures import Options, Settings
 
 from hpc_dmaml import results
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
-from hpc_dmaml.tasks import Glyphs
+from hpc_dmaml.tasks import Glyphs, Navigation
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
@@ -335,6 +336,21 @@ def test_few_workers_are_lines_and_many_an_image(tmp_path, variable):
     assert many.collections[0].get_array().shape == (8, 10)
 
 
+def test_returns_stand_over_the_environment_steps_of_training(tmp_path):
+    task = Navigation(trajectories=3, horizon=7)
+    config = small_config(runs=20, workers=2, task=task, algorithm=MAML(inner_lr=0.1, inner_steps=4))
+    write_job(tmp_path / "a.h5", config, metric=Metric("return"))
+    with style.used():
+        picture = plots.over_runs(Settings(reader.read([tmp_path]).jobs, []), Options(), "x", "environment_steps")
+    (axis,), rows = picture.figure.axes, picture.numbers
+    np.testing.assert_array_equal(rows["environment_steps"], rows["seen_tasks"] * 3 * 7 * 5)
+    np.testing.assert_array_equal(axis.lines[0].get_xdata(), rows["environment_steps"])
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("environment steps", "validation return")
+    assert "an upper bound where trajectories end before their horizon" in picture.figure.get_supxlabel().replace(
+        "\n", " "
+    )
+
+
 # ---- the command
 
 
@@ -419,6 +435,7 @@ def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
         (["curves", scaling, "--level", "95"], "level must be between 0 and 1"),
         (["curves", scaling, "--output", tmp_path / "x.doc"], "--output must end in .pdf, .png, .svg"),
         (["compare", scaling, "--against", "all"], "there is no 'all'; there are baseline, workers 2×"),
+        (["environment_steps", other], "these files' tasks have no trajectories"),
         (["weights", other], "all jobs have one worker"),
     ):
         code, shown, err = command(capsys, *arguments)
