@@ -208,9 +208,10 @@ def steps_of_a_task(job: reader.Job) -> int | None:
     """Steps in the environment that learning from one task takes, at most: trajectories may end before their horizon. It
     draws them anew for each inner step and for the query. None where the tasks have no trajectories."""
     names = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
-    trajectories, horizon, inner_steps = (job.fields.get(name) for name in names)
-    if not all(type(each) is int for each in (trajectories, horizon, inner_steps)):
+    found = [each for each in map(job.fields.get, names) if isinstance(each, int)]
+    if len(found) < len(names):
         return None
+    trajectories, horizon, inner_steps = found
     return trajectories * horizon * (inner_steps + 1)
 
 

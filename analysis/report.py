@@ -62,7 +62,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
         title = parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"
     links = [f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(parts)]
     warnings = [*found.notes, *(note for part in parts for note in cautions(part))]
-    with style.used(), matplotlib.rc_context({"legend.framealpha": 0.3}):  # the page shines through
+    with style.used(), matplotlib.rc_context({"legend.frameon": False}):
         bodies = [
             (f'<h2 id="part-{n}">{escape(part.title)}</h2>' if len(parts) > 1 else "") + _body(part, options)
             for n, part in enumerate(parts)
@@ -207,9 +207,7 @@ def _final(settings: Settings, options: Options) -> str:
         end = rows.loc[steps[-1]]
         colour = settings.line(key)["color"]
         cells = [pieces.number(rows.loc[step], is_share) for step in shown]
-        name = (
-            f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key) if settings.by else "all")}'
-        )
+        name = f'<i class="swatch" style="{pieces.colours(colour)}"></i>{escape(settings.label(key) if settings.by else "all")}'
         whisker = pieces.whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
         mark = ' class="best"' if settings.has_best and end["mean"] == best else ""
         lines.append(
