@@ -30,7 +30,7 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
     panels = [("query loss", loss)]
     if metric is not None and np.isfinite(values).any():
         panels.append((f"query {metrics.words(metric)}", values))
-    figure, axes = style.subplots(1, len(panels))
+    figure, axes = style.subplots(1, len(panels), wide=loss.shape[1] > style.MANY)
     colours = style.steps(loss.shape[1])
     gaps = 0
     for axis, (label, values) in zip(axes[0], panels, strict=True):
@@ -50,7 +50,7 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
             style.percent(axes[0][1])
     elif (means[np.isfinite(means)] > 0).all():
         style.log(axes[0][0])
-    axes[0][-1].legend()
+    style.legend(axes[0][-1], len(axes[0][-1].get_legend_handles_labels()[0]))
     workers = source["workers/loss"].shape[1]
     task = style.words("task", source.config["task"]["class_path"])
     unfinished = "" if source.status == "complete" else f", {source.status}"

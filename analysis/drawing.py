@@ -14,17 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 from measures import Options, Settings
 
-FEW = 3
-"""Up to so many curves have their legend inside the axes."""
-MANY = 5
-"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
-COLUMN = 13
-"""Entries in a column of a legend beside the axes."""
-SMOOTH = 200
-"""Points of a fitted curve, at least."""
 FEW_WORKERS = 6
 """Up to so many are drawn as lines, more as rows of an image."""
 PIXELS = 120
@@ -34,32 +25,24 @@ PIXELS = 120
 def draw_curve(
     axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float = 0.13
 ) -> None:
-    """Points of the means, the fit through them (or they themselves) as a line, and the limits as a band of so much
-    colour."""
+    """Points of the means, their fit or moving average as a line, and its limits, where they mean something, as a band of so
+    much colour."""
     if rows.empty:
         return
     places, colour = rows[x] / scale, line["color"]
-    fitted = "fit" in rows and rows["fit"].notna().any()
-    low, mean, high = ("fit_low", "fit", "fit_high") if fitted else ("low", "mean", "high")
-    if fitted:
+    drawn = "fit" if is_fitted(rows) else "smooth"
+    if drawn == "fit" or rows["window"].iloc[0] > 1:
         size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
         axis.plot(places, stats.known(rows["mean"]), ".", color=colour, ms=size, alpha=alpha, mew=0, zorder=1.5)
-    values = {name: stats.known(rows[name]) for name in (low, mean, high)}
-    if fitted and len(rows) < SMOOTH:
-        runs = rows["runs"].to_numpy()
-        between = np.linspace(runs[0], runs[-1], SMOOTH)
-        places = np.interp(between, runs, places)
-        values = {name: _between(runs, column, between) for name, column in values.items()}
-    style.plot(axis, places, values[mean], label=label, **line)
-    if np.isfinite(values[low]).any():
-        axis.fill_between(places, values[low], values[high], color=colour, alpha=band, linewidth=0)
+    mean, low, high = (stats.known(rows[name]) for name in (drawn, f"{drawn}_low", f"{drawn}_high"))
+    style.plot(axis, places, mean, label=label, **line)
+    if rows["n"].max() >= stats.FEWEST:
+        axis.fill_between(places, low, high, color=colour, alpha=band, linewidth=0)
 
 
-def _between(runs: np.ndarray, fitted: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The polynomial through values that lie on one, at other places; NaN where they have gaps."""
-    polynomial = stats.fit(runs, fitted)
-    known = np.interp(places, runs, np.isfinite(fitted)) == 1
-    return np.where(known, np.nan if polynomial is None else polynomial(places), np.nan)
+def is_fitted(rows: pd.DataFrame) -> bool:
+    """Has this curve points enough for the polynomial that was asked for?"""
+    return "fit" in rows and bool(rows["fit"].notna().any())
 
 
 def frame_means(axis: Axes, means: pd.Series) -> None:
@@ -148,44 +131,39 @@ def number(value: float, _: int) -> str:
     return f"{value / size:g}{letter}"
 
 
-def legend(axis: Axes, entries: int) -> None:
-    """Inside, where there is room for few entries; below the axes, or beside them, where it would hide the curves."""
-    if entries > MANY:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // COLUMN))
-    elif entries > FEW:
-        legend_below(axis, columns=2)
-    elif entries > 1:
-        axis.legend(labelspacing=0.3)
-
-
-def legend_below(axis: Axes, columns: int = 1) -> None:
-    """Under the name of the x axis, however high the axes are."""
-    figure = axis.figure
-    under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
-
-
 def caption(
     figure: Figure,
     settings: Settings,
     options: Options | None,
     text: str,
-    fitted: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
     repetitions: bool = True,
 ) -> None:
-    """How the picture was made, and what is not complete. `fitted`: the table of curves with their fits."""
+    """How the picture was made, and what is not complete. `curves`: the table of those in it."""
     words = [text]
     if repetitions and settings.repeated:
         words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
+        words += [settings.few_seeds] if options and settings.few_seeds else []
     elif repetitions:
         words.append("One seed: no confidence interval.")
-    if fitted is not None and np.isnan(stats.known(fitted["mean"])).any():
-        words.append(f"Left out: means that are {stats.GAPS}.")
-    if fitted is not None and options is not None and "fit" in fitted:
-        points = fitted.groupby(list(settings.by), observed=True).size() if settings.by else [len(fitted)]
-        degrees = sorted({stats.degree_for(n, options.degree or 0) for n in points})
-        words.append(f"Lines: polynomial fits of degree {' and '.join(map(str, degrees))}.")
+    if curves is not None:
+        words += [settings.cut(curves)] if settings.cut(curves) else []
+        words += _how_drawn(curves, list(settings.by), options)
     unfinished = [job for job in settings.all_jobs if job.status != "complete"]
     if unfinished:
         words.append(f"{len(unfinished)} of {len(settings.all_jobs)} jobs are not complete.")
     style.caption(figure, " ".join(words))
+
+
+def _how_drawn(curves: pd.DataFrame, by: list[str], options: Options | None) -> list[str]:
+    """Sentences on the lines of curves, and on what they leave out."""
+    words = []
+    if np.isnan(stats.known(curves["mean"])).any():
+        words.append(f"Left out: means that are {stats.GAPS}.")
+    parts = [rows for _, rows in curves.groupby(by, observed=True, dropna=False)] if by else [curves]
+    if options is not None and any(map(is_fitted, parts)):
+        words.append(f"Lines: polynomial fits of degree {options.degree}.")
+    windows = sorted({int(rows["window"].iloc[0]) for rows in parts if not is_fitted(rows)} - {1})
+    if windows:
+        words.append(f"Lines: centred moving averages over {' or '.join(map(str, windows))} validations.")
+    return words

@@ -95,6 +95,7 @@ GENERAL = {
     "curves": "validation over runs, a curve for each setting",
     "seen_tasks": "validation over the training tasks seen",
     "wall_time": "validation over wall time",
+    "environment_steps": "validation, as the return, over the environment steps of training (reinforcement learning)",
     "weights": "weight of each worker over runs",
     "losses": "training loss of each worker over runs",
     "shares": "what a run's time goes to: work, exchange, wait, validation",
@@ -169,6 +170,7 @@ def general(
         "curves": lambda: plots.over_runs(settings, options, title, "runs", given.variable),
         "seen_tasks": lambda: plots.over_runs(settings, options, title, "seen_tasks", given.variable),
         "wall_time": lambda: plots.over_runs(settings, options, title, "wall_s", given.variable),
+        "environment_steps": lambda: plots.over_runs(settings, options, title, "environment_steps", given.variable),
         "weights": lambda: plots.per_worker(settings, options, title, "weight"),
         "losses": lambda: plots.per_worker(settings, options, title, "loss"),
         "shares": lambda: plots.time_shares(settings, options, title),
@@ -225,22 +227,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=command.path, help="picture to write (.png, .svg, .pdf); default: beside the files"
     )
-    parser.add_argument("--fit", default=str(stats.DEGREE), help="degree of the polynomial fit, or none; default 10")
+    parser.add_argument("--fit", help="degree of a polynomial fit, or none, a moving average where points are many; default: "
+                        f"none, and the thesis's {stats.DEGREE} for its figures")  # fmt: skip
     parser.add_argument("--against", metavar="SETTING", help="compare: the setting to compare with; default: the first")
     parser.add_argument("--title", help="title of a general figure")
     given = parser.parse_args(arguments)
     if given.list:
         print(
             "\n".join(
-                [f"{n:11}{s.title}" for n, s in THESIS.items()] + [f"{n:11}{text}" for n, text in GENERAL.items()]
+                [f"{n:18}{s.title}" for n, s in THESIS.items()] + [f"{n:18}{text}" for n, text in GENERAL.items()]
             )
         )
         return 0
     if given.figure not in THESIS and given.figure not in GENERAL:
         raise ValueError(f"there is no figure {given.figure!r}; --list shows what there is")
-    if given.fit != "none" and not given.fit.isdigit():
-        raise ValueError(f"--fit must be a degree or none, not {given.fit!r}")
-    degree = None if given.fit == "none" else int(given.fit)
+    fit = given.fit or (str(stats.DEGREE) if given.figure in THESIS else "none")
+    if fit != "none" and not fit.isdigit():
+        raise ValueError(f"--fit must be a degree or none, not {fit!r}")
+    degree = None if fit == "none" else int(fit)
     options = Options(given.interval, given.level, degree, given.step, given.last)
     found = reader.read(given.sources)
     output = given.output or default_folder(given.sources, found) / f"figure_{given.figure}.png"

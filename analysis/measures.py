@@ -16,6 +16,8 @@ import style
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
 
+NOT_NEGATIVE = {"cross_entropy", "squared_error"}
+"""Losses."""
 PARTS = ("work", "exchange", "wait", "validation")
 """What a rank's time goes to, as the columns of the table ranks name it."""
 
@@ -26,8 +28,8 @@ class Options:
 
     interval: stats.Kind = "t"
     level: float = stats.LEVEL
-    degree: int | None = stats.DEGREE
-    """Of the polynomial fit; None for no fit."""
+    degree: int | None = None
+    """Of the thesis's polynomial fit; None for a moving average."""
     step: int | None = None
     """Adaptation step of the validation; None for the last."""
     last: float = 0.1
@@ -109,11 +111,37 @@ class Settings:
         found = {job.metric for job in self.all_jobs}
         return found.pop() if len(found) == 1 else None
 
+    def cut(self, table: pd.DataFrame) -> str:
+        """What to say of a table of the variable whose limits end at what is possible."""
+        least, most = self.limits("loss" if table["variable"].iloc[0] == metrics.LOSS.name else "metric")
+        drawn = table["n"].max() >= stats.FEWEST
+        if not drawn or not ((table["low"] == least).any() or (table["high"] == most).any()):
+            return ""
+        return f"Intervals are cut at {'0 and 100 %' if most == 1 else '0'}."
+
+    def limits(self, variable: str) -> tuple[float, float]:
+        """Between which the variable lies by its nature."""
+        if self.quantity(variable).is_share:
+            return 0.0, 1.0
+        losses = {str(job.attributes["loss"]) for job in self.all_jobs}
+        return (0.0 if variable == "loss" and losses <= NOT_NEGATIVE else -np.inf), np.inf
+
     def quantity(self, variable: str) -> Metric:
         """What the numbers of the variable are, loss or metric. Raises ValueError where the jobs have no metric in common."""
         if variable == "metric" and self.metric is None:
             raise ValueError("the files have no metric in common")
         return (variable == "metric" and self.metric) or metrics.LOSS
+
+    @property
+    def few_seeds(self) -> str:
+        """What to say where no interval means something; nothing where each does, or where there is none."""
+        two = self.repeated and min(len(jobs) for jobs in self.jobs.values() if len(jobs) > 1) < stats.FEWEST
+        return "2 seeds: interval not meaningful." if two else ""
+
+    @property
+    def has_best(self) -> bool:
+        """Are there settings to compare, each of seeds enough?"""
+        return len(self.jobs) > 1 and all(len(jobs) >= stats.FEWEST for jobs in self.jobs.values())
 
     @property
     def seeds(self) -> str:
@@ -130,8 +158,10 @@ class Settings:
 def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
     """Validation over runs, loss or metric (`variable`): a row for each setting and validation.
 
-    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, mean, low, high, n (seeds), and fit, fit_low,
-    fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
+    Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, in reinforcement learning
+    environment_steps, mean, low, high, n (seeds), window and
+    smooth, smooth_low, smooth_high: mean and limits of the seeds' moving averages over so many validations; with
+    `options.degree` also fit, fit_low, fit_high: the polynomials through mean and limits, each fitted over the runs by itself.
     """
     parts = []
     for key, jobs in settings.jobs.items():
@@ -144,18 +174,27 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             raise ValueError(f"step: {wanted} is more than the {last} adaptation steps of the validation")
         table = table[table["step"] == (last if wanted is None else wanted)]
         wide = table.pivot(index="run", columns="job", values=[variable, "seen_tasks", "wall_s"])
-        summary = options.summarise(stats.known(wide[variable].to_numpy()).T)
+        values = stats.known(wide[variable].to_numpy()).T
+        window = stats.window_for(len(wide))
+        possible = settings.limits(variable)
+        summary, smooth = (
+            options.summarise(each).within(*possible) for each in (values, stats.smoothed(values, window))
+        )
         rows = {
             "variable": settings.quantity(variable).name, "step": last if wanted is None else wanted,
             "runs": wide.index.to_numpy() + 1,
             **{x: stats.mean(stats.known(wide[x].to_numpy()), axis=1) for x in ("seen_tasks", "wall_s")},
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
+            "window": window, "smooth": smooth.mean, "smooth_low": smooth.low, "smooth_high": smooth.high,
         }  # fmt: skip
+        if (steps := steps_of_a_task(jobs[0])) is not None:
+            rows["environment_steps"] = rows["seen_tasks"] * steps
         if options.degree is not None:
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
                 polynomial = stats.fit(rows["runs"], rows[column], options.degree)
                 there = np.isfinite(stats.known(rows[column]))
-                rows[name] = np.where(there, np.nan if polynomial is None else polynomial(rows["runs"]), np.nan)
+                fitted = np.full(len(there), np.nan) if polynomial is None else polynomial(rows["runs"])
+                rows[name] = np.where(there, np.clip(fitted, *possible), np.nan)
         parts.append(settings.frame(key, rows))
     if not parts:
         raise ValueError("the files hold no validation yet")
@@ -165,10 +204,22 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
     return table.assign(**{x: stats.known(table[x]) for x in ("seen_tasks", "wall_s")})
 
 
+def steps_of_a_task(job: reader.Job) -> int | None:
+    """Steps in the environment that learning from one task takes, at most: trajectories may end before their horizon. It
+    draws them anew for each inner step and for the query. None where the tasks have no trajectories."""
+    names = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
+    found = [each for each in map(job.fields.get, names) if isinstance(each, int)]
+    if len(found) < len(names):
+        return None
+    trajectories, horizon, inner_steps = found
+    return trajectories * horizon * (inner_steps + 1)
+
+
 def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
     """Where validation ends: a row for each setting and adaptation step; mean over the last part of the validations.
 
-    Columns: the setting, variable, step, runs (done, on average), mean, low, high, n, and values (one a seed).
+    Columns: the setting, variable, step, runs (done, on average), mean, half (of the interval), low, high (cut at what is
+    possible), n, and values (one a seed).
     """
     rows = []
     for key, jobs in settings.jobs.items():
@@ -183,10 +234,12 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
         steps = max(map(len, ends))
         ends = [np.pad(end, (0, steps - len(end)), constant_values=np.nan) for end in ends]
         summary = options.summarise(np.array(ends))
+        possible = summary.within(*settings.limits(variable))
         for step in range(steps):
             row = {
                 **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
-                "mean": summary.mean[step], "low": summary.low[step], "high": summary.high[step],
+                "mean": summary.mean[step], "half": summary.high[step] - summary.mean[step],
+                "low": possible.low[step], "high": possible.high[step],
                 "n": int(summary.n[step]), "values": tuple(float(end[step]) for end in ends),
             }  # fmt: skip
             rows.append(row)
@@ -202,14 +255,16 @@ def differences(settings: Settings, reference: tuple[Any, ...], variable: str, o
     samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
     if reference not in samples:
         raise ValueError(f"there is no setting {settings.label(reference)}")
-    rows = []
+    least, most = settings.limits(variable)
+    width, rows = most - least, []
     for key, values in samples.items():
         if key == reference:
             continue
         found = stats.difference(values, samples[reference], options.interval, options.level)
+        low, high = np.clip([found.low, found.high], -width, width)
         row = {
             **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
-            "mean": found.mean, "low": found.low, "high": found.high,
+            "mean": found.mean, "low": low, "high": high,
             "n": int(np.isfinite(values).sum()), "n_reference": int(np.isfinite(samples[reference]).sum()),
         }  # fmt: skip
         rows.append(row)

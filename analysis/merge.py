@@ -1,8 +1,10 @@
-"""Many result files into one for the archive, and out of it again. Nothing is lost; one file at a time is in memory.
+"""Many result files into one for the archive, and out of it again, every number to the last bit; one file at a time is in
+memory. Checkpoints, which only --resume needs, are left out unless asked for.
 
     python analysis/merge.py results/scaling --output scaling.h5         # one HDF5 file, a group for each job, compressed
     python analysis/merge.py results/scaling --output scaling.csv --groups runs validation
-    python analysis/merge.py --split scaling.h5 --output results/again   # the files as they were
+    python analysis/merge.py results/scaling --output scaling.h5 --checkpoints  # jobs that are to go on after --split
+    python analysis/merge.py --split scaling.h5 --output results/again   # a file for each job again
 
 In the HDF5 file a job's group is named by its path below the folder given and holds its arrays and attributes; copies of
 the sweeps' files come along. The CSV has a row for each number: job, name ("@config" is an attribute), type, index, value;
@@ -17,6 +19,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import command
@@ -28,6 +31,8 @@ from hpc_dmaml.files import is_sealed, locked, replacing, seal
 
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
+CHECKPOINT = "checkpoint"
+"""The group that a resume needs, and nothing else."""
 COMPRESSED_FROM = 1024
 """Bytes of an array from which compression pays."""
 
@@ -46,7 +51,7 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
     return [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
 
 
-def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str]) -> None:
+def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
     with replacing(output) as temporary:
         with h5py.File(temporary, "w", locking=False) as archive:
             archive.attrs["content"] = ARCHIVE
@@ -54,7 +59,7 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
                 if path.name == SWEEP:
                     archive[name] = path.read_text(encoding="utf-8")
                     continue
-                source = results.read(path, *groups)
+                source = _read(path, groups, checkpoints)
                 job = archive.create_group(name)
                 job.attrs.update(source.attributes)
                 for array, values in source.arrays.items():
@@ -65,7 +70,7 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
         seal(temporary)
 
 
-def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str]) -> None:
+def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
     with (
         replacing(output) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -76,10 +81,17 @@ def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str
             if path.name == SWEEP:
                 writer.writerow([name, "", "text", "", path.read_text(encoding="utf-8")])
                 continue
-            source = results.read(path, *groups)
+            source = _read(path, groups, checkpoints)
             everything = {f"@{key}": np.asarray(value) for key, value in source.attributes.items()} | source.arrays
             for key, values in everything.items():
                 writer.writerows([name, key, *row] for row in _numbers(values))
+
+
+def _read(path: Path, groups: Sequence[str], checkpoints: bool) -> results.Results:
+    source = results.read(path, *groups)
+    if checkpoints or CHECKPOINT in groups:
+        return source
+    return replace(source, arrays={k: v for k, v in source.arrays.items() if k.partition("/")[0] != CHECKPOINT})
 
 
 def split(archive: Path, folder: Path) -> int:
@@ -167,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--groups", nargs="+", default=[], help="only these groups: runs, workers, ranks, validation, …"
     )
+    parser.add_argument("--checkpoints", action="store_true", help="keep what --resume needs, too")
     given = parser.parse_args(arguments)
     if given.split:
         print(f"{split(given.split, given.output)} files in {given.output}")
@@ -176,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise ValueError(f"--output must end in .h5 or .csv, not {given.output.suffix!r}")
     found = find(given.sources)
     with writing(given.output):
-        write(found, given.output, given.groups)
+        write(found, given.output, given.groups, given.checkpoints)
     print(f"{sum(path.name != SWEEP for _, path in found)} files in {given.output}")
     return 0
 

@@ -32,13 +32,16 @@ def _figure(name: str, draw: Callable[[], plots.Picture]) -> str:
     try:
         picture = draw()
         picture.figure.suptitle("")  # the page's own heading stands above
-        source = _embedded(picture)
+        light = _embedded(picture)
+        style.darken(picture.figure)
+        dark = _embedded(picture)
     except ValueError as error:
         return f"<figure><figcaption><b>{escape(name)}</b>: {escape(str(error))}.</figcaption></figure>"
     kind = ' class="wide"' if picture.figure.get_figwidth() > style.COLUMN_IN else ""
     return (
         f"<figure{kind}><figcaption><b>{escape(name)}</b></figcaption>"
-        f'<div class="scroll"><img src="{source}" alt="{escape(name)}"></div></figure>'
+        f'<div class="scroll"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{escape(name)}"></picture></div></figure>'
     )
 
 
@@ -78,14 +81,20 @@ def whisker(low: float, mean: float, high: float, least: float, most: float, col
 
     line = ""
     if low == low and high == high:
-        line = f'<line x1="{place(low)}" x2="{place(high)}" y1="50%" y2="50%" stroke="{colour}" stroke-width="2"/>'
-    return f'<svg class="whisker" aria-hidden="true">{line}<circle cx="{place(mean)}" cy="50%" r="4" fill="{colour}"/></svg>'
+        line = f'<line x1="{place(low)}" x2="{place(high)}" y1="50%" y2="50%" stroke="currentColor" stroke-width="2"/>'
+    dot = f'<circle cx="{place(mean)}" cy="50%" r="4" fill="currentColor"/>'
+    return f'<svg class="whisker" style="{colours(colour)}" aria-hidden="true">{line}{dot}</svg>'
+
+
+def colours(colour: str) -> str:
+    """A colour in light and in dark mode, as the style of an element."""
+    return f"--light:{colour};--dark:{style.on_dark(colour)}"
 
 
 def number(row: Any, is_share: bool) -> str:
     """Mean ± half the interval; shares in percent."""
     factor, digits = (100, 1) if is_share else (1, 3)
-    return with_half(factor * float(row["mean"]), factor * float(row["high"] - row["mean"]), digits)
+    return with_half(factor * float(row["mean"]), factor * float(row["half"]), digits)
 
 
 def with_half(mean: float, half: float, digits: int) -> str:

@@ -14,15 +14,13 @@ import reader
 import stats
 import style
 from drawing import (
-    MANY,
     after,
     binned,
     caption,
     draw_curve,
     draw_workers,
     frame_means,
-    legend,
-    legend_below,
+    is_fitted,
     name_axes,
     number,
     time_unit,
@@ -31,7 +29,12 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from measures import Options, Settings
 
-X = {"runs": "runs", "seen_tasks": "training tasks seen", "wall_s": "wall time"}
+X = {
+    "runs": "runs",
+    "seen_tasks": "training tasks seen",
+    "wall_s": "wall time",
+    "environment_steps": "environment steps",
+}
 FAMILIES = ("workers", "epochs", "tasks")
 """The ways to scale, in the thesis's order."""
 LONG = 22
@@ -70,23 +73,27 @@ def chosen_variable(settings: Settings, variable: str | None) -> str:
 def over_runs(
     settings: Settings, options: Options, title: str, x: str = "runs", variable: str | None = None, panels: bool = False
 ) -> Picture:
-    """Validation over runs, seen tasks or wall time: one curve a setting. `panels`: one for each way to scale."""
+    """Validation over runs, seen tasks, wall time or environment steps: one curve a setting. `panels`: one for each way to scale."""
     variable = chosen_variable(settings, variable)
     table = measures.curves(settings, variable, options)
+    if x not in table:
+        raise ValueError("environment_steps: these files' tasks have no trajectories")
     if table[x].isna().all():
         raise ValueError(f"no {X[x]} at a validation is finite")
     groups = families(settings) if panels else {"": settings}
-    figure, axes = style.subplots(1, len(groups), height=2.6, sharey=True, wide=len(settings.jobs) > MANY)
+    figure, axes = style.subplots(1, len(groups), height=2.6, sharey=True, wide=len(settings.jobs) > style.MANY)
     scale, unit = time_unit(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
     for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
         for key in part.jobs:
             label, line = part.label(key), part.line(key)
-            draw_curve(axis, _of(table, part, key), x, scale, label, line, 0.13 if len(part.jobs) <= MANY else 0.06)
+            draw_curve(
+                axis, _of(table, part, key), x, scale, label, line, 0.13 if len(part.jobs) <= style.MANY else 0.06
+            )
         name_axes(axis, settings, variable, X[x] + unit)
         frame_means(axis, table["mean"])
         axis.set_title(name and f"more {name}")
         axis.set_xlim(left=0)
-        legend(axis, len(part.jobs))
+        style.legend(axis, len(part.jobs))
     if len(groups) > 1:
         # The same places in all panels: what comes further to the left is cheaper.
         ends = table.groupby(list(settings.by), observed=True)[x].max() / scale
@@ -100,7 +107,10 @@ def over_runs(
         axis.xaxis.set_major_formatter(number)
     style.title(figure, title)
     step = int(table["step"].iloc[0])
-    caption(figure, settings, options, f"Held-out tasks {after(step)}.", table)
+    text = f"Held-out tasks {after(step)}."
+    if x == "environment_steps":
+        text += " Environment steps of training: an upper bound where trajectories end before their horizon."
+    caption(figure, settings, options, text, table)
     return Picture(figure, table, gaps(settings, table, options))
 
 
@@ -109,7 +119,7 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
     variable = chosen_variable(settings, None)
     last = int(measures.curves(settings, variable, options)["step"].iloc[0])
     # Of many steps a few: the first ones change most.
-    few = np.linspace(0, last, last + 1) if last < MANY else np.geomspace(1, last + 1, MANY) - 1
+    few = np.linspace(0, last, last + 1) if last < style.MANY else np.geomspace(1, last + 1, style.MANY) - 1
     steps = sorted({round(step) for step in few})
     tables = [measures.curves(settings, variable, options, step) for step in steps]
     figure, axes = style.subplots(height=2.7)
@@ -120,7 +130,7 @@ def over_runs_by_step(settings: Settings, options: Options, title: str) -> Pictu
     frame_means(axes[0, 0], pd.concat(tables)["mean"])
     axes[0, 0].set_xlim(left=0)
     axes[0, 0].xaxis.set_major_formatter(number)
-    legend(axes[0, 0], len(tables))
+    style.legend(axes[0, 0], len(tables))
     style.title(figure, title)
     caption(figure, settings, options, "Held-out tasks.", tables[0])
     return Picture(figure, pd.concat(tables, ignore_index=True), gaps(settings, tables[0], options))
@@ -154,7 +164,7 @@ def run_time(
     axis.minorticks_off()
     axis.set_xlabel("ratio to the baseline")
     axis.set_ylabel("duration of a run")
-    axis.legend()
+    style.legend_below(axis, columns=2)
     style.title(figure, title)
     base = float(_of(table, settings, ("baseline",))["run_s"].iloc[0])
     text = f"Median run without validation; 100 % is {base:.3g} s."
@@ -182,7 +192,7 @@ def extrapolation(settings: Settings, options: Options, title: str, runs: int = 
         axis.set_ylabel("wall time" + unit)
         axis.set_xlim(0, runs * 1.03)
         axis.label_outer()
-        legend_below(axis)
+        style.legend_below(axis)
     axes[0, 0].set_ylim(bottom=0)
     style.title(figure, title)
     caption(
@@ -291,7 +301,7 @@ def speed_up(settings: Settings, options: Options, title: str) -> Picture:
         axis.set_xticks(ranks, [f"{r:g}" for r in ranks])
         axis.minorticks_off()
         axis.set_xlabel("ranks")
-    legend(axes[0, 0], len(keys) + 1)
+    style.legend(axes[0, 0], len(keys) + 1)
     style.title(figure, title)
     caption(
         figure, settings, options, "Training tasks a second, validation apart, against the fewest ranks of each curve."
@@ -347,9 +357,9 @@ def gaps(settings: Settings, curves: pd.DataFrame, options: Options) -> tuple[st
             notes.append(f"{label}: some points are of {rows['n'].min()} of {len(jobs)} seeds only")
         if missing := len(_of(lost, settings, key)):
             notes.append(f"{label}: {missing} of {len(rows)} points are left out: {stats.GAPS}")
-        if options.degree and stats.degree_for(len(rows), options.degree) < options.degree:
-            degree = stats.degree_for(len(rows), options.degree)
-            notes.append(f"{label}: {len(rows)} points bear a polynomial of degree {degree}, not {options.degree}")
+        if options.degree and not is_fitted(rows):
+            few = f"{len(rows)} points are too few for a polynomial of degree {options.degree}"
+            notes.append(f"{label}: {few}: it takes {stats.POINTS_A_DEGREE * options.degree}")
     return tuple(notes)
 
 

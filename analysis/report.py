@@ -62,7 +62,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
         title = parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"
     links = [f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(parts)]
     warnings = [*found.notes, *(note for part in parts for note in cautions(part))]
-    with style.used(), matplotlib.rc_context({"legend.framealpha": 0.3}):  # the page shines through
+    with style.used(), matplotlib.rc_context({"legend.frameon": False}):
         bodies = [
             (f'<h2 id="part-{n}">{escape(part.title)}</h2>' if len(parts) > 1 else "") + _body(part, options)
             for n, part in enumerate(parts)
@@ -207,11 +207,9 @@ def _final(settings: Settings, options: Options) -> str:
         end = rows.loc[steps[-1]]
         colour = settings.line(key)["color"]
         cells = [pieces.number(rows.loc[step], is_share) for step in shown]
-        name = (
-            f'<i class="swatch" style="background:{colour}"></i>{escape(settings.label(key) if settings.by else "all")}'
-        )
+        name = f'<i class="swatch" style="{pieces.colours(colour)}"></i>{escape(settings.label(key) if settings.by else "all")}'
         whisker = pieces.whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
-        mark = ' class="best"' if len(settings.jobs) > 1 and end["mean"] == best else ""
+        mark = ' class="best"' if settings.has_best and end["mean"] == best else ""
         lines.append(
             f'<tr{mark}><th scope="row">{name}</th><td>{end["runs"]:g}</td><td>{end["n"]}</td>'
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
@@ -225,7 +223,9 @@ def _final(settings: Settings, options: Options) -> str:
     chances = {f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None}
     if variable == "metric" and chances:
         text += f" Chance is {', '.join(sorted(chances))}."
-    text += " Bold: the best mean." if len(settings.jobs) > 1 else ""
+    text += f" {settings.few_seeds}" if settings.few_seeds else ""
+    text += f" {settings.cut(ends)}" if len(settings.jobs) > 1 and settings.cut(ends) else ""
+    text += " Bold: the best mean." if settings.has_best else ""
     return f"<h3>Where it ends</h3>{pieces.table(head, lines, text)}"
 
 
@@ -249,6 +249,8 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
             draw["Each adaptation step"] = lambda: plots.over_runs_by_step(settings, options, "")
         draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks")
         draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s")
+        if any(measures.steps_of_a_task(job) is not None for job in settings.all_jobs):
+            draw["Against environment steps"] = lambda: plots.over_runs(settings, options, "", "environment_steps")
         if len({job.ranks for job in settings.all_jobs}) > 1:
             draw["Speed-up and efficiency"] = lambda: _speed_up(settings, options)
     if len(settings.jobs) > 1 and settings.repeated:
@@ -261,8 +263,9 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
     workers: list[tuple[str, Callable[[], plots.Picture]]] = [
         ("Loss of each worker", lambda: plots.per_worker(some, options, "", "loss")),
     ]
-    if any(job.fields["workers"] > 1 for job in some.all_jobs):
-        workers.insert(0, ("Weight of each worker", lambda: plots.per_worker(some, options, "", "weight")))
+    weighted = some.some(key for key, jobs in some.jobs.items() if _is_weighted(jobs[0]))
+    if weighted.jobs:
+        workers.insert(0, ("Weight of each worker", lambda: plots.per_worker(weighted, options, "", "weight")))
     left_out = len(settings.jobs) - len(some.jobs)
     note = f'<p class="note">The {len(some.jobs)} settings with most workers.</p>' if left_out else ""
     shares = [("Share of work, exchange, wait and validation", lambda: plots.time_shares(settings, options, ""))]
@@ -278,6 +281,11 @@ def _pictures(part: Part, settings: Settings, options: Options) -> str:
             pieces.grid(shares),
         ]
     )
+
+
+def _is_weighted(job: reader.Job) -> bool:
+    """Has it weights to look at? Those of the plain mean are all the same."""
+    return job.fields["workers"] > 1 and job.fields["weight_generator"] != "ArithmeticMean"
 
 
 def _speed_up(settings: Settings, options: Options) -> plots.Picture:

@@ -1,11 +1,11 @@
-"""The thesis's statistics: mean and confidence interval over repetitions, polynomial fit over runs; and what is left out
-of them."""
+"""Mean and confidence interval over repetitions, moving averages and the thesis's polynomial fits over runs; and what is
+left out of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -14,8 +14,12 @@ from numpy.polynomial import Polynomial
 
 Kind = Literal["t", "normal"]
 LEVEL = 0.95
+FEWEST = 3
+"""Repetitions from which on an interval means something: Student's t of two has 1 degree of freedom, and a factor of 13."""
 DEGREE = 10
 """Of the thesis's fit."""
+POINTS_A_DEGREE = 5
+"""Of fewer points, a polynomial swings at the ends."""
 NAMES = {"t": "Student's t", "normal": "normal"}
 HUGE = 1e6
 GAPS = "not finite or huge (a million times the median)"
@@ -58,6 +62,10 @@ class Summary:
     high: np.ndarray
     n: np.ndarray
     """Repetitions that have a value there."""
+
+    def within(self, least: float, most: float) -> Summary:
+        """With limits that are possible: cut at `least` and `most`."""
+        return replace(self, low=np.maximum(self.low, least), high=np.minimum(self.high, most))
 
 
 def summarise(values: np.ndarray, kind: Kind = "t", level: float = LEVEL) -> Summary:
@@ -123,15 +131,26 @@ def t_quantile(level: float, freedom: np.ndarray | float) -> np.ndarray:
     return -stdtrit(freedom, (1 - level) / 2)  # of the lower tail, which is exact for any level
 
 
-def degree_for(points: int, degree: int = DEGREE) -> int:
-    """The degree that so many points bear: two points a degree, so that the fit smooths and does not swing."""
-    return min(degree, points // 2)
-
-
 def fit(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> Polynomial | None:
-    """The least-squares polynomial through the points that are `known`, its domain scaled; of a lower degree where there
-    are few points (`degree_for`), None where there are fewer than two."""
+    """The least-squares polynomial through the points that are `known`, its domain scaled; None where there are fewer than
+    `POINTS_A_DEGREE` a degree."""
     x, y = known(x), known(y)
     good = np.isfinite(x) & np.isfinite(y)
-    different = len(np.unique(x[good]))
-    return Polynomial.fit(x[good], y[good], degree_for(different, degree)) if different > 1 else None
+    enough = len(np.unique(x[good])) >= POINTS_A_DEGREE * degree
+    return Polynomial.fit(x[good], y[good], degree) if enough else None
+
+
+def window_for(points: int) -> int:
+    """Of a moving average over so many points: about a twentieth of them, an odd number; 1, which is none, below 40."""
+    return 2 * (points // 40) + 1
+
+
+def smoothed(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred moving average of what is finite, along the last axis; a gap stays a gap, and is in no other point. Near the
+    ends the window is narrower, so that it stays centred: a curve that rises is not bent there."""
+    count = values.shape[-1]
+    means = np.full(values.shape, np.nan)
+    for place in range(count):
+        half = min(window // 2, place, count - 1 - place)
+        means[..., place] = mean(values[..., place - half : place + half + 1], axis=-1)
+    return np.where(np.isfinite(values), means, np.nan)

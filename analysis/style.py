@@ -22,9 +22,15 @@ import matplotlib
 import numpy as np
 from command import printable
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 LONGEST = 60
 """Characters of a value in words; a longer one is cut."""
@@ -34,9 +40,17 @@ COLUMN_IN, PAGE_IN = 3.5, 7.2
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
+MANY = 5
+"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
+ROWS = 13
+"""Entries in a column of a legend beside the axes."""
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#6B6B6B"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 1, 1, 1, 1, 1)))
+DARK_PAPER, DARK_INK, DARK_RULE = "#14161a", "#e8e9eb", "#363b43"
+"""Of pictures for dark pages: what they are seen on, their texts, their grids."""
+CONTRAST = 5.0
+"""Of a line to the page, at least (by WCAG, which asks 3 of lines and 4.5 of texts)."""
 FIXED = {
     "baseline": BLACK, "workers": BLUE, "epochs": VERMILION, "tasks": GREEN,  # the ways to scale
     "work": BLUE, "exchange": ORANGE, "wait": GREY, "validation": GREEN, "rest": "#C8C8C8",  # the parts of a run
@@ -153,6 +167,21 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(lines), fontsize=5.5, color=GREY, x=0.01, ha="left")
 
 
+def legend(axis: Axes, entries: int) -> None:
+    """Outside the axes, where it hides no curve: below them or, of many entries, beside them."""
+    if entries > MANY:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // ROWS))
+    elif entries > 1:
+        legend_below(axis, columns=2)
+
+
+def legend_below(axis: Axes, columns: int = 1) -> None:
+    """Under the name of the x axis, however high the axes are."""
+    figure = axis.figure
+    under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
+
+
 def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:
     """A line with gaps where there are NaN; a point between two gaps, of which a line shows nothing, is a dot."""
     there = np.pad(np.isfinite(np.asarray(y, float)) & np.isfinite(np.asarray(x, float)), 1)
@@ -180,6 +209,44 @@ def percent(axis: Axes, which: str = "y") -> None:
     """An axis of shares between 0 and 1, in percent."""
     target = axis.yaxis if which == "y" else axis.xaxis
     target.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def on_dark(colour: Any) -> str:
+    """The colour on a dark page: mixed with as much white as makes it stand out; black is the colour of the text."""
+    own = np.array(to_rgb(colour))
+    if own.max() < 0.1:
+        return DARK_INK
+    lighter = (own + share * (1 - own) for share in np.linspace(0, 1, 41))
+    return to_hex(next(each for each in lighter if contrast(each, DARK_PAPER) >= CONTRAST))
+
+
+def contrast(one: Any, other: Any) -> float:
+    """Of two colours, 1 to 21, as WCAG 2 defines it."""
+    channels = np.array([to_rgb(one), to_rgb(other)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    low, high = np.sort(linear @ [0.2126, 0.7152, 0.0722])
+    return float((high + 0.05) / (low + 0.05))
+
+
+def darken(figure: Figure) -> None:
+    """Recolour a figure for a dark page. Images of numbers keep their colours, which the bar beside them explains."""
+    for artist in figure.findobj():
+        if isinstance(artist, Text):
+            artist.set_color(on_dark(artist.get_color()))
+        elif isinstance(artist, Line2D):
+            fill, edge = artist.get_markerfacecolor(), artist.get_markeredgecolor()
+            artist.set_color(on_dark(artist.get_color()))
+            artist.set_markerfacecolor("none" if str(fill) == "none" else on_dark(fill))
+            artist.set_markeredgecolor("none" if str(edge) == "none" else on_dark(edge))
+        elif isinstance(artist, Patch):
+            artist.set(facecolor=on_dark(artist.get_facecolor()), edgecolor=on_dark(artist.get_edgecolor()))
+        elif isinstance(artist, Collection) and artist.get_array() is None:
+            artist.set_facecolor([on_dark(each) for each in artist.get_facecolor()])
+            artist.set_edgecolor([on_dark(each) for each in artist.get_edgecolor()])
+        elif isinstance(artist, Legend):
+            artist.set_frame_on(False)
+    for axis in figure.axes:
+        axis.tick_params(which="both", colors=DARK_INK, grid_color=DARK_RULE)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -71,12 +71,17 @@ def run_durations(found: reader.Collection, options: Options) -> tuple[Rows, pd.
     return [["ratio", *(f"{name} %" for name in head)], *lines], pd.DataFrame(rows)
 
 
-def final(
-    found: reader.Collection, options: Options, by: Sequence[str] | None, variable: str | None
-) -> tuple[Rows, pd.DataFrame]:
+def spread(settings: Settings, options: Options) -> str:
+    """What ± is, under a table."""
+    return (
+        f"± is half the {options.words}. {settings.few_seeds}".rstrip()
+        if settings.repeated
+        else "One seed: no interval."
+    )
+
+
+def final(settings: Settings, options: Options, variable: str | None) -> tuple[Rows, pd.DataFrame]:
     """Where the validation of each setting ended, with half the interval."""
-    by = figures.default_by(found) if by is None else list(by)
-    settings = Settings(found.jobs, by, figures.every(found, by))
     variable = plots.chosen_variable(settings, variable)
     quantity = settings.quantity(variable)
     frame = measures.final(settings, variable, options)
@@ -84,7 +89,7 @@ def final(
     head = ["setting", "runs", "seeds", *("before" if s == 0 else f"step {s}" for s in steps)]
     lines = []
     for key in settings.jobs:
-        rows = frame[plots.matching(frame, by, key)]
+        rows = frame[plots.matching(frame, settings.by, key)]
         if rows.empty:
             continue
         values = [pieces.number(row, quantity.is_share) for _, row in rows.iterrows()]
@@ -98,14 +103,24 @@ def markdown(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *lines))
 
 
-def latex(rows: Rows) -> str:
-    """A tabular with booktabs' rules."""
+def latex(rows: Rows, note: str) -> str:
+    """A tabular with booktabs' rules, no larger than the text of a page, and the note under it."""
     signs = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "×": r"$\times$",
                            "β": r"$\beta$", "α": r"$\alpha$", "λ": r"$\lambda$"})  # fmt: skip
     head, *lines = [" & ".join(cell.translate(signs) for cell in row) + r" \\" for row in rows]
+    under = f"\n\n\\smallskip\n{{\\footnotesize {note.translate(signs)}}}" if note else ""
     columns = "l" + "r" * (len(rows[0]) - 1)
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
-    return f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
+    tabular = f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
+    size = r"max width=\linewidth, max totalheight=0.9\textheight"
+    return (
+        f"% \\usepackage{{booktabs, adjustbox}}\n\\begin{{adjustbox}}{{{size}}}\n{tabular}\n\\end{{adjustbox}}{under}"
+    )
+
+
+def _settings(found: reader.Collection, by: Sequence[str] | None) -> Settings:
+    by = figures.default_by(found) if by is None else list(by)
+    return Settings(found.jobs, by, figures.every(found, by))
 
 
 def _scaling(found: reader.Collection, number: str) -> Settings:
@@ -134,24 +149,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = Options(given.interval, given.level, None, given.step, given.last)
     found = reader.read(given.sources)
     if given.table == "6.2":
-        rows, frame = scaling_points(found)
+        (rows, frame), note = scaling_points(found), ""
     elif given.table == "6.4":
         rows, frame = run_durations(found, options)
+        note = spread(_scaling(found, "6.4"), options)
     else:
-        rows, frame = final(found, options, given.by, given.variable)
+        settings = _settings(found, given.by)
+        rows, frame = final(settings, options, given.variable)
+        note = spread(settings, options)
     output = given.output or figures.default_folder(given.sources, found) / f"table_{given.table}.csv"
     output.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         ".csv": lambda: frame.to_csv(index=False),
         ".md": lambda: markdown(rows) + "\n",
-        ".tex": lambda: latex(rows) + "\n",
+        ".tex": lambda: latex(rows, note) + "\n",
     }
     output.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(markdown(rows))
-    if given.table != "6.2":
-        print(f"\n± is half the {options.words}.")
+    if note:
+        print(f"\n{note}")
     print(output)
     return 0
 

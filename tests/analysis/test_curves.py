@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import style
 from curves import moving_average, plot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,20 @@ def test_there_is_a_line_for_every_step_with_the_means_over_the_tasks(job):
     for step, line in enumerate(axis.lines):
         np.testing.assert_array_equal(line.get_xdata(), [2, 4, 6])
         np.testing.assert_allclose(line.get_ydata(), job["validation/loss"][:, step].mean(1))
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_the_legend_hides_no_curve(job, steps):
+    shape = (len(job["validation/run"]), steps + 1, 4)
+    source = replace(job, arrays={**job.arrays, "validation/loss": np.ones(shape), "validation/metric": np.ones(shape)})
+    with style.used():
+        figure = plot(source)
+        figure.draw_without_rendering()
+    (axis,) = figure.axes
+    frame = axis.get_legend().get_window_extent()
+    assert not frame.overlaps(axis.get_window_extent())
+    assert frame.x0 >= 0
+    assert frame.x1 <= figure.bbox.x1
 
 
 @given(

@@ -15,9 +15,12 @@ import style
 from matplotlib.colors import to_hex
 from measures import Options, Settings
 
+from hpc_dmaml import results
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
+from hpc_dmaml.tasks import Glyphs, Navigation
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
@@ -68,9 +71,67 @@ def test_the_lines_are_polynomials_through_the_means_and_fitted_apart_through_th
 
 
 def test_without_a_fit_the_lines_are_the_means(scaling):
-    (axis,), numbers = thesis("6.17", scaling, Options(degree=None))
+    (axis,), numbers = thesis("6.17", scaling)
     rows = numbers[numbers["scaling"] == "baseline"]
     assert "fit" not in numbers
+    np.testing.assert_array_equal(lines(axis)["baseline"].get_ydata(), rows["mean"])
+
+
+def test_lines_of_many_points_are_the_seeds_moving_averages_and_the_caption_says_the_window(tmp_path):
+    for seed in range(3):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=200, workers=1, seed=seed))
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    with style.used():
+        picture = plots.over_runs(settings, Options(), "x")
+    (axis,), rows = picture.figure.axes, picture.numbers
+    files = [read(tmp_path / f"{seed}.h5")["validation/loss"][:, 2].mean(axis=1) for seed in range(3)]
+    seeds = [values[48:53].mean() for values in files]  # of 100 validations
+    half = 4.302652729911275 * np.std(seeds, ddof=1) / 3**0.5
+    expected = np.array([np.mean(seeds), np.mean(seeds) - half, np.mean(seeds) + half])
+    np.testing.assert_allclose(rows.loc[50, ["smooth", "smooth_low", "smooth_high"]].to_numpy(float), expected)
+    line = axis.lines[-1]
+    np.testing.assert_array_equal(line.get_ydata(), rows["smooth"])
+    caption = picture.figure.get_supxlabel().replace("\n", " ")
+    assert "Lines: centred moving averages over 5 validations." in caption
+    assert "polynomial" not in caption
+
+
+@pytest.mark.parametrize("degree", [None, 3])
+def test_intervals_end_at_what_is_possible_and_the_caption_says_so(tmp_path, degree):
+    for seed, accuracy in enumerate((0.05, 0.5, 0.95)):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=40, workers=1, seed=seed, task=Glyphs()))
+        source = read(tmp_path / f"{seed}.h5")
+        source["validation/metric"][...] = accuracy
+        results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    with style.used():
+        picture = plots.over_runs(settings, Options(degree=degree), "x")
+    rows = picture.numbers
+    assert (rows["low"].min(), rows["high"].max()) == (0, 1)
+    (band,) = picture.figure.axes[0].collections
+    assert band.get_paths()[0].vertices[:, 1].min() >= 0
+    assert band.get_paths()[0].vertices[:, 1].max() <= 1
+    assert "Intervals are cut at 0 and 100 %." in picture.figure.get_supxlabel().replace("\n", " ")
+    (*_, end) = measures.final(settings, "metric", Options()).itertuples()
+    assert (end.low, end.high) == (0, 1)
+    assert end.half == pytest.approx(4.302652729911275 * 0.45 / 3**0.5)  # what ± says is the interval's own
+
+
+def test_of_two_seeds_the_caption_says_that_their_interval_is_not_meaningful(tmp_path):
+    for seed in range(2):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=40, workers=1, seed=seed))
+    with style.used():
+        picture = plots.over_runs(Settings(reader.read([tmp_path]).jobs, []), Options(), "x")
+    assert "2 seeds: interval not meaningful." in picture.figure.get_supxlabel().replace("\n", " ")
+    assert not picture.figure.axes[0].collections
+
+
+def test_a_polynomial_takes_five_points_a_degree(scaling):
+    _, numbers = thesis("6.17", scaling, Options(degree=4))  # 20 points
+    assert numbers["fit"].notna().all()
+    (axis,), numbers = thesis("6.17", scaling, Options(degree=5))
+    assert numbers["fit"].isna().all()
+    rows = numbers[numbers["scaling"] == "baseline"]
     np.testing.assert_array_equal(lines(axis)["baseline"].get_ydata(), rows["mean"])
 
 
@@ -162,7 +223,7 @@ def test_another_experiment_than_the_thesiss_is_drawn_and_noted(tmp_path):
 @pytest.mark.parametrize(("runs", "seeds", "words"), [
     ([6], [0], "one seed, so there is no interval"),
     ([6, 30, 30], [0, 1, 2], "some points are of 2 of 3 seeds only"),
-    ([6, 6], [0, 1], "3 points bear a polynomial of degree 1, not 10"),
+    ([6, 6], [0, 1], "3 points are too few for a polynomial of degree 10: it takes 50"),
     ([1, 1], [0, 1], "no validation yet"),
 ])  # fmt: skip
 def test_curves_that_rest_on_little_are_drawn_and_noted(tmp_path, runs, seeds, words):
@@ -171,7 +232,7 @@ def test_curves_that_rest_on_little_are_drawn_and_noted(tmp_path, runs, seeds, w
         write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed), runs=done)
     settings = Settings(reader.read([tmp_path]).jobs, ["tasks"])
     with style.used():
-        picture = plots.over_runs(settings, Options(), "x")
+        picture = plots.over_runs(settings, Options(degree=10), "x")
     assert any(words in note for note in picture.notes)
     assert np.isfinite(picture.figure.axes[0].get_ylim()).all()
 
@@ -179,12 +240,10 @@ def test_curves_that_rest_on_little_are_drawn_and_noted(tmp_path, runs, seeds, w
 def test_losses_that_are_no_numbers_leave_gaps(tmp_path):
     for seed in range(2):
         write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed))
-        from hpc_dmaml import results
-
         source = read(tmp_path / f"{seed}.h5")
         source["validation/loss"][3:5] = np.nan
         results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)
-    table = measures.curves(Settings(reader.read([tmp_path]).jobs, []), "loss", Options(degree=3))
+    table = measures.curves(Settings(reader.read([tmp_path]).jobs, []), "loss", Options(degree=2))
     assert np.flatnonzero(table["mean"].isna()).tolist() == [3, 4]
     assert table["fit"].notna().sum() == len(table) - 2
 
@@ -277,6 +336,21 @@ def test_few_workers_are_lines_and_many_an_image(tmp_path, variable):
     assert many.collections[0].get_array().shape == (8, 10)
 
 
+def test_returns_stand_over_the_environment_steps_of_training(tmp_path):
+    task = Navigation(trajectories=3, horizon=7)
+    config = small_config(runs=20, workers=2, task=task, algorithm=MAML(inner_lr=0.1, inner_steps=4))
+    write_job(tmp_path / "a.h5", config, metric=Metric("return"))
+    with style.used():
+        picture = plots.over_runs(Settings(reader.read([tmp_path]).jobs, []), Options(), "x", "environment_steps")
+    (axis,), rows = picture.figure.axes, picture.numbers
+    np.testing.assert_array_equal(rows["environment_steps"], rows["seen_tasks"] * 3 * 7 * 5)
+    np.testing.assert_array_equal(axis.lines[0].get_xdata(), rows["environment_steps"])
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("environment steps", "validation return")
+    assert "an upper bound where trajectories end before their horizon" in picture.figure.get_supxlabel().replace(
+        "\n", " "
+    )
+
+
 # ---- the command
 
 
@@ -291,7 +365,8 @@ def command(capsys, *arguments):
 def test_the_numbers_stand_beside_the_picture(scaling, tmp_path, capsys, suffix, start):
     picture = tmp_path / f"new/picture.{suffix}"
     code, shown, err = command(capsys, "6.17", scaling, "--output", picture)
-    assert (code, shown, err) == (0, [str(picture), str(picture.with_suffix(".csv"))], "")
+    assert (code, shown) == (0, [str(picture), str(picture.with_suffix(".csv"))])
+    assert "20 points are too few for a polynomial of degree 10" in err
     assert picture.read_bytes().startswith(start)
     numbers = pd.read_csv(picture.with_suffix(".csv"))
     assert {"scaling", "runs", "mean", "low", "high", "n", "fit", "fit_low", "fit_high"} <= set(numbers.columns)
@@ -360,6 +435,7 @@ def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
         (["curves", scaling, "--level", "95"], "level must be between 0 and 1"),
         (["curves", scaling, "--output", tmp_path / "x.doc"], "--output must end in .pdf, .png, .svg"),
         (["compare", scaling, "--against", "all"], "there is no 'all'; there are baseline, workers 2×"),
+        (["environment_steps", other], "these files' tasks have no trajectories"),
         (["weights", other], "all jobs have one worker"),
     ):
         code, shown, err = command(capsys, *arguments)

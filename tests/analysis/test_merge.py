@@ -1,4 +1,4 @@
-"""Merging loses nothing: every number and attribute comes out as it went in."""
+"""Merging changes nothing: every number and attribute comes out as it went in; checkpoints only where they are asked for."""
 
 from __future__ import annotations
 
@@ -44,11 +44,42 @@ def assert_same(one, other):
 
 def test_what_is_split_again_is_as_it_was(folder, tmp_path, capsys):
     archive, again = tmp_path / "all.h5", tmp_path / "again"
-    assert command(capsys, folder, "--output", archive)[:2] == (0, f"2 files in {archive}\n")
+    assert command(capsys, folder, "--output", archive, "--checkpoints")[:2] == (0, f"2 files in {archive}\n")
     assert command(capsys, "--split", archive, "--output", again)[:2] == (0, f"2 files in {again}\n")
     for name in ("a/job.h5", "b/job.h5"):
         assert_same(read(folder / name), read(again / name, verify=True))
     assert (again / "a/sweep.yaml").read_text() == (folder / "a/sweep.yaml").read_text()
+
+
+def names(archive):
+    """Of all arrays in it."""
+    if archive.suffix == ".csv":
+        with archive.open(newline="") as file:
+            return {row["name"] for row in csv.DictReader(file)}
+    found = []
+    with h5py.File(archive) as file:
+        file.visit(found.append)
+    return set(found)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+def test_checkpoints_are_left_out_unless_asked_for(folder, tmp_path, capsys, suffix):
+    small, whole = tmp_path / f"small{suffix}", tmp_path / f"whole{suffix}"
+    command(capsys, folder, "--output", small)
+    command(capsys, folder, "--output", whole, "--checkpoints")
+    assert small.stat().st_size < whole.stat().st_size
+    assert not any("checkpoint/" in name for name in names(small))
+    assert any("checkpoint/" in name for name in names(whole))
+
+
+def test_a_file_without_its_checkpoint_is_split_again_and_read(folder, tmp_path, capsys):
+    archive, again = tmp_path / "all.h5", tmp_path / "again"
+    command(capsys, folder, "--output", archive)
+    assert command(capsys, "--split", archive, "--output", again)[0] == 0
+    before, after = (read(top / "b/job.h5", verify=True) for top in (folder, again))
+    kept = {name for name in before.arrays if not name.startswith("checkpoint/")}
+    assert after.arrays.keys() == kept < before.arrays.keys()
+    assert all(equal(before[name], after[name]) for name in kept)
 
 
 def test_the_archive_is_plain_hdf5_with_a_group_for_each_job(folder, tmp_path, capsys):
@@ -60,7 +91,7 @@ def test_the_archive_is_plain_hdf5_with_a_group_for_each_job(folder, tmp_path, c
 
 
 def test_the_csv_holds_every_number_to_the_last_bit(folder, tmp_path, capsys):
-    assert command(capsys, folder, "--output", tmp_path / "all.csv")[0] == 0
+    assert command(capsys, folder, "--output", tmp_path / "all.csv", "--checkpoints")[0] == 0
     with (tmp_path / "all.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for name in ("a/job.h5", "b/job.h5"):

@@ -11,13 +11,16 @@ pytest.importorskip("pandas")
 import measures
 import numpy as np
 import pieces
+import plots
 import reader
 import report
+import style
 from measures import Options, Settings
 
 from hpc_dmaml import results
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs
+from hpc_dmaml.weight_generators import LossMedian
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
@@ -27,6 +30,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
+        self.dark = []
         self.tags, self.sources, self.links, self.tables, self.text, self._open = [], [], [], [], "", []
         self.feed(text)
 
@@ -34,6 +38,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         values = dict(attributes)
         self.sources += [values["src"]] if "src" in values else []
+        self.dark += [values["srcset"]] if values.get("media") == "(prefers-color-scheme: dark)" else []
         self.links += [values["href"]] if "href" in values else []
         if tag == "table":
             self.tables.append([])
@@ -79,6 +84,28 @@ def test_a_page_stands_alone(scaling_page):
     assert not {"script", "link", "iframe"} & set(scaling_page.tags)
 
 
+def test_every_picture_is_drawn_for_dark_pages_too(scaling_page):
+    assert len(scaling_page.dark) == len(scaling_page.sources)
+    assert not set(scaling_page.dark) & set(scaling_page.sources)
+    assert all(source.startswith("data:image/") and not set(" \n") & set(source) for source in scaling_page.dark)
+
+
+@pytest.mark.parametrize("colour", [*style.COLOURS, style.GREY, *style.steps(6), "#C8C8C8"])
+def test_colours_stand_out_on_dark_pages(colour):
+    assert style.contrast(style.on_dark(colour), style.DARK_PAPER) >= 4.5
+
+
+def test_a_dark_picture_has_no_line_or_text_that_the_page_swallows(scaling):
+    with style.used():
+        figure = plots.over_runs(Settings(reader.read([scaling]).jobs, ["scaling"]), Options(), "x").figure
+        style.darken(figure)
+    (axis,) = figure.axes
+    texts = [axis.xaxis.label, axis.yaxis.label, *axis.get_xticklabels(), *axis.get_legend().get_texts()]
+    colours = [each.get_color() for each in (*texts, *axis.lines)] + [axis.spines["left"].get_edgecolor()]
+    assert min(style.contrast(each, style.DARK_PAPER) for each in colours) >= 4.5
+    assert style.contrast(axis.get_xgridlines()[0].get_color(), style.DARK_PAPER) < 2
+
+
 def test_the_final_table_has_the_readers_numbers(scaling, scaling_page):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
     table = measures.final(settings, "metric", Options())
@@ -121,6 +148,21 @@ def test_any_files_of_one_task_are_told_apart_by_what_differs(rates):
     assert [row[0] for row in page.tables[0][1:]] == ["β 0.01", "β 0.1"]
     assert "Difference from β 0.01" in page.text
     assert "node1 (cpu): 4 jobs" in page.text
+
+
+def test_of_two_seeds_nothing_is_best_and_the_interval_is_called_meaningless(rates, scaling, scaling_page):
+    text = report.page(reader.read([rates]), Options())
+    assert 'class="best"' not in text
+    assert "Bold" not in text
+    assert "2 seeds: interval not meaningful." in text
+    assert "Bold: the best mean" in scaling_page.text
+    assert "not meaningful" not in scaling_page.text
+
+
+def test_weights_are_drawn_where_they_differ(rates):
+    assert "Weight of each worker" not in report.page(reader.read([rates]), Options())
+    write_job(rates / "w.h5", small_config(runs=12, workers=2, weight_generator=LossMedian()), 2)
+    assert "Weight of each worker" in report.page(reader.read([rates / "w.h5"]), Options())
 
 
 def test_experiments_of_different_tasks_get_a_part_each(rates):

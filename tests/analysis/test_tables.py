@@ -58,10 +58,14 @@ def test_latex_is_a_tabular_without_signs_that_it_does_not_know(scaling, tmp_pat
     assert command(capsys, "final", scaling, "--output", tmp_path / "t.tex")[0] == 0
     text = (tmp_path / "t.tex").read_text()
     assert text.startswith(
+        "% \\usepackage{booktabs, adjustbox}\n"
+        "\\begin{adjustbox}{max width=\\linewidth, max totalheight=0.9\\textheight}\n"
         "\\begin{tabular}{lrrrrr}\n\\toprule\nsetting & runs & seeds & before \\% & step 1 \\% & step 2 \\% \\\\\n"
     )
     assert text.isascii()
     assert text.count("\\\\\n") == 6
+    note = "$\\pm$ is half the 95\\% confidence interval (Student's t)."
+    assert text.endswith(f"\\end{{adjustbox}}\n\n\\smallskip\n{{\\footnotesize {note}}}\n")
 
 
 def test_bad_input_is_one_message(scaling, tmp_path, capsys):
