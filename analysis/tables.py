@@ -149,27 +149,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = Options(given.interval, given.level, None, given.step, given.last)
     found = reader.read(given.sources)
     if given.table == "6.2":
-        (rows, frame), note = scaling_points(found), ""
+        (rows, frame), under = scaling_points(found), ""
     elif given.table == "6.4":
         rows, frame = run_durations(found, options)
-        note = spread(_scaling(found, "6.4"), options)
+        under = spread(_scaling(found, "6.4"), options)
     else:
         settings = _settings(found, given.by)
         rows, frame = final(settings, options, given.variable)
-        note = spread(settings, options)
+        under = spread(settings, options)
     output = given.output or figures.default_folder(given.sources, found) / f"table_{given.table}.csv"
     output.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         ".csv": lambda: frame.to_csv(index=False),
         ".md": lambda: markdown(rows) + "\n",
-        ".tex": lambda: latex(rows, note) + "\n",
+        ".tex": lambda: latex(rows, under) + "\n",
     }
     output.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(markdown(rows))
-    if note:
-        print(f"\n{note}")
+    if under:
+        print(f"\n{under}")
     print(output)
     return 0
 

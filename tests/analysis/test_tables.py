@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,17 @@ def test_durations_stand_beside_the_thesiss(scaling, tmp_path, capsys):
     assert numbers.loc[("tasks", 4), "thesis_percent"] == 376.96
     half = numbers["high_percent"] - numbers["relative_percent"]
     assert rows[2][3] == f"{numbers.loc[('tasks', 4), 'relative_percent']:.1f} ± {half[('tasks', 4)]:.1f}"
+
+
+def test_what_is_not_complete_is_noted_and_hides_nothing(scaling, tmp_path, capsys):
+    part = tmp_path / "scaling"
+    shutil.copytree(scaling, part)
+    (part / "scaling=baseline,seed=0.h5").unlink()
+    code, shown, err = command(capsys, "final", part, "--output", tmp_path / "t.csv")
+    assert code == 0
+    assert err.startswith("note: ")
+    assert shown[-2].startswith("± is half the 95% confidence interval")
+    assert not any(line in shown for line in err.splitlines())
 
 
 def test_the_points_are_those_of_the_files(scaling, capsys, tmp_path):
