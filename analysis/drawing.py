@@ -143,16 +143,16 @@ def caption(
     words = [text]
     if repetitions and settings.repeated:
         words.append(f"Mean of {settings.seeds}{', ' + options.words if options else ''}.")
-        words += [settings.few_seeds] if options and settings.few_seeds else []
+        words.append(settings.few_seeds if options else "")
     elif repetitions:
         words.append("One seed: no confidence interval.")
     if curves is not None:
-        words += [settings.cut(curves)] if settings.cut(curves) else []
+        words.append(settings.cut(curves))
         words += _how_drawn(curves, list(settings.by), options)
     unfinished = [job for job in settings.all_jobs if job.status != "complete"]
     if unfinished:
         words.append(f"{len(unfinished)} of {len(settings.all_jobs)} jobs are not complete.")
-    style.caption(figure, " ".join(words))
+    style.caption(figure, " ".join(filter(None, words)))
 
 
 def _how_drawn(curves: pd.DataFrame, by: list[str], options: Options | None) -> list[str]:

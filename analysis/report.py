@@ -223,9 +223,9 @@ def _final(settings: Settings, options: Options) -> str:
     chances = {f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None}
     if variable == "metric" and chances:
         text += f" Chance is {', '.join(sorted(chances))}."
-    text += f" {settings.few_seeds}" if settings.few_seeds else ""
-    text += f" {settings.cut(ends)}" if len(settings.jobs) > 1 and settings.cut(ends) else ""
-    text += " Bold: the best mean." if settings.has_best else ""
+    cut = settings.cut(ends) if len(settings.jobs) > 1 else ""
+    best_is_bold = "Bold: the best mean." if settings.has_best else ""
+    text = " ".join(filter(None, [text, settings.few_seeds, cut, best_is_bold]))
     return f"<h3>Where it ends</h3>{pieces.table(head, lines, text)}"
 
 

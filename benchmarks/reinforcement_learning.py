@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -24,9 +24,10 @@ from hpc_dmaml.config import parse
 from hpc_dmaml.engine import objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.placement import Placement
+from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.setup import make_learner
 from hpc_dmaml.start import beginning, build_module
-from hpc_dmaml.tasks.rollouts import TrajectoryBatch
+from hpc_dmaml.tasks.rollouts import Trajectories, TrajectoryBatch
 from hpc_dmaml.worker import Learner, work
 
 
@@ -58,35 +59,18 @@ class Measured:
         return [name, derivatives, f"{run:.3f}", f"{speed:,.0f}", f"{sampling:.0%}", f"{away:.0e}"]
 
 
-@contextmanager
-def timed(sampling: Sampling) -> Iterator[None]:
-    """Note in `sampling` whatever is sampled meanwhile."""
-    kinds = [kind for kind in _subclasses(TrajectoryBatch) if "walk" in vars(kind)]  # type: ignore[type-abstract]
-    originals = [kind.walk for kind in kinds]
+def timed(kind: type[TrajectoryBatch], sampling: Sampling) -> AbstractContextManager[object]:
+    """Note in `sampling` what is sampled meanwhile by batches of this kind."""
+    walk = kind.walk
 
-    def noting(walk: Callable[..., Any]) -> Callable[..., Any]:
-        def walked(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            found = walk(*arguments)
-            sampling.seconds += time.perf_counter() - start
-            sampling.steps += found.made.sum().item()
-            return found
+    def walked(*arguments: Any) -> Trajectories:
+        start = time.perf_counter()
+        found = walk(*arguments)
+        sampling.seconds += time.perf_counter() - start
+        sampling.steps += found.made.sum().item()
+        return found
 
-        return walked
-
-    for kind, walk in zip(kinds, originals, strict=True):
-        kind.walk = noting(walk)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for kind, walk in zip(kinds, originals, strict=True):
-            kind.walk = walk  # type: ignore[method-assign]
-
-
-def _subclasses(kind: type[TrajectoryBatch]) -> Iterator[type[TrajectoryBatch]]:
-    for each in kind.__subclasses__():
-        yield each
-        yield from _subclasses(each)
+    return patch.object(kind, "walk", walked)
 
 
 def measure(name: str, options: list[str], seconds: float) -> list[list[str]]:
@@ -99,14 +83,17 @@ def measure(name: str, options: list[str], seconds: float) -> list[list[str]]:
     general = objective_for(module, sampler.sample_shape, objective.loss, objective.layout, layerwise=False)
     ways = [
         Measured(learner),
-        Measured(Learner(config, sampler, learner.training, learner.engine._replace(objective=general))),
+        Measured(replace(learner, engine=learner.engine._replace(objective=general))),
     ]
+    batch = sampler.sample("train", generator(0, Purpose.TRAINING), 1)
+    if not isinstance(batch, TrajectoryBatch):
+        raise SystemExit(f"--config {name}: its tasks have no trajectories")
     phi, alone = beginning(config.algorithm, objective.layout, module), Placement(1, 1, 0)
     end, run = time.perf_counter() + seconds, 0
     while run < 3 or time.perf_counter() < end:
         for way in ways:
             sampling, start = Sampling(), time.perf_counter()
-            with timed(sampling):
+            with timed(type(batch), sampling):
                 update, _ = work(way.learner, phi, 0, 0, alone, None)
             if run:  # the first warms up
                 way.seconds.append(time.perf_counter() - start)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +30,12 @@ ATTRIBUTES: dict[str, Any] = {
     "metric_direction": "", "restarts": 0, "best_run": -1, "best_score": float("nan"),
 }  # fmt: skip
 """Of a result file that no job wrote."""
+
+
+def docstring_command(example: ModuleType, word: str) -> list[str]:
+    """The command of an example's docstring that starts with a word."""
+    lines = str(example.__doc__).replace("\\\n", " ").splitlines()
+    return shlex.split(next(line for line in lines if line.split()[:1] == [word]))
 
 
 def small_config(**changes: Any) -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,14 +28,8 @@ from hpc_dmaml.run import run_job
 from hpc_dmaml.schedules import Schedule
 from hpc_dmaml.tasks import Batch, Samples, Sinusoid, TaskFamily
 from hpc_dmaml.weight_generators import WeightGenerator
-from tests.helpers import differing, run, small_config
+from tests.helpers import differing, docstring_command, run, small_config
 from tests.processes import MPIRUN, ROOT
-
-
-def docstring_command(word: str) -> list[str]:
-    """The command of the example's docstring that starts with a word."""
-    lines = str(own_parts.__doc__).replace("\\\n", " ").splitlines()
-    return shlex.split(next(line for line in lines if line.split()[:1] == [word]))
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +37,7 @@ def call(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
-TRAINING = docstring_command("mpirun")
+TRAINING = docstring_command(own_parts, "mpirun")
 FEW = ["--runs", "6", "--tasks", "2", "--validation.every", "3", "--validation.tasks", "5", "--threads", "1"]
 
 # ---- the example
@@ -75,7 +68,7 @@ def test_its_metric_is_shown_and_stands_in_the_file(trained):
 
 
 def test_evaluate_asks_for_trust_and_shows_the_metric_with_its_unit(trained):
-    command = [trained[0] if word.endswith(".h5") else word for word in docstring_command("python")]
+    command = [trained[0] if word.endswith(".h5") else word for word in docstring_command(own_parts, "python")]
     assert "--trust" in command
     done = call(*command, "--tasks", "9")
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from hpc_dmaml.requirements import TaskFailure
 from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Gymnasium
 from hpc_dmaml.tasks.rollouts import QUERY
-from tests.helpers import differing, run, small_config
+from tests.helpers import differing, docstring_command, run, small_config
 from tests.processes import needs_mpirun
 from tests.test_mpirun import mpirun
 
@@ -305,8 +304,7 @@ def test_what_is_wrong_is_refused_and_named(of, message, tmp_path):
 
 
 def test_the_example_of_an_environment_of_ones_own_trains(tmp_path):
-    lines = str(own_environment.__doc__).replace("\\\n", " ").splitlines()
-    command = shlex.split(next(line for line in lines if "mpirun" in line))
+    command = docstring_command(own_environment, "mpirun")
     arguments = command[command.index("hpc_dmaml") + 1 :]
     few = "--runs 2 --tasks 2 --task.trajectories 2 --task.horizon 4 --validation.every 2 --validation.tasks 2 --threads 1"
     found = run(parse([*arguments, *few.split()]), tmp_path)
