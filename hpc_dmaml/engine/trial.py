@@ -7,7 +7,6 @@ autograd in value, gradient and Hessian-vector product; and that product with a 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -29,6 +28,8 @@ STEPS = (1e-6, 1e-5, 1e-7, 1e-4)
 """Of the finite difference, relative to θ's length. One that agrees is enough: a ReLU may change sign within a step."""
 STEPS_SINGLE = (1e-3, 1e-2, 1e-4)
 """The same for a module that runs in single precision alone."""
+BESIDE = 3e-3
+"""So far from θ, relative to its length, is it taken: with biases of 0, θ is a ReLU's kink for a sample that is 0."""
 
 
 class Trial(NamedTuple):
@@ -92,9 +93,8 @@ def try_out(
             f"{name} looks like a chain of known layers, but gives other numbers: it is differentiated by autograd"
         )
     if second_order and not loss.stops_gradients:
-        objective: Objective = fast if fast is not None and layerwise else general
-        gradient = lambda at: objective.flat(objective.gradient(objective.enter(at, 1), x, y).value)  # noqa: E731
-        _check_second_derivative(gradient, theta, v, expected[-1], name, single)
+        objective = fast if fast is not None and layerwise else general
+        _check_second_derivative(objective, theta + BESIDE * v, v, x, y, name, single)
     return Trial(layerwise, warnings)
 
 
@@ -186,9 +186,15 @@ def _random_state(device: torch.device) -> tuple[object, ...]:
 
 
 def _check_second_derivative(
-    gradient: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor, product: Tensor, name: str, single: bool
+    objective: Objective, theta: Tensor, v: Tensor, x: Tensor, y: Tensor, name: str, single: bool
 ) -> None:
     """Raise ValueError where the Hessian-vector product is none."""
+
+    def gradient(at: Tensor) -> Tensor:
+        return objective.flat(objective.gradient(objective.enter(at, 1), x, y).value)
+
+    record = objective.gradient(objective.enter(theta, 1), x, y).record
+    product = objective.flat(objective.hessian_vector(record, objective.enter(v, 1)))
     least, least_scale = float("inf"), 1e-6 * gradient(theta).norm().item()
     for step in STEPS_SINGLE if single else STEPS:
         difference = (gradient(theta + step * v) - gradient(theta - step * v)) / (2 * step)

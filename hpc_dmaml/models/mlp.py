@@ -39,7 +39,8 @@ class MLP(Model):
 class GaussianPolicy(MLP):
     """The mean of an action by a multi-layer perceptron, and a free log σ for each of its components.
 
-    The outputs are (mean, log σ), as `GaussianPolicyGradient` wants them; the defaults are Finn's for navigation.
+    The outputs are (mean, log σ), as `GaussianPolicyGradient` wants them; the defaults are Finn's for navigation. So is the
+    start: weights by Glorot & Bengio (2010), and biases of 0, as an untrained mean that drifts costs a navigator its start.
     """
 
     hidden: tuple[int, ...] = (100, 100)
@@ -58,4 +59,8 @@ class GaussianPolicy(MLP):
             )
         means = super().build(sample_shape, outputs // 2)
         assert isinstance(means, nn.Sequential)
+        for layer in means:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
         return nn.Sequential(*means, Append(outputs // 2, self.log_sigma))

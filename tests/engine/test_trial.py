@@ -19,6 +19,7 @@ from hpc_dmaml.engine import objective_for, prepare, try_out
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layers import LAYERS
 from hpc_dmaml.engine.trial import Trial
+from hpc_dmaml.models import GaussianPolicy
 from hpc_dmaml.parameters import Layout, constants
 from hpc_dmaml.tasks import Samples
 from tests.engine.reference import PROBLEMS
@@ -266,6 +267,16 @@ def test_many_relus_are_no_reason_to_doubt_a_second_derivative() -> None:
         torch.manual_seed(seed)
         wide = nn.Sequential(nn.Flatten(), nn.Linear(49, 3000), nn.ReLU(), nn.Linear(3000, OUTPUTS))
         assert tried(wide, shape=(1, 7, 7)) == (True, [])
+
+
+def test_a_start_on_a_kink_is_no_reason_to_doubt_a_second_derivative() -> None:
+    """With biases of 0, a sample that is 0 lies on the kink of every ReLU: there the two sides differ."""
+    policy = GaussianPolicy((5,)).build((2,), 4)
+    own = nn.Sequential(nn.Identity(), *policy[:-1], nn.Linear(2, 4))
+    for module in (policy, own):
+        support = Samples(torch.zeros(1, 6, 2), torch.randn(1, 6, 4))
+        trial = try_out(module, Layout.of(module), support, 4, "squared_error", second_order=True)
+        assert trial.warnings == []
 
 
 def test_layers_whose_formulas_do_not_fit_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:

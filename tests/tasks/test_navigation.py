@@ -278,6 +278,15 @@ def test_a_policy_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         GaussianPolicy().build((2,), 3)
 
 
+def test_an_untrained_policy_stays_where_it_starts_on_average() -> None:
+    """As Finn's: a mean that drifts before anything is learned leads a navigator away by hundreds of its returns."""
+    policy = GaussianPolicy().build((2,), 4)
+    at_start = policy(torch.zeros(1, 2))[0]
+    assert at_start[:2].tolist() == [0, 0]
+    further = policy(torch.tensor([[0.1, -0.2], [0.2, -0.4]]))[:, :2]
+    torch.testing.assert_close(further[1], 2 * further[0])
+
+
 def test_the_preset_is_what_it_says() -> None:
     preset = parse(["--config", "navigation"])
     assert preset.task == Navigation(trajectories=20, horizon=100)
