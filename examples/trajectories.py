@@ -28,8 +28,9 @@ def walks(model: TrainedModel, batch: Points, steps: int) -> Iterator[tuple[Tens
     objective = objective_for(model.module, model.sample_shape, model.loss, model.layout, model.layerwise)
     start = objective.enter(model.phi[: model.layout.size], len(batch))
     for parameters in model.config.algorithm.adapt(objective, model.phi, start, batch, steps):
-        walked, positions = batch.paths(QUERY, acting(objective, parameters))
-        yield positions, walked.rewards.sum(-1).mean(-1)
+        walked = batch.walk(QUERY, acting(objective, parameters))
+        assert walked.positions is not None
+        yield walked.positions, walked.rewards.sum(-1).mean(-1)
 
 
 def main() -> None:

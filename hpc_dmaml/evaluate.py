@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -17,7 +18,7 @@ from hpc_dmaml.config.values import Word, hints, make, typed
 from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.launch import COMPLETE, launch
-from hpc_dmaml.losses import Metric, named
+from hpc_dmaml.losses import Metric, PolicyGradient, named
 from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
@@ -104,6 +105,8 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     from hpc_dmaml.setup import load_task, make_learner, use_device
     from hpc_dmaml.start import beginning, build_module
     from hpc_dmaml.tasks.border import draw
+    from hpc_dmaml.tasks.environments import Rollouts
+    from hpc_dmaml.tasks.rollouts import Watch, first_success
     from hpc_dmaml.validation import validate
 
     evaluation, config = settings
@@ -118,17 +121,24 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
     key = (Purpose.EVALUATION, 0)
-    found = validate(learner, model.phi.to(device), comm, split, key, evaluation.tasks, steps)
     metric = learner.loss.metric
+    tells_success = isinstance(learner.loss, PolicyGradient) and learner.loss.judged_by == "success"
+    watch = Watch(first_success) if tells_success else None
+    found = validate(learner, model.phi.to(device), comm, split, key, evaluation.tasks, steps, watch)
     lines = _lines(found, metric)
-    oracle = draw(sampler, split, generator(config.seed, *key), evaluation.tasks, slice(0, 1)).oracle()
+    drawn = partial(draw, sampler, split, tasks=evaluation.tasks)
+    if watch is not None:
+        everything = drawn(rng=generator(config.seed, *key))
+        assert isinstance(everything, Rollouts)
+        lines += everything.account(watch.gathered(comm, everything.keys))
+    oracle = drawn(rng=generator(config.seed, *key), part=slice(0, 1)).oracle()
     if oracle is not None and metric is not None:  # then the metric alone says little
         fresh = build_module(config, sampler.sample_shape, sampler.outputs)
         start = beginning(config.algorithm, model.layout, fresh).to(device)
         untrained = validate(learner, start, comm, split, key, evaluation.tasks, steps)
-        everything = draw(sampler, split, generator(config.seed, *key), evaluation.tasks).oracle()
+        oracle = drawn(rng=generator(config.seed, *key)).oracle()
         lines += ["from a random initialisation:", *_lines(untrained, metric)]
-        lines += [f"who knows the task:  {metric.name} {_shown(np.asarray(everything), metric)}"]
+        lines += [f"who knows the task:  {metric.name} {_shown(np.asarray(oracle), metric)}"]
     if comm.rank == 0:
         print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {source}")
         print("\n".join(lines))

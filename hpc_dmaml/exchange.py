@@ -29,6 +29,7 @@ class RankReport(NamedTuple):
     """What a rank tells of itself in the first message."""
 
     work_s: float
+    data_s: float
     stop: float
     """1 if it was asked to stop."""
     write: float

@@ -100,6 +100,7 @@ class Recorder:
                 "workers/weight": done.weights,
                 "workers/work_s": reports.work_s,
                 "ranks/work_s": reports.of("work_s"),
+                "ranks/data_s": reports.of("data_s"),
                 **{f"ranks/{name}": unknown for name in results.RANK_TIMES},
             }
         )
@@ -178,6 +179,7 @@ class Recorder:
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,
             **state.own.gathered,
+            **state.trajectories,
         }
 
     def _state(self, status: str) -> dict[str, Any]:

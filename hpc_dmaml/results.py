@@ -46,6 +46,7 @@ VARIABLES = {
     "workers/weight": Variable(("run", "worker"), "1", "weight of the worker's update; 0 if it was not finite"),
     "workers/work_s": Variable(("run", "worker"), "s", "time of the worker's own computation, over its ranks"),
     "ranks/work_s": Variable(("run", "rank"), "s", "time of the rank's workers"),
+    "ranks/data_s": Variable(("run", "rank"), "s", "part of it: drawing tasks, and sampling trajectories"),
     "ranks/exchange_s": Variable(("run", "rank"), "s", "time of the exchange of updates, optimizer step included"),
     "ranks/wait_s": Variable(("run", "rank"), "s", "time of waiting for slower ranks in front of the exchange"),
     "ranks/validation_s": Variable(("run", "rank"), "s", "time of validation; 0 in runs without one"),
@@ -57,6 +58,8 @@ VARIABLES = {
         ("validation", "step", "task"), "", "query metric before adaptation (step 0) and after each step of it"
     ),
 }
+LATER = ("ranks/data_s",)
+"""Variables that files had not from the first: there they are read as NaN."""
 METRICS = ("workers/metric", "validation/metric")
 """Variables whose name, unit and direction are those of the job's metric."""
 SCALES = {"run": "runs/run", "worker": "workers/worker", "rank": "ranks/rank", "validation": "validation/run",
@@ -311,8 +314,10 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
             arrays: Arrays = {}
             if ours:
                 found, attributes = upgraded(plain_hdf5.datasets(file), attributes)
-                check_arrays(found, DIMENSIONS)
+                check_arrays(found, {n: d for n, d in DIMENSIONS.items() if n in found or n not in LATER})
                 arrays = {n: plain_hdf5.values(d) for n, d in found.items() if not groups or n.split("/")[0] in groups}
+        if "ranks/work_s" in arrays:
+            arrays = {**{name: np.full_like(arrays["ranks/work_s"], np.nan) for name in LATER}, **arrays}
         if ours:
             check_attributes(attributes)
             check_content(arrays)

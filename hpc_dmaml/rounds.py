@@ -10,13 +10,20 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from hpc_dmaml.data_clock import taken_s
 from hpc_dmaml.exchange import Exchange, RankReport, Reports
-from hpc_dmaml.randomness import Purpose
+from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.setup import Job
 from hpc_dmaml.state import Validation
 from hpc_dmaml.stopping import Stop
+from hpc_dmaml.tasks.border import draw
+from hpc_dmaml.tasks.navigation import Plane, Points
+from hpc_dmaml.tasks.rollouts import Watch, positions
 from hpc_dmaml.validation import validate
 from hpc_dmaml.worker import work
+
+PICTURED = 4
+"""Held-out tasks that a file keeps the trajectories of."""
 
 
 class Round(NamedTuple):
@@ -83,6 +90,7 @@ class Rounds:
     def work_and_report(self) -> tuple[list[Tensor], Reports]:
         """What this rank's workers give, and how all workers and ranks did."""
         job, run, theta = self.job, self.job.state.run, self.job.state.model.theta
+        taken_s()  # what validation took
         start = time.perf_counter()
         with self.stop.saving(self.save):
             results = [
@@ -95,7 +103,7 @@ class Rounds:
         every = job.config.check_every
         digest = float(zlib.crc32(theta.cpu().numpy().tobytes())) if every and run % every == 0 else 0.0
         stops, writes = float(self.stop.asked()), float(self.writes(run))
-        report = RankReport(work_s, stops, writes, digest, *self.times())
+        report = RankReport(work_s, taken_s(), stops, writes, digest, *self.times())
         return [update for update, _ in results], self.exchange.report([r for _, r in results], report)
 
     def times(self) -> tuple[float, float, float]:
@@ -104,10 +112,18 @@ class Rounds:
 
 
 def validate_now(job: Job, run: int) -> Validation:
-    """Held-out tasks, the same each time or those of this run."""
+    """Held-out tasks, the same each time or those of this run. Of what walks in a plane, a few are kept for a picture."""
     settings = job.config.validation
     key = (Purpose.VALIDATION, 0 if settings.fixed else run)
-    return validate(job.learner, job.state.model.theta, job.comm, "validation", key, settings.tasks, settings.steps)
+    watch = Watch(positions) if isinstance(job.config.task, Plane) else None
+    learner, theta = job.learner, job.state.model.theta
+    found = validate(learner, theta, job.comm, "validation", key, settings.tasks, settings.steps, watch)
+    if watch is not None:
+        part = slice(0, min(PICTURED, settings.tasks))
+        few = draw(learner.sampler, "validation", generator(learner.config.seed, *key), settings.tasks, part)
+        assert isinstance(few, Points)
+        job.state.trajectories = few.pictured(watch.gathered(job.comm, few.keys))
+    return found
 
 
 def is_due(run: int, every: int, runs: int) -> bool:

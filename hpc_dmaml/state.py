@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,8 @@ class State:
     best: Best | None = None
     validation: Validation | None = None
     """The last one."""
+    trajectories: dict[str, np.ndarray] = field(default_factory=dict)
+    """Some of it, to be looked at: arrays of the file, by name."""
 
     def judge(self, run: int, validation: Validation, metric: Metric | None) -> None:
         """Take note of the validation of a run, and keep the parameters if they are the best."""
@@ -65,6 +67,7 @@ class State:
         self.memory, self.run = previous["checkpoint/memory"], int(runs[-1]) + 1 if len(runs) else 0
         self.model.load_optimizer_state(previous.group("checkpoint/optimizer/"), self.run > 0)
         self.own.restore(previous.group(GROUP))
+        self.trajectories = {name: a for name, a in previous.arrays.items() if name.startswith("trajectories/")}
         score = float(previous.attribute("best_score"))
         if writes and np.isfinite(score):
             self.best = Best(score, previous["meta_model/best_parameters"], int(previous.attribute("best_run")))

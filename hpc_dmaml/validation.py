@@ -14,6 +14,7 @@ from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.state import Validation
 from hpc_dmaml.tasks import Batch, Split
 from hpc_dmaml.tasks.border import draw
+from hpc_dmaml.tasks.rollouts import Watch
 from hpc_dmaml.worker import Learner
 
 BLOCK = 32
@@ -28,10 +29,12 @@ def validate(
     key: tuple[Purpose, int],
     tasks: int,
     steps: int,
+    watch: Watch | None = None,
 ) -> Validation:
     """How held-out tasks go from φ (P,); the same on every rank, which share the tasks.
 
-    `key` is that of the random draw: the same key gives the same tasks, on any number of ranks.
+    `key` is that of the random draw: the same key gives the same tasks, on any number of ranks. `watch` is told of the
+    trajectories that this rank's tasks are judged on.
     """
     engine, algorithm = learner.engine, learner.config.algorithm
 
@@ -43,6 +46,7 @@ def validate(
     for start in range(mine.start, mine.stop, BLOCK):
         part = slice(start, min(start + BLOCK, mine.stop))
         batch = draw(learner.sampler, split, generator(learner.config.seed, *key), tasks, part)
+        batch = batch if watch is None else batch.watched(watch)
         curve = learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
         curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
     comm.all_sum(curves)

@@ -22,6 +22,8 @@ STATE = {
     "meta_model/parameters": ("parameter",), "meta_model/best_parameters": ("parameter",), "meta_model/names": ("tensor",),
     "meta_model/shapes": ("tensor",), "checkpoint/memory": ("memory", "worker"), "checkpoint/restarts": ("restart",),
     "ranks/host": ("host",), "ranks/device": ("host",),
+    "trajectories/position": ("step", "shown", "trajectory", "time", "coordinate"),
+    "trajectories/goal": ("shown", "coordinate"),
 }  # fmt: skip
 """What a file holds besides the log, with dimensions; a file that holds a part of it can be read, but not resumed."""
 TEXTS = ("meta_model/names", "meta_model/shapes", "ranks/host", "ranks/device")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("hpc_dmaml", "torch", "numpy", "h5py", "mpi4py")
+SIMULATORS = ("gymnasium", "mujoco", "metaworld")
+"""Packages that make the numbers where they are in use."""
 GIT_PATIENCE_S = 2.0
 
 
 def versions() -> str:
     """Of the packages that make the numbers."""
-    return " ".join([*(f"{name} {_version(name)}" for name in PACKAGES), f"python {platform.python_version()}"])
+    used = [*PACKAGES, *(name for name in SIMULATORS if sys.modules.get(name))]
+    return " ".join([*(f"{name} {_version(name)}" for name in used), f"python {platform.python_version()}"])
 
 
 def _version(package: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.config import RunConfig
+from hpc_dmaml.data_clock import data_time
 from hpc_dmaml.engine import Engine
 from hpc_dmaml.losses import Loss
 from hpc_dmaml.optimizers import TRPO
@@ -74,7 +75,8 @@ def work(
     if own is not None:
         own.begin(theta)
     for epoch in range(config.epochs):
-        batch = learner.training.batch(run, worker, epoch, part, theta)
+        with data_time():
+            batch = learner.training.batch(run, worker, epoch, part, theta)
         if isinstance(local, TRPO):
             mean = lambda each: over_ranks(each / config.tasks)  # noqa: E731
             theta, result = trust_region_step(local, algorithm, learner.engine, theta, batch, run, mean)

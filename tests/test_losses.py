@@ -71,7 +71,7 @@ def example(loss: Loss, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         discrete = isinstance(loss, CategoricalPolicyGradient)
         action = torch.randint(4, (3, 5, 1), generator=rng).double() if discrete else numbers[..., :2]
         made = torch.tensor([1.0, 1, 1, 0, 1], dtype=torch.float64).expand(3, 5)
-        return z, joined(action, numbers[..., 2], made, numbers[..., 3] * made), z_dot
+        return z, joined(action, numbers[..., 2], made, numbers[..., 3] * made, made / 5), z_dot
     return z, torch.randint(4, (3, 5), generator=rng) if loss.targets == "classes" else numbers, z_dot
 
 

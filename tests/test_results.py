@@ -62,6 +62,16 @@ def test_arrays_carry_dimension_scales_units_and_descriptions(tmp_path):
         assert file["validation/loss"].dims[2][0] == file["validation/task"]
 
 
+def test_a_variable_that_older_files_lack_is_unknown_in_them(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.delitem(results.VARIABLES, "ranks/data_s")
+        results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
+    old = results.read(tmp_path / "x.h5", verify=True)
+    np.testing.assert_array_equal(old["ranks/data_s"], np.full(old["ranks/work_s"].shape, np.nan))
+    assert "ranks/data_s" not in results.read(tmp_path / "x.h5", "validation").arrays
+    assert len(Log(SIZES, old.arrays)) == 2
+
+
 def test_some_groups_can_be_read_alone(tmp_path):
     results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
     assert {name.split("/")[0] for name in results.read(tmp_path / "x.h5", "validation").arrays} == {"validation"}

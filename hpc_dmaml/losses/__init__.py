@@ -12,7 +12,7 @@ from hpc_dmaml.importing import Trusted, find, path_of
 from hpc_dmaml.losses.cross_entropy import CrossEntropy
 from hpc_dmaml.losses.loss import Loss
 from hpc_dmaml.losses.metric import ACCURACY, Metric
-from hpc_dmaml.losses.policy_gradient import CategoricalPolicyGradient, GaussianPolicyGradient
+from hpc_dmaml.losses.policy_gradient import CategoricalPolicyGradient, GaussianPolicyGradient, PolicyGradient
 from hpc_dmaml.losses.squared_error import SquaredError
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
@@ -24,6 +24,7 @@ __all__ = [
     "GaussianPolicyGradient",
     "Loss",
     "Metric",
+    "PolicyGradient",
     "SquaredError",
     "described",
     "named",

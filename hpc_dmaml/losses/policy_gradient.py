@@ -1,8 +1,8 @@
 """Reinforcement learning: the policy gradient of trajectories that were sampled, as a loss with its two derivatives.
 
-A sample is a step of a trajectory. Its target is a vector (A + 3,): the action that was taken (A numbers, or 1 for the number of
+A sample is a step of a trajectory. Its target is a vector (A + 4,): the action that was taken (A numbers, or 1 for the number of
 a discrete one), its advantage Â, 1 or 0 for whether the step was made at all (a trajectory may have ended), and the step's
-part of the task's mean return. With the weights w the loss of a task is
+parts of the task's mean return and of its share of successes. With the weights w the loss of a task is
 
     L = −Σ w Â log π(a|s) / Σ w              "log_probability": MAML's estimator (Finn et al., 2017)
     L = −Σ w Â π(a|s) / stop(π(a|s)) / Σ w   "ratio": the same gradient, a Hessian of low variance (Rothfuss et al., 2019)
@@ -23,7 +23,9 @@ from hpc_dmaml.losses.metric import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-RETURN = Metric("return")
+MADE = -3
+"""The column of the targets that says whether a step was made."""
+RETURN, SUCCESS = Metric("return"), Metric("success", "share")
 
 
 class Parts(NamedTuple):
@@ -33,18 +35,25 @@ class Parts(NamedTuple):
     """(B, n, A)"""
     scale: Tensor
     """−w Â / Σ w, (B, n, 1)"""
-    share: Tensor
-    """(B, n)"""
+    earned: Tensor
+    """(B, n), whose sum over n is the mean return"""
+    success: Tensor
+    """(B, n), whose sum over n is the share of successes"""
 
 
 @dataclass(frozen=True)
 class PolicyGradient(Loss):
     """What the two kinds of policy have in common: all but log π and its derivatives."""
 
-    metric = RETURN
     targets = "any"
     form: Literal["log_probability", "ratio"] = "log_probability"
     """The surrogate: same gradient, other second derivative."""
+    judged_by: Literal["return", "success"] = "return"
+    """What the metric of a task is, over its trajectories."""
+
+    @property
+    def metric(self) -> Metric:  # type: ignore[override]
+        return SUCCESS if self.judged_by == "success" else RETURN
 
     @property
     def stops_gradients(self) -> bool:
@@ -74,10 +83,11 @@ class PolicyGradient(Loss):
         return (at.scale * log_p).sum((1, 2))
 
     def measure(self, z: Tensor, targets: Tensor) -> Tensor:
-        return split(targets).share.sum(1)
+        at = split(targets)
+        return (at.success if self.judged_by == "success" else at.earned).sum(1)
 
     def reported(self, losses: Tensor, z: Tensor, targets: Tensor) -> Tensor:
-        return -self.measure(z, targets)
+        return -split(targets).earned.sum(1)
 
     def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
         at = split(targets)
@@ -155,7 +165,7 @@ class Divergence(Loss):
         """From outputs (B, n, C), and targets of the policy gradient."""
         import torch
 
-        return torch.cat([old, given[..., -2:-1]], -1)
+        return torch.cat([old, given[..., MADE : MADE + 1]], -1)
 
     def value(self, z: Tensor, targets: Tensor) -> Tensor:
         old, made = targets[..., :-1], targets[..., -1:]
@@ -163,14 +173,14 @@ class Divergence(Loss):
 
 
 def split(targets: Tensor) -> Parts:
-    """The columns of the targets (B, n, A + 3)."""
-    advantage, weight, share = targets[..., -3:].unbind(-1)
+    """The columns of the targets (B, n, A + 4)."""
+    advantage, weight, earned, success = targets[..., -4:].unbind(-1)
     scale = -weight * advantage / weight.sum(1, keepdim=True)
-    return Parts(targets[..., :-3], scale.unsqueeze(-1), share)
+    return Parts(targets[..., :-4], scale.unsqueeze(-1), earned, success)
 
 
-def joined(action: Tensor, advantage: Tensor, weight: Tensor, share: Tensor) -> Tensor:
-    """Targets (B, n, A + 3) of actions (B, n, A) and the other columns (B, n)."""
+def joined(action: Tensor, advantage: Tensor, weight: Tensor, earned: Tensor, success: Tensor) -> Tensor:
+    """Targets (B, n, A + 4) of actions (B, n, A) and the other columns (B, n)."""
     import torch
 
-    return torch.cat([action, torch.stack([advantage, weight, share], -1)], -1)
+    return torch.cat([action, torch.stack([advantage, weight, earned, success], -1)], -1)

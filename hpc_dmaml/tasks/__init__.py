@@ -6,6 +6,7 @@ from hpc_dmaml.tasks.glyphs import Glyphs
 from hpc_dmaml.tasks.gymnasium_family import Gymnasium
 from hpc_dmaml.tasks.harmonic import Harmonic
 from hpc_dmaml.tasks.image_folder import ImageFolder
+from hpc_dmaml.tasks.meta_world import MetaWorld
 from hpc_dmaml.tasks.navigation import Court, Navigation
 from hpc_dmaml.tasks.omniglot import Omniglot
 from hpc_dmaml.tasks.sinusoid import Sinusoid
@@ -19,6 +20,7 @@ __all__ = [
     "Gymnasium",
     "Harmonic",
     "ImageFolder",
+    "MetaWorld",
     "Navigation",
     "Omniglot",
     "Samples",

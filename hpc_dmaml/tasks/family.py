@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from hpc_dmaml.losses import Loss
+    from hpc_dmaml.tasks.rollouts import Watch
 
 Split = Literal["train", "validation", "test"]
 
@@ -53,6 +54,10 @@ class Batch(ABC):
     @abstractmethod
     def query(self, act: Act) -> Samples:
         """What the tasks are judged on."""
+
+    def watched(self, watch: Watch) -> Self:
+        """The same tasks, which tell `watch` of the trajectories that they are judged on, where they are judged on such."""
+        return self
 
     def oracle(self) -> torch.Tensor | None:
         """The metric of who knows the tasks, (B,), where that can be told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,6 +17,10 @@ from hpc_dmaml.tasks.rollouts import QUERY, Trajectories, TrajectoryBatch, Traje
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+PICTURED = 5
+"""Trajectories of a task that a file keeps."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,17 @@ class Points(TrajectoryBatch):
     def settings(self) -> Plane:
         return self.family
 
+    def pictured(self, kept: Mapping[int, list[np.ndarray]]) -> dict[str, np.ndarray]:
+        """What a file keeps of these tasks' `positions`: them (steps + 1, B, N, T, 2), and the goals (B, 2)."""
+        walked = np.stack([kept[key] for key in self.keys.tolist()], 1)
+        return {"trajectories/position": walked[:, :, :PICTURED].astype(float), "trajectories/goal": self.goals}
+
     def oracle(self) -> Tensor:
         """The mean return of going straight to the goal, (B,)."""
         return self.walk(QUERY, None).rewards.sum(-1).mean(-1)
 
     def walk(self, step: int, act: Act | None) -> Trajectories:
-        """By the policy, or straight to the goal."""
-        return self.paths(step, act)[0]
-
-    def paths(self, step: int, act: Act | None) -> tuple[Trajectories, Tensor]:
-        """All tasks and trajectories side by side, one step after another, and their positions (B, N, T, 2) before each step;
-        behind its end a trajectory is at rest."""
+        """By the policy, or straight to the goal: all tasks and trajectories side by side, one step after another."""
         import torch
 
         family = self.family
@@ -100,8 +105,8 @@ class Points(TrajectoryBatch):
             after, reward, is_last = family.move(position, action, goal)
             steps.append((seen, action, reward * made, made, position))
             made, position = made * ~is_last, torch.where((made > 0).unsqueeze(-1), after, position)
-        *walked, positions = (torch.stack(each, 2) for each in zip(*steps, strict=True))
-        return Trajectories(*walked), positions
+        states, actions, rewards, was_made, positions = (torch.stack(each, 2) for each in zip(*steps, strict=True))
+        return Trajectories(states, actions, rewards, was_made, positions=positions)
 
     def _noise(self, step: int) -> Tensor:
         """(B, N, T, 2), normal; each task's from a generator of its own."""

@@ -6,17 +6,23 @@ B tasks of N trajectories of at most T steps. `made` is 1 for steps that were ma
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from hpc_dmaml.data_clock import data_time
 from hpc_dmaml.losses.policy_gradient import joined
 from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks.family import Act, Batch, Samples, TaskFamily
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
+
+    from hpc_dmaml.communicator import Communicator
 
 RIDGE = 1e-5
 """Of the baseline's least squares."""
@@ -33,6 +39,28 @@ class Trajectories(NamedTuple):
     """(B, N, T), 0 for steps that were not made."""
     made: Tensor
     """(B, N, T)"""
+    success: Tensor | None = None
+    """(B, N, T), 1 for steps that the environment calls a success."""
+    positions: Tensor | None = None
+    """(B, N, T, D), where it was before each step; behind its end a trajectory is at rest."""
+
+
+class Watch:
+    """Keeps something of the trajectories that tasks are judged on: by a task's key, for each step of adaptation."""
+
+    def __init__(self, of: Callable[[Trajectories], Tensor]) -> None:
+        """`of`: what to keep of trajectories, with the tasks first."""
+        self.of, self.kept = of, dict[int, list[np.ndarray]]()
+
+    def note(self, keys: Any, walked: Trajectories) -> None:
+        for key, each in zip(keys.tolist(), self.of(walked).cpu().numpy(), strict=True):
+            self.kept.setdefault(key, []).append(each)
+
+    def gathered(self, comm: Communicator, keys: Any) -> dict[int, list[np.ndarray]]:
+        """What the ranks have kept of these tasks, on every rank."""
+        wanted = set(keys.tolist())
+        mine = {key: kept for key, kept in self.kept.items() if key in wanted}
+        return {key: kept for part in comm.all_gather_objects(mine) for key, kept in part.items()}
 
 
 @dataclass(frozen=True)
@@ -66,6 +94,8 @@ class TrajectoryBatch(Batch):
 
     keys: Any
     """(B,) int64, of what each task's trajectories are drawn with."""
+    watch: Watch | None = field(default=None, kw_only=True)
+    """Who is told of the trajectories that the tasks are judged on."""
 
     @property
     @abstractmethod
@@ -76,10 +106,19 @@ class TrajectoryBatch(Batch):
         """All tasks' trajectories of an inner step, or of the query (`QUERY`)."""
 
     def support(self, step: int, act: Act) -> Samples:
-        return samples(self.walk(step, act), self.settings.discount, self.settings.smoothing)
+        with data_time():
+            walked = self.walk(step, act)
+        return samples(walked, self.settings.discount, self.settings.smoothing)
 
     def query(self, act: Act) -> Samples:
-        return self.support(QUERY, act)
+        with data_time():
+            walked = self.walk(QUERY, act)
+        if self.watch is not None:
+            self.watch.note(self.keys, walked)
+        return samples(walked, self.settings.discount, self.settings.smoothing)
+
+    def watched(self, watch: Watch) -> Self:
+        return replace(self, watch=watch)
 
     def generators(self, step: int) -> list[np.random.Generator]:
         """One for each task."""
@@ -89,12 +128,32 @@ class TrajectoryBatch(Batch):
 def samples(of: Trajectories, discount: float, smoothing: float) -> Samples:
     """States and targets of all steps, (B, N·T, …), with advantages by GAE(γ, λ) (Schulman et al., 2016) on a linear
     baseline, normalised over each task's steps."""
+    import torch
+
     advantage = advantages(of, discount, smoothing)
     tasks, trajectories = of.rewards.shape[:2]
-    share = of.rewards / trajectories
-    flat = [each.reshape(tasks, -1) for each in (normalised(advantage, of.made), of.made, share)]
+    success = torch.zeros_like(of.made) if of.success is None else firsts(of.success)
+    columns = (normalised(advantage, of.made), of.made, of.rewards / trajectories, success / trajectories)
+    flat = [each.reshape(tasks, -1) for each in columns]
     x, actions = (each.reshape(tasks, -1, each.shape[-1]) for each in (of.states, of.actions))
     return Samples(x, joined(actions, *flat))
+
+
+def firsts(success: Tensor) -> Tensor:
+    """1 for the first success of each trajectory (…, T), and 0 elsewhere."""
+    return success * (success.cumsum(-1) == 1)
+
+
+def first_success(of: Trajectories) -> Tensor:
+    """The step of each trajectory's first success, (B, N), and T where there is none."""
+    assert of.success is not None
+    return (of.success.cumsum(-1) == 0).sum(-1)
+
+
+def positions(of: Trajectories) -> Tensor:
+    """Where each trajectory was, (B, N, T, D); NaN behind its end."""
+    assert of.positions is not None
+    return of.positions.masked_fill(of.made.unsqueeze(-1) == 0, float("nan"))
 
 
 def advantages(of: Trajectories, discount: float, smoothing: float) -> Tensor:

@@ -57,6 +57,7 @@ def write_job(
                 "workers/weight": rng.dirichlet(np.full(workers, 50.0)),
                 "workers/work_s": np.full(workers, 0.01 * tasks),
                 "ranks/work_s": work_s,
+                "ranks/data_s": 0.3 * work_s,
                 "ranks/exchange_s": np.full(ranks, 0.002),
                 "ranks/wait_s": work_s.max() - work_s,
                 "ranks/validation_s": np.full(ranks, 0.005 * due),

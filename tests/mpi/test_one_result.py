@@ -190,9 +190,10 @@ def test_a_job_resumed_on_other_ranks_ends_in_the_same_place(comm, folder, excha
 
 def test_times_tell_work_waiting_exchange_and_validation_of_every_rank(comm, folder):
     source = run(small_config(workers=comm.size, runs=4), folder, comm)
-    for name in ("work_s", "wait_s", "exchange_s", "validation_s"):
+    for name in ("work_s", "data_s", "wait_s", "exchange_s", "validation_s"):
         times = source[f"ranks/{name}"]
         assert times.shape == (4, comm.size)
         assert np.isfinite(times).all()
+    assert ((source["ranks/data_s"] > 0) & (source["ranks/data_s"] < source["ranks/work_s"])).all()
     assert (source["ranks/validation_s"] > 0).any(axis=1).tolist() == [False, True, False, True]
     assert len(source["ranks/host"]) == comm.size

@@ -19,7 +19,7 @@ from hpc_dmaml.optimizers import Adam
 from hpc_dmaml.requirements import TaskFailure
 from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Gymnasium
-from hpc_dmaml.tasks.rollouts import QUERY
+from hpc_dmaml.tasks.rollouts import QUERY, Watch, first_success
 from tests.helpers import differing, docstring_command, run, small_config
 from tests.processes import needs_mpirun
 from tests.test_mpirun import mpirun
@@ -88,6 +88,20 @@ class Wrapped(gymnasium.Wrapper):
 
     def reset_task(self, task):
         self.env.unwrapped.set_task(task)
+
+
+class Reaching(Point):
+    """Success is to be near the goal, which lies elsewhere in the test."""
+
+    tells_success = True
+
+    def sample_tasks(self, number, split):
+        sign = -1 if split == "test" else 1
+        return [{"goal": sign * goal} for goal in self.np_random.uniform(0.5, 1, number)]
+
+    def step(self, action):
+        seen, reward, *_ = super().step(action)
+        return seen, reward, False, False, {"success": -reward < 0.3}
 
 
 class Breaking(Point):
@@ -168,7 +182,9 @@ def test_trajectories_do_not_depend_on_which_tasks_are_sampled_together_or_again
         for part in (slice(0, 1), slice(1, 4), slice(3, 4)):
             for some in (whole.part(part), batch(of, part=part)):
                 given = some.walk(step, policy)
-                assert all(torch.equal(a, b[part]) for a, b in zip(given, expected, strict=True))
+                pairs = [(a, b[part]) for a, b in zip(given, expected, strict=True) if b is not None]
+                assert len(pairs) == 5
+                assert all(torch.equal(a, b) for a, b in pairs)
     support, query = whole.support(0, policy), whole.query(policy)
     assert not torch.equal(support.x, query.x)
     assert support.x.shape == (4, of.trajectories * of.horizon, 2)
@@ -190,7 +206,7 @@ def test_trajectories_are_those_of_a_plain_loop(kind):
         for t in range(12):
             assert given.made[b, n, t] == made
             if not made:
-                assert not any(each[b, n, t].any() for each in given)
+                assert not any(each[b, n, t].any() for each in given if each is not None)
                 continue
             x = torch.from_numpy(state).reshape(-1)
             assert torch.equal(given.states[b, n, t], x)
@@ -206,6 +222,32 @@ def test_trajectories_are_those_of_a_plain_loop(kind):
                 state, reward, ends, *_ = env.step(action.numpy().clip(-0.5, 0.5).astype(np.float32))
             assert given.rewards[b, n, t] == reward
             made = float(not ends)
+
+
+def test_success_is_the_share_of_trajectories_that_have_it_at_any_step():
+    environments = family(Reaching, trajectories=20).load()
+    whole = environments.sample("train", np.random.default_rng(5), 6).to(torch.device("cpu"), torch.float64)
+    walked, watch = whole.walk(QUERY, act), Watch(first_success)
+    away = (walked.states[..., 0] + walked.actions[..., 0].clamp(-0.5, 0.5)) - torch.tensor(
+        [[[task["goal"]]] for task in whole.tasks]
+    )
+    expected = (away.abs() < 0.3).any(-1).double().mean(-1)
+    assert 0 < expected.mean() < 1
+    x, y = whole.watched(watch).query(act)
+    assert torch.allclose(environments.loss.measure(x, y), expected)
+    assert torch.allclose(environments.loss.reported(x, x, y), -walked.rewards.sum(-1).mean(-1))
+    firsts = [watch.kept[key][0] for key in whole.keys.tolist()]
+    assert [float((first < 6).mean()) for first in firsts] == expected.tolist()
+    assert all(walked.success[b, n, t] for b, of in enumerate(firsts) for n, t in enumerate(of) if t < 6)
+
+
+def test_an_environment_may_have_other_tasks_in_each_split():
+    environments = family(Reaching).load()
+    goals = {
+        split: [task["goal"] for task in environments.sample(split, np.random.default_rng(0), 5).tasks]
+        for split in ("train", "test")
+    }
+    assert min(goals["train"]) > 0 > max(goals["test"])
 
 
 def test_steps_behind_an_end_are_masked():
@@ -238,6 +280,13 @@ def test_environments_are_made_once():
     before = [place.env for place in whole.environments.places(12)]
     whole.walk(1, act)
     assert all(a is b.env for a, b in zip(before, whole.environments.places(12), strict=True))
+
+
+def test_success_is_what_a_job_is_judged_by(tmp_path):
+    result = run(job(Reaching, runs=2), tmp_path)
+    assert (result.metric.name, result.metric.is_share) == ("success", True)
+    assert ((result["workers/metric"] >= 0) & (result["workers/metric"] <= 1)).all()
+    assert (result["workers/loss"] > 0).all()  # of distances
 
 
 def test_a_policy_that_is_not_finite_gives_a_return_that_is_not():

@@ -56,7 +56,7 @@ def test_whoever_walks_the_tasks_walks_the_same(family: Plane) -> None:
     whole = batch.walk(1, act)
     for part in (slice(0, 1), slice(1, 3), slice(3, 4)):
         for one, other in zip(batch.part(part).walk(1, act), whole, strict=True):
-            assert torch.equal(one, other[part])
+            assert (one is None and other is None) or torch.equal(one, other[part])
     assert torch.equal(batch.walk(1, act).actions, whole.actions)
     assert not torch.equal(batch.walk(0, act).actions, whole.actions)
     assert not torch.equal(batch.query(act).y, batch.support(1, act).y)
@@ -227,6 +227,20 @@ def test_a_job_reports_returns_and_goes_on_to_the_last_bit(family: Plane, tmp_pa
     run(replace(of, runs=2), tmp_path, name="parts.h5")
     parts = run(replace(of, resume=str(tmp_path / "parts.h5")), tmp_path, name="parts.h5")
     assert not differing(whole, parts) - {"checkpoint/restarts"}
+
+
+@every_family
+def test_a_file_keeps_a_few_trajectories_before_and_after_each_step(family: Plane, tmp_path: Path) -> None:
+    of = config(family, runs=2, validation=Validation(every=2, tasks=6, steps=2, fixed=True))
+    whole, chunked = run(of, tmp_path), run(replace(of, chunk=1), tmp_path, name="chunked.h5")
+    positions, goals = whole["trajectories/position"], whole["trajectories/goal"]
+    assert positions.shape == (3, 4, min(5, family.trajectories), family.horizon, 2)
+    assert goals.shape == (4, 2)
+    drawn = family.sample("validation", generator(of.seed, Purpose.VALIDATION, 0), 6)
+    np.testing.assert_array_equal(goals, drawn.goals[:4])
+    assert (positions[:, :, :, 0] == drawn.starts[:4, None]).all()
+    assert not np.array_equal(positions[0], positions[2])
+    np.testing.assert_allclose(chunked["trajectories/position"], positions)
 
 
 def test_results_do_not_depend_on_how_many_tasks_are_computed_at_once(tmp_path: Path) -> None:
