@@ -60,7 +60,7 @@ def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int
         start = time.perf_counter()
         done = [work(learner, model.theta, 0, w, placement, None) for w in placement.hosted]
         work_s = time.perf_counter() - start
-        rank = RankReport(0.0, work_s, 0, 0, 0, 0, 0, 0)
+        rank = RankReport(work_s, 0, 0, 0, 0, 0, 0, 0)
         reports = exchange.report([report for _, report in done], rank)
         start = time.perf_counter()
         exchange_and_step(exchange, model, [update for update, _ in done], reports.loss[None], reports.finite)
