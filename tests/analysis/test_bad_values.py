@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
-import measures
 import pandas as pd
-import plots
-import reader
-import report
-import style
-from measures import Options, Settings
 
 from hpc_dmaml import results
+from hpc_dmaml.analysis import measures, plots, reader, report, style
+from hpc_dmaml.analysis.measures import Options, Settings
 from hpc_dmaml.optimizers import SGD
 from tests.analysis.synthetic import write_job
 from tests.analysis.test_report import Page

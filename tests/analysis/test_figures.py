@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
-import figures
-import measures
 import pandas as pd
-import plots
-import reader
-import style
 from matplotlib.colors import to_hex
-from measures import Options, Settings
 
 from hpc_dmaml import results
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.analysis import figures, measures, plots, reader, style
+from hpc_dmaml.analysis.measures import Options, Settings
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read

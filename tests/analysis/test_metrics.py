@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
-import curves
-import figures
-import measures
-import merge
-import metrics
 import pandas as pd
-import plots
-import reader
-import report
-import style
-import tables
-import watch
-from measures import Options, Settings
 
 from hpc_dmaml import results, sweep
+from hpc_dmaml.analysis import curves, figures, measures, merge, metrics, plots, reader, report, style, tables, watch
+from hpc_dmaml.analysis.measures import Options, Settings
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs

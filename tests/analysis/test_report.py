@@ -8,16 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 pytest.importorskip("pandas")
-import measures
 import numpy as np
-import pieces
-import plots
-import reader
-import report
-import style
-from measures import Options, Settings
 
 from hpc_dmaml import results
+from hpc_dmaml.analysis import measures, pieces, plots, reader, report, style
+from hpc_dmaml.analysis.measures import Options, Settings
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs
 from hpc_dmaml.weight_generators import LossMedian

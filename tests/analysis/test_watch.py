@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import watch
 
 from hpc_dmaml import results
+from hpc_dmaml.analysis import watch
 from hpc_dmaml.config import Checkpoint
 from hpc_dmaml.files import locked
 from tests.analysis.synthetic import write_job

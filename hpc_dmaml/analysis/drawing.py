@@ -5,16 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import metrics
 import numpy as np
 import pandas as pd
-import stats
-import style
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from measures import Options, Settings
+
+from hpc_dmaml.analysis import metrics, stats, style
+from hpc_dmaml.analysis.measures import Options, Settings
 
 FEW_WORKERS = 6
 """Up to so many are drawn as lines, more as rows of an image."""

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import measures
-import metrics
 import numpy as np
 import pandas as pd
-import reader
-import stats
-import style
-from drawing import (
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from hpc_dmaml.analysis import measures, metrics, reader, stats, style
+from hpc_dmaml.analysis.drawing import (
     after,
     binned,
     caption,
@@ -25,9 +24,7 @@ from drawing import (
     number,
     time_unit,
 )
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
-from measures import Options, Settings
+from hpc_dmaml.analysis.measures import Options, Settings
 
 X = {
     "runs": "runs",

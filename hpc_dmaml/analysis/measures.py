@@ -6,13 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import metrics
 import numpy as np
 import pandas as pd
-import reader
-import stats
-import style
 
+from hpc_dmaml.analysis import metrics, reader, stats, style
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
 

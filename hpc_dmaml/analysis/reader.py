@@ -17,15 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import checked
-import metrics
 import numpy as np
 import pandas as pd
-import stats
-from command import printable
 
 from hpc_dmaml import results
 from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.analysis import checked, metrics, stats
+from hpc_dmaml.analysis.command import printable
 from hpc_dmaml.files import expanded
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern

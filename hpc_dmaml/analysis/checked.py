@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from command import printable
-
 from hpc_dmaml import results
+from hpc_dmaml.analysis.command import printable
 
 LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
 """Whole numbers of every configuration, and their least values."""

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
-from command import printable
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgb
@@ -31,6 +30,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
+
+from hpc_dmaml.analysis.command import printable
 
 LONGEST = 60
 """Characters of a value in words; a longer one is cut."""

@@ -8,9 +8,8 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import plots
-import style
-from command import printable
+from hpc_dmaml.analysis import plots, style
+from hpc_dmaml.analysis.command import printable
 
 HEAVY = 400_000
 """A vector picture of more bytes than these is embedded as pixels."""
