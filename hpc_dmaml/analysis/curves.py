@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hpc_dmaml import results
-from hpc_dmaml.analysis import checked, command, metrics, stats, style
+from hpc_dmaml.analysis import checked, command, stats, style, words
 
 
 def plot(source: results.Results, smooth: int = 1) -> Figure:
@@ -25,7 +25,7 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
         raise ValueError(f"{source.path} holds no validation yet (status {source.status})")
     panels = [("query loss", loss)]
     if metric is not None and np.isfinite(values).any():
-        panels.append((f"query {metrics.words(metric)}", values))
+        panels.append((f"query {words.metric(metric)}", values))
     figure, axes = style.subplots(1, len(panels), wide=loss.shape[1] > style.MANY)
     colours = style.steps(loss.shape[1])
     gaps = 0
@@ -38,7 +38,7 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
         axis.set_xlabel("run")
         axis.set_ylabel(label)
     if metric is not None and len(panels) == 2:
-        chance = metrics.chance(source.attributes)
+        chance = checked.chance(source.attributes)
         if chance is not None:
             axes[0][1].axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8, label="chance")
         if metric.is_share:
@@ -48,7 +48,7 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
         style.log(axes[0][0])
     style.legend(axes[0][-1], len(axes[0][-1].get_legend_handles_labels()[0]))
     workers = source["workers/loss"].shape[1]
-    task = style.words("task", source.config["task"]["class_path"])
+    task = words.setting("task", source.config["task"]["class_path"])
     unfinished = "" if source.status == "complete" else f", {source.status}"
     smoothed = f", moving average of {smooth} validations" if smooth > 1 else ""
     title = (

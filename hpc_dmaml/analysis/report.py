@@ -5,34 +5,40 @@
 
 The page stands alone: pictures and style are in it, it needs no network and runs no script. Sweeps, and jobs of different
 tasks, get a part each. Jobs that still run or were interrupted take part; what is missing is said. Options and errors are
-those of figures.py.
+those of figures.py. What the page looks like is in report.html.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import datetime
+import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib
 import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from hpc_dmaml import results
-from hpc_dmaml.analysis import command, figures, measures, pieces, plots, reader, stats, style, tables
-from hpc_dmaml.analysis.measures import Options, Settings
-from hpc_dmaml.analysis.pieces import escape
-from hpc_dmaml.files import is_locked
+from hpc_dmaml.alive import is_alive
+from hpc_dmaml.analysis import command, comparison, figures, reader, stats, style, tables, validation, words
+from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, add_options
 
-PANELS = 6
+WORKERS = 6
 """Settings whose workers are drawn; of more, those with most workers."""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The browser itself sees to it that the page loads nothing."""
+HEAVY = 400_000
+"""A vector picture of more bytes than these is embedded as pixels."""
+LONGEST = 500
+"""Characters of a text; a longer one is cut."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +55,27 @@ class Part:
 
 def page(found: reader.Collection, options: Options, by: Sequence[str] | None = None, title: str | None = None) -> str:
     """The report as HTML."""
-    parts = divided(found, by)
-    if title is None:
-        title = parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"
-    links = [f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(parts)]
-    warnings = [*found.notes, *(note for part in parts for note in cautions(part))]
-    with style.used(), matplotlib.rc_context({"legend.frameon": False}):
-        bodies = [
-            (f'<h2 id="part-{n}">{escape(part.title)}</h2>' if len(parts) > 1 else "") + _body(part, options)
-            for n, part in enumerate(parts)
-        ]
-    css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>",
-            f'<header><p class="kind">hpc_dmaml report</p><h1>{escape(title)}</h1>',
-            f'<p class="lead">{escape(_summary(found))}</p></header>',
-            f"<nav>{' '.join(links)}</nav>" if len(parts) > 1 else "",
-            _tiles(found),
-            _warnings(list(dict.fromkeys(warnings))),
-            *bodies,
-            f"<footer>Made {escape(now)} from {pieces.count(len(found.jobs), 'file')}. Held-out tasks throughout; pictures follow the "
-            "numbers that figures.py and tables.py write as CSV.</footer>\n</body>\n</html>\n",
-        ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda each: each if hasattr(each, "__html__") else words.printable(str(each), LONGEST),
     )
+    environment.globals |= {"words": words, "style": style}
+    parts = divided(found, by)
+    warnings = dict.fromkeys([*found.notes, *(note for part in parts for note in cautions(part))])
+    with style.used(), matplotlib.rc_context({"legend.frameon": False}):
+        return environment.get_template("report.html").render(
+            title=title or (parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"),
+            lead=_lead(found),
+            tiles=_tiles(found),
+            warnings=[note[:1].upper() + note[1:] for note in warnings],
+            parts=[(part, _shown(part, options)) for part in parts],
+            now=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            files=words.count(len(found.jobs), "file"),
+        )
 
 
 def divided(found: reader.Collection, by: Sequence[str] | None = None) -> list[Part]:
@@ -85,82 +84,67 @@ def divided(found: reader.Collection, by: Sequence[str] | None = None) -> list[P
     places = {point.output.resolve(): sweep for sweep in found.sweeps for point in sweep.points}
     for job in found.jobs:
         sweep = places.get(job.path.resolve())
-        key = str(sweep.folder) if sweep else str(job.fields["task"])
-        groups.setdefault(key, ([], sweep))[0].append(job)
+        groups.setdefault(str(sweep.folder if sweep else job.fields["task"]), ([], sweep))[0].append(job)
     parts = []
-    for key, (jobs, sweep) in groups.items():
-        own = replace(found, jobs=tuple(jobs), sweeps=(sweep,) if sweep else (), notes=())
-        title = sweep.description if sweep else jobs[0].path.name if len(jobs) == 1 else style.words("task", key)
+    for key, (members, sweep) in groups.items():
+        own = replace(found, jobs=tuple(members), sweeps=(sweep,) if sweep else (), notes=())
+        alone = members[0].path.name if len(members) == 1 else words.setting("task", key)
         try:
-            names = list(by) if by is not None else figures.default_by(own)
-            parts.append(Part(title, own, Settings(jobs, names, figures.every(own, names))))
+            settings, problem = Settings.of(own, by), ""
         except ValueError as error:
-            parts.append(Part(title, own, None, str(error)))
+            settings, problem = None, str(error)
+        parts.append(Part(sweep.description if sweep else alone, own, settings, problem))
     return parts
 
 
-def cautions(part: Part) -> list[str]:
+def cautions(part: Part) -> Iterator[str]:
     """What to mind about the jobs themselves: restarts, workers that were not finite, code that was changed."""
-    notes = [part.problem] if part.problem else list(part.settings.notes) if part.settings else []
+    yield from [part.problem] if part.problem else part.settings.notes if part.settings else []
     for job in part.found.jobs:
+        source, name = job.read("ranks", "workers", "validation", "runs"), job.path.name
         restarts = int(job.attributes.get("restarts", 0))
         if restarts:
-            notes.append(f"{job.path.name} was restarted {restarts} time{'s' * (restarts > 1)}")
-        if job.status == "running" and not is_locked(job.path):
-            notes.append(f"{job.path.name}: its lock is free: it was killed, or runs where the lock cannot be seen")
-        lost = ~np.isfinite(job.read("workers")["workers/loss"])
+            yield f"{name} was restarted {restarts} time{'s' * (restarts > 1)}"
+        if job.status == "running" and not is_alive(source):
+            yield f"{name}: nobody is at it any more: it was killed"
+        lost = ~np.isfinite(source["workers/loss"])
         if lost.any():
             which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
-            notes.append(
-                f"{job.path.name}: not finite in {lost.any(axis=1).sum()} of {len(lost)} runs: worker {which}; "
+            yield (
+                f"{name}: not finite in {lost.any(axis=1).sum()} of {len(lost)} runs: worker {which}; "
                 "they counted 0 there"
             )
-        gaps = np.isnan(stats.known(stats.over_tasks(job.read("validation")["validation/loss"]))).any(axis=1)
+        gaps = np.isnan(stats.known(stats.over_tasks(source["validation/loss"]))).any(axis=1)
         if gaps.any():
-            notes.append(f"{job.path.name}: {gaps.sum()} of {len(gaps)} validations are left out: {stats.GAPS}")
-    commits = sorted({str(job.attributes.get("git_commit", "")) for job in part.found.jobs} - {""})
+            yield f"{name}: {gaps.sum()} of {len(gaps)} validations are left out: {stats.GAPS}"
+    commits = {str(job.attributes.get("git_commit", "")) for job in part.found.jobs} - {""}
     if len(commits) > 1:
-        notes.append(f"{part.title}: made by {len(commits)} versions of the code")
-    return notes
+        yield f"{part.title}: made by {len(commits)} versions of the code"
 
 
-# ---- sections
+# ---- all jobs
 
 
-def _body(part: Part, options: Options) -> str:
-    sections = []
-    if part.settings is not None:
-        sections += [_final(part.settings, options), _pictures(part, part.settings, options)]
-    return "\n".join([*sections, _what_ran(part), _where(part.found.jobs), _jobs(part.found)])
-
-
-def _summary(found: reader.Collection) -> str:
-    tasks = sorted({style.words("task", str(job.fields["task"])) for job in found.jobs})
-    models = sorted({style.words("model", str(job.fields["model"])) for job in found.jobs})
+def _lead(found: reader.Collection) -> str:
+    tasks, models = (sorted({words.setting(n, str(job.fields[n])) for job in found.jobs}) for n in ("task", "model"))
     starts = sorted(str(job.attributes.get("start", ""))[:10] for job in found.jobs)
     when = starts[0] if starts[0] == starts[-1] else f"{starts[0]} to {starts[-1]}"
     return f"{', '.join(tasks)} with {', '.join(models)}" + (f", run {when}" if when else "")
 
 
-def _tiles(found: reader.Collection) -> str:
-    jobs = found.jobs
-    done = sum(job.status == "complete" for job in jobs)
-    expected = len(jobs) + sum(not point.output.exists() for sweep in found.sweeps for point in sweep.points)
-    logs = [job.read("runs") for job in jobs]
+def _tiles(found: reader.Collection) -> list[tuple[str, str]]:
+    done = sum(job.status == "complete" for job in found.jobs)
+    expected = len(found.jobs) + len(found.missing())
+    logs = [job.read("runs") for job in found.jobs]
     worked = np.nan_to_num([_worked_s(log) for log in logs])
     seen = sum(int(log["runs/seen_tasks"][-1]) for log in logs if len(log["runs/seen_tasks"]))
-    tiles = [
+    return [
         (f"{done} of {expected}", f"job{'s' * (expected > 1)} complete"),
-        (pieces.short(sum(len(log["runs/run"]) for log in logs)), "runs"),
-        (pieces.short(seen), "training tasks seen"),
-        (pieces.duration(float(worked.sum())), "wall time, all jobs"),
-        (pieces.duration(float(worked @ [job.ranks for job in jobs])), "time of all ranks"),
+        (words.short(sum(len(log["runs/run"]) for log in logs)), "runs"),
+        (words.short(seen), "training tasks seen"),
+        (words.duration(float(worked.sum())), "wall time, all jobs"),
+        (words.duration(float(worked @ [job.ranks for job in found.jobs])), "time of all ranks"),
     ]
-    return (
-        '<ul class="tiles">'
-        + "".join(f"<li><b>{escape(b)}</b><span>{escape(s)}</span></li>" for b, s in tiles)
-        + "</ul>"
-    )
 
 
 def _worked_s(log: results.Results) -> float:
@@ -169,110 +153,84 @@ def _worked_s(log: results.Results) -> float:
     return float(np.append(np.nan, wall[np.isfinite(wall)])[-1])
 
 
-def _warnings(notes: Sequence[str]) -> str:
-    if not notes:
-        return ""
-    items = "".join(f"<li>{escape(note[:1].upper() + note[1:])}</li>" for note in notes)
-    return f'<section class="warnings"><h3>To mind</h3><ul>{items}</ul></section>'
+# ---- a part
 
 
-def _final(settings: Settings, options: Options) -> str:
-    """The final table; the last column draws mean and interval on one scale."""
+def _shown(part: Part, options: Options) -> dict[str, Any]:
+    """What the template shows of it."""
+    settings, members = part.settings, part.found.jobs
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for section, name, draw in pictures(settings, options) if settings else ():
+        sections.setdefault(section, []).append({"name": name, **_or_why(partial(_embedded, draw))})
+    same, different = _fields(members)
+    logs = [(job, job.read("runs")) for job in members]
+    return {
+        "final": settings and _or_why(lambda: _final(settings, options)),
+        "sections": sections,
+        "durations": settings and _is_scaled(settings) and _or_why(lambda: _durations(settings, options)),
+        "left_out": settings and len(settings.jobs) > WORKERS and f"The {WORKERS} settings with most workers.",
+        "same": same,
+        "different": different,
+        "where": _where(members),
+        "jobs": [(job, len(log["runs/run"]), words.duration(_worked_s(log))) for job, log in logs],
+        "missing": part.found.missing(),
+    }
+
+
+def _or_why(shown: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is shown, or why it cannot be."""
     try:
-        variable = plots.chosen_variable(settings, None)
-        frame = measures.final(settings, variable, options)
+        return shown()
     except ValueError as error:
-        return f'<h3>Where it ends</h3><p class="note">{escape(str(error))}.</p>'
-    quantity = settings.quantity(variable)
-    is_share, unit = quantity.is_share, quantity.suffix
-    steps = sorted(frame["step"].unique())
-    shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
-    ends = frame[frame["step"] == steps[-1]]
-    shown_ends = ends[np.isfinite(stats.known(ends["mean"]))]
-    best = (shown_ends["mean"].max if quantity.higher_is_better else shown_ends["mean"].min)()
-    low, high = (float(shown_ends[["low", "mean", "high"]].agg(name).agg(name)) for name in ("min", "max"))
-    lines = []
-    for key in settings.jobs:
-        rows = frame[plots.matching(frame, settings.by, key)].set_index("step")
-        if rows.empty:
-            continue
-        end = rows.loc[steps[-1]]
-        colour = settings.line(key)["color"]
-        cells = [pieces.number(rows.loc[step], is_share) for step in shown]
-        name = f'<i class="swatch" style="{pieces.colours(colour)}"></i>{escape(settings.label(key) if settings.by else "all")}'
-        whisker = pieces.whisker(float(end["low"]), float(end["mean"]), float(end["high"]), low, high, colour)
-        mark = ' class="best"' if settings.has_best and end["mean"] == best else ""
-        lines.append(
-            f'<tr{mark}><th scope="row">{name}</th><td>{end["runs"]:g}</td><td>{end["n"]}</td>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            + (f'<td class="wide">{whisker}</td>' if len(settings.jobs) > 1 else "")
-            + "</tr>"
-        )
-    head = ["setting", "runs", "seeds", *("before" if s == 0 else f"step {s}" for s in shown)]
-    head += ["after the last step"] * (len(settings.jobs) > 1)
-    text = f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit and f' in {unit}'} before adaptation and after each step of it; means over the last {options.last:.0%} of the validations"
-    text += f" and the seeds, ± half the {options.words}." if settings.repeated else ". One seed: no interval."
-    chances = {f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None}
-    if variable == "metric" and chances:
-        text += f" Chance is {', '.join(sorted(chances))}."
-    cut = settings.cut(ends) if len(settings.jobs) > 1 else ""
-    best_is_bold = "Bold: the best mean." if settings.has_best else ""
-    text = " ".join(filter(None, [text, settings.few_seeds, cut, best_is_bold]))
-    return f"<h3>Where it ends</h3>{pieces.table(head, lines, text)}"
+        return {"problem": str(error)}
 
 
-def _pictures(part: Part, settings: Settings, options: Options) -> str:
-    """All that the files can show: each picture, or why there is none."""
-    draw: dict[str, Callable[[], plots.Picture]] = {}
-    families = plots.families(settings) if settings.by == (figures.SCALING,) else {}
-    is_scaled = bool(families) and ("baseline",) in settings.jobs
-    extra = ""
-    if is_scaled:
-        for name, family in families.items():
-            draw[f"More {name}"] = partial(plots.over_runs, family, options, f"{name.capitalize()} scaled")
-        draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks", panels=True)
-        draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s", panels=True)
-        draw["Duration of a run"] = lambda: plots.run_time(settings, options, "", figures.RUN_PERCENT)
-        draw["Wall time of 1,000 runs"] = lambda: plots.extrapolation(settings, options, "")
-        extra = _durations(part.found, options)
+def _durations(settings: Settings, options: Options) -> dict[str, Any]:
+    (head, *rows), _ = tables.run_durations(settings, options)
+    text = f"Duration of a run, the baseline's is 100; ± half the {options.words}."
+    return {"head": head, "rows": rows, "text": text}
+
+
+def _is_scaled(settings: Settings) -> bool:
+    return settings.by == (figures.SCALING,) and bool(settings.families) and BASELINE in settings.jobs
+
+
+def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, Callable[[], style.Picture]]]:
+    """Section, name and drawing of all that the files can show: a line a figure."""
+
+    def figure(name: str, of: Settings = settings) -> Callable[[], style.Picture]:
+        return lambda: figures.FIGURES[name].draw(of, options)
+
+    section = "How it gets there"
+    if _is_scaled(settings):
+        for number in ("6.17", "6.18", "6.19"):
+            if (family := figures.FIGURES[number].family) in settings.families:
+                yield section, f"More {family}", figure(number, settings.families[str(family)])
+        yield section, "Against seen tasks", figure("6.23")
+        yield section, "Against wall time", figure("6.24")
+        yield section, "Duration of a run", figure("6.25")
+        yield section, "Wall time of 1,000 runs", figure("6.26")
     else:
-        draw["Over runs"] = lambda: plots.over_runs(settings, options, "")
+        yield section, "Over runs", figure("curves")
         if len(settings.jobs) == 1:
-            draw["Each adaptation step"] = lambda: plots.over_runs_by_step(settings, options, "")
-        draw["Against seen tasks"] = lambda: plots.over_runs(settings, options, "", "seen_tasks")
-        draw["Against wall time"] = lambda: plots.over_runs(settings, options, "", "wall_s")
-        if any(measures.steps_of_a_task(job) is not None for job in settings.all_jobs):
-            draw["Against environment steps"] = lambda: plots.over_runs(settings, options, "", "environment_steps")
+            yield section, "Each adaptation step", figure("6.1")
+        yield section, "Against seen tasks", figure("seen_tasks")
+        yield section, "Against wall time", figure("wall_time")
+        if any(validation.steps_of_a_task(job) is not None for job in settings.all_jobs):
+            yield section, "Against environment steps", figure("environment_steps")
         if len({job.ranks for job in settings.all_jobs}) > 1:
-            draw["Speed-up and efficiency"] = lambda: _speed_up(settings, options)
+            yield section, "Speed-up and efficiency", figure("scaling")
     if len(settings.jobs) > 1 and settings.repeated:
-        reference = next(iter(settings.jobs))
-        text = f"Difference from {settings.label(reference)}"
-        draw[text] = lambda: plots.comparison(settings, options, "", reference)
-    curves = list(draw.items())
-    chosen = sorted(settings.jobs, key=lambda key: -settings.jobs[key][0].fields["workers"])[:PANELS]
-    some = settings.some(key for key in settings.jobs if key in chosen)
-    workers: list[tuple[str, Callable[[], plots.Picture]]] = [
-        ("Loss of each worker", lambda: plots.per_worker(some, options, "", "loss")),
-    ]
-    weighted = some.some(key for key, jobs in some.jobs.items() if _is_weighted(jobs[0]))
+        yield section, f"Difference from {settings.label(next(iter(settings.jobs)))}", figure("compare")
+    section = "Workers"
+    some = settings.some(sorted(settings.jobs, key=lambda key: -settings.jobs[key][0].fields["workers"])[:WORKERS])
+    some = settings.some(key for key in settings.jobs if key in some.jobs)  # in their order
+    weighted = some.some(key for key, same in some.jobs.items() if _is_weighted(same[0]))
     if weighted.jobs:
-        workers.insert(0, ("Weight of each worker", lambda: plots.per_worker(weighted, options, "", "weight")))
-    left_out = len(settings.jobs) - len(some.jobs)
-    note = f'<p class="note">The {len(some.jobs)} settings with most workers.</p>' if left_out else ""
-    shares = [("Share of work, exchange, wait and validation", lambda: plots.time_shares(settings, options, ""))]
-    return "\n".join(
-        [
-            "<h3>How it gets there</h3>",
-            pieces.grid(curves),
-            extra,
-            "<h3>Workers</h3>",
-            note,
-            pieces.grid(workers),
-            "<h3>Where the time goes</h3>",
-            pieces.grid(shares),
-        ]
-    )
+        yield section, "Weight of each worker", figure("weights", weighted)
+    yield section, "Loss of each worker", figure("losses", some)
+    section = "Where the time goes"
+    yield section, "Share of work, exchange, wait and validation", figure("shares")
 
 
 def _is_weighted(job: reader.Job) -> bool:
@@ -280,91 +238,108 @@ def _is_weighted(job: reader.Job) -> bool:
     return job.fields["workers"] > 1 and job.fields["weight_generator"] != "ArithmeticMean"
 
 
-def _speed_up(settings: Settings, options: Options) -> plots.Picture:
-    by = [name for name in settings.by if name not in ("workers", "tasks", "ranks")]
-    return plots.speed_up(Settings(settings.all_jobs, [*by, "ranks"]), options, "")
+def _embedded(draw: Callable[[], style.Picture]) -> dict[str, Any]:
+    """A picture for light and for dark pages as data URLs."""
+    figure = draw().figure
+    light = _data_url(figure)
+    style.darken(figure)
+    return {"light": light, "dark": _data_url(figure), "wide": figure.get_figwidth() > style.COLUMN_IN}
 
 
-def _durations(found: reader.Collection, options: Options) -> str:
-    """Table 6.4."""
-    try:
-        (head, *rows), _ = tables.run_durations(found, options)
-    except ValueError as error:
-        return f'<p class="note">{escape(str(error))}.</p>'
-    lines = [
-        f'<tr><th scope="row">{escape(row[0])}×</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
-        for row in rows
-    ]
-    return pieces.table(head, lines, f"Duration of a run, the baseline's is 100; ± half the {options.words}.")
+def _data_url(figure: Figure) -> Markup:
+    """Transparent: vectors, or, of very many points, pixels."""
+    buffer, kind = io.BytesIO(), "svg+xml"
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    if buffer.tell() > HEAVY:
+        buffer, kind = io.BytesIO(), "png"
+        figure.savefig(buffer, format="png", transparent=True, dpi=250)
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
-def _what_ran(part: Part) -> str:
-    """The fields in which the jobs agree, and those in which they differ."""
-    jobs = part.found.jobs
-    names = dict.fromkeys(name for job in jobs for name in job.fields if name not in ("output", "resume"))
-    same, different = [], []
-    for name in names:
-        values = list(dict.fromkeys(job.fields.get(name) for job in jobs))
-        if len(values) == 1:
-            same.append((name, pieces.value(values[0])))
-        else:
-            shown = ", ".join(pieces.value(v) for v in values[:8]) + (" …" if len(values) > 8 else "")
-            different.append((name, shown))
-    both = pieces.facts(different) if different else '<p class="note">All jobs have the same settings.</p>'
-    both = both if len(jobs) > 1 else ""
-    return (
-        f"<h3>What ran</h3>{both}<details><summary>{len(same)} settings "
-        f"{'that all jobs have in common' if len(jobs) > 1 else ''}</summary>{pieces.facts(same)}</details>"
+def _final(settings: Settings, options: Options) -> dict[str, Any]:
+    """The final table; the last column draws mean and interval on one scale."""
+    variable = settings.variable(options)
+    frame = comparison.final(settings, variable, options)
+    quantity = settings.quantity(variable)
+    steps = sorted(frame["step"].unique())
+    shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
+    ends = frame[frame["step"] == steps[-1]]
+    known = ends[np.isfinite(stats.known(ends["mean"]))]
+    best = (known["mean"].max if quantity.higher_is_better else known["mean"].min)()
+    least, most = (float(known[["low", "mean", "high"]].agg(name).agg(name)) for name in ("min", "max"))
+
+    def row(key: Key) -> dict[str, Any]:
+        by_step = settings.rows(frame, key).set_index("step")
+        end = by_step.loc[steps[-1]]
+        low, mean, high = (float(end[name]) for name in ("low", "mean", "high"))
+        scale = 92 / (most - least or 1.0)
+        drawn = [min(100.0, max(0.0, 4 + scale * (each - least))) for each in (low, mean, high)]
+        return {
+            "name": settings.label(key), "colour": settings.line(key)["color"], "runs": f"{end['runs']:g}", "n": end["n"],
+            "cells": [words.mean_and_half(by_step.loc[step], quantity.is_share) for step in shown],
+            "best": settings.has_best and mean == best,
+            "dot": drawn[1] if least <= mean <= most else None,
+            "whisker": (drawn[0], drawn[2]) if low == low and high == high else None,
+        }  # fmt: skip
+
+    unit = quantity.suffix and f" in {quantity.suffix}"
+    text = (
+        f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit} before adaptation and after each step of it; "
+        f"means over the last {options.last:.0%} of the validations"
     )
+    text += f" and the seeds, ± half the {options.words}." if settings.repeated else ". One seed: no interval."
+    chances = sorted({f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None})
+    if variable == "metric" and chances:
+        text += f" Chance is {', '.join(chances)}."
+    more = (
+        settings.few_seeds,
+        settings.cut(ends) if len(settings.jobs) > 1 else "",
+        "Bold: the best mean." if settings.has_best else "",
+    )
+    return {
+        "steps": ["before" if step == 0 else f"step {step}" for step in shown],
+        "rows": [row(key) for key in settings.jobs if len(settings.rows(frame, key))],
+        "several": len(settings.jobs) > 1,
+        "text": " ".join(filter(None, [text, *more])),
+    }
 
 
-def _where(jobs: Sequence[reader.Job]) -> str:
+def _fields(members: Sequence[reader.Job]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The fields in which the jobs agree, and those in which they differ, with their values."""
+    same: list[tuple[str, str]] = []
+    different: list[tuple[str, str]] = []
+    for name in dict.fromkeys(n for job in members for n in job.fields if n not in ("output", "resume")):
+        values = [words.value(value) for value in dict.fromkeys(job.fields.get(name) for job in members)]
+        shown = ", ".join(values[:8]) + (" …" if len(values) > 8 else "")
+        (same if len(values) == 1 else different).append((name, shown))
+    return same, different
+
+
+def _where(members: Sequence[reader.Job]) -> list[tuple[str, str]]:
     places: Counter[tuple[str, str]] = Counter()
-    for job in jobs:
+    for job in members:
         source = job.read("ranks")
-        places.update(dict.fromkeys(zip(source["ranks/host"], source["ranks/device"], strict=True), 1))
-    hosts = [f"{host} ({device}): {count} job{'s' * (count > 1)}" for (host, device), count in sorted(places.items())]
-    starts = sorted(str(job.attributes.get("start", "")) for job in jobs)
-    ends = sorted(str(job.attributes.get("end", "")) for job in jobs)
+        places.update(set(zip(source["ranks/host"], source["ranks/device"], strict=True)))
+    hosts = [f"{host} ({device}): {words.count(n, 'job')}" for (host, device), n in sorted(places.items())]
+    told = {
+        name: [str(job.attributes.get(name, "")) for job in members]
+        for name in ("versions", "git_commit", "start", "end")
+    }
     facts = [
         ("hosts and devices", "; ".join(hosts[:12]) + (f" and {len(hosts) - 12} more" if len(hosts) > 12 else "")),
-        ("ranks", ", ".join(map(str, sorted({job.ranks for job in jobs})))),
-        ("versions", "; ".join(dict.fromkeys(str(job.attributes.get("versions", "")) for job in jobs))),
-        ("git commit", ", ".join(dict.fromkeys(str(job.attributes.get("git_commit", "")) for job in jobs))),
-        ("first start", starts[0]),
-        ("last end", ends[-1]),
+        ("ranks", ", ".join(map(str, sorted({job.ranks for job in members})))),
+        ("versions", "; ".join(dict.fromkeys(told["versions"]))),
+        ("git commit", ", ".join(dict.fromkeys(told["git_commit"]))),
+        ("first start", min(told["start"])),
+        ("last end", max(told["end"])),
     ]
-    return f"<h3>Where and when</h3>{pieces.facts([(name, text) for name, text in facts if text])}"
-
-
-def _jobs(found: reader.Collection) -> str:
-    lines = []
-    for job in found.jobs:
-        log = job.read("runs")
-        runs = len(log["runs/run"])
-        cells = [
-            f'<td class="text {escape(job.status)}">{escape(job.status)}</td>',
-            f"<td>{job.seed}</td><td>{runs:,} of {int(job.fields['runs']):,}</td><td>{job.ranks}</td>",
-            f"<td>{int(job.attributes.get('restarts', 0))}</td><td>{pieces.duration(_worked_s(log)) if runs else ''}</td>",
-            f'<td class="text">{escape(str(job.attributes.get("start", "")))}</td>',
-        ]
-        lines.append(f'<tr><th scope="row">{escape(job.path.name)}</th>{"".join(cells)}</tr>')
-    missing = [point for sweep in found.sweeps for point in sweep.points if not point.output.exists()]
-    for point in missing:
-        lines.append(
-            f'<tr><th scope="row">{escape(point.name)}</th><td class="text failed">missing</td><td>{point.seed}</td>'
-            + "<td></td>" * 5
-            + "</tr>"
-        )
-    head = ["file", "status", "seed", "runs", "ranks", "restarts", "wall time", "start"]
-    opened = " open" if len(lines) <= 12 else ""
-    return f"<h3>Jobs</h3><details{opened}><summary>{pieces.count(len(lines), 'job')}</summary>{pieces.table(head, lines, '', {1, 7})}</details>"
+    return [(name, text) for name, text in facts if text]
 
 
 @command.command("report")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write one self-contained page about result files.")
-    figures.add_options(parser)
+    add_options(parser)
     parser.add_argument(
         "--output", type=command.path, help="page to write (.html); default: report.html beside the files"
     )
@@ -372,9 +347,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.output and given.output.suffix not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, not {given.output.suffix!r}")
-    options = Options(given.interval, given.level, step=given.step, last=given.last)
+    options = Options.of(given)
     found = reader.read(given.sources)
-    output = given.output or figures.default_folder(given.sources, found) / "report.html"
+    output = given.output or found.folder(given.sources) / "report.html"
     text = page(found, options, given.by, given.title)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8", errors="backslashreplace")

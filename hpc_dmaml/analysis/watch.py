@@ -15,7 +15,6 @@ import argparse
 import datetime
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_dmaml.analysis import checked, command, metrics, stats
+from hpc_dmaml.alive import PACE, is_alive, pace_s
+from hpc_dmaml.analysis import checked, command, stats, words
 from hpc_dmaml.files import is_locked
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.results import Results
@@ -32,10 +32,6 @@ from hpc_dmaml.results import Results
 GROUPS = ("runs", "workers", "ranks", "validation")
 BARS = 10
 """More workers than these are summarised."""
-PACE = 20
-"""The time left is reckoned from the pace of so many last runs."""
-QUIET_S = 60.0
-"""On another host a lock may not be seen: there a job is dead if its file, too, has been still for so long, at least."""
 CODES = {"complete": 0, "running": 0, "interrupted": 75, "dead": 1, "failed": 1}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -46,7 +42,7 @@ def view(job: Results, status: str, now_s: float, width: int = 80) -> list[str]:
     name = f"{job.path}  "
     lines = [(name if len(name) + len(status) < width else f"…{name[-(width - len(status) - 1) :]}") + status]
     share, left = runs / max(1, total), _left(job, status, now_s)
-    head, tail = f"run {runs}/{total}  ", f" {share:4.0%}" + (f"  {_time(left)} left" if left is not None else "")
+    head, tail = f"run {runs}/{total}  ", f" {share:4.0%}" + (f"  {words.clock(left)} left" if left is not None else "")
     lines.append(head + bar(share, max(8, min(40, width - len(head + tail)))) + tail)
     lines.append(_facts(job, status, now_s))
     lines += ["", *_validation(job, width), "", *_workers(job, width), "", _shares(job), *_warnings(job, status)]
@@ -59,7 +55,7 @@ def row(job: Results, status: str, now_s: float, width: int = 80, name_width: in
     runs, total = len(job["runs/run"]), int(job.config["runs"])
     left = _left(job, status, now_s)
     name = job.path.name if len(job.path.name) <= name_width else "…" + job.path.name[1 - name_width :]
-    end = f"{_time(left)} left" if left is not None else status
+    end = f"{words.clock(left)} left" if left is not None else status
     found = _curve(job)
     value = f"{found[0].name} {found[1][-1, -1]:.3f}" if found else ""
     line = f"{name:{name_width}} {bar(runs / max(1, total), 10)} {f'{runs}/{total}':>11}  {value:14}  {end}"
@@ -89,17 +85,17 @@ def spark(values: np.ndarray, width: int) -> str:
 def _facts(job: Results, status: str, now_s: float) -> str:
     """Pace, tasks seen and age of what is shown."""
     wall = job["runs/wall_s"]
-    words = []
+    said = []
     if len(wall):
-        words += [
-            f"{_pace(job):.3g} s a run",
+        said += [
+            f"{pace_s(job):.3g} s a run",
             f"{job['runs/seen_tasks'][-1]:,} tasks seen",
-            f"{_time(wall[-1])} worked",
+            f"{words.clock(wall[-1])} worked",
         ]
     age = _age(job, now_s)
     if age is not None and status != "complete":
-        words.append(f"as of {_time(age)} ago")
-    return ", ".join(words) or "no run yet"
+        said.append(f"as of {words.clock(age)} ago")
+    return ", ".join(said) or "no run yet"
 
 
 def _validation(job: Results, width: int) -> list[str]:
@@ -108,7 +104,7 @@ def _validation(job: Results, width: int) -> list[str]:
     if found is None:
         return ["no validation yet"]
     metric, curve = found  # (V, S + 1)
-    name = metrics.words(metric)
+    name = words.metric(metric)
     steps = [f"{value:.3f}" for value in curve[-1]]
     if len(steps) > 6:
         steps = [*steps[:4], "…", steps[-1]]
@@ -177,13 +173,7 @@ def _curve(job: Results) -> tuple[Metric, np.ndarray] | None:
         return None
     metric = job.metric
     values = job["validation/loss" if metric is None else "validation/metric"]
-    return metric or metrics.LOSS, stats.over_tasks(values)
-
-
-def _pace(job: Results) -> float:
-    """Seconds of a run, lately; the first one, which warms up, counts only while it is alone."""
-    wall = stats.known(job["runs/wall_s"])[-PACE - 1 :]
-    return float(stats.mean(np.diff(wall))) if len(wall) > 1 else float(wall[-1])
+    return metric or words.LOSS, stats.over_tasks(values)
 
 
 def _left(job: Results, status: str, now_s: float) -> float | None:
@@ -191,7 +181,7 @@ def _left(job: Results, status: str, now_s: float) -> float | None:
     runs = len(job["runs/run"])
     if status != "running" or not runs:
         return None
-    left = _pace(job) * (int(job.config["runs"]) - runs) - (_age(job, now_s) or 0.0)
+    left = pace_s(job) * (int(job.config["runs"]) - runs) - (_age(job, now_s) or 0.0)
     return max(0.0, left) if np.isfinite(left) else None
 
 
@@ -210,20 +200,6 @@ def _spread(values: np.ndarray) -> str:
         return "none finite"
     low, middle, high = np.quantile(known, (0, 0.5, 1))
     return f"{low:.3g} to {high:.3g}, median {middle:.3g}"
-
-
-def _time(seconds: float) -> str:
-    """47 s, 3:05 min, 2:10 h or 3 d 4 h."""
-    if not np.isfinite(seconds):
-        return "? s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    if whole < 172800:
-        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 # ---- files that are replaced
@@ -247,7 +223,7 @@ class Watched:
         if self.job is None:
             if not is_locked(self.path) and not self._reread():
                 raise ValueError(f"there is no file {self.path}, and no job that writes it")
-        elif self.job.status == "running" and self._is_gone(self.job) and not self._reread():
+        elif self.job.status == "running" and not is_alive(self.job) and not self._reread():
             self.status = "dead"  # read again: it may just have ended in good order
         self.changed |= self.status != before
 
@@ -263,16 +239,6 @@ class Watched:
         self.job = checked.read(self.path, *GROUPS)
         self.status, self._stamp = self.job.status, stamp
         return True
-
-    def _is_gone(self, job: Results) -> bool:
-        """Asked of a live job, the lock stays untouched: it is held, and that is the answer."""
-        if is_locked(self.path):
-            return False
-        if job["ranks/host"][0] == socket.gethostname():
-            return True
-        pace = _pace(job) if len(job["runs/run"]) else 0.0
-        every = job.config.get("checkpoint", {}).get("every_s") or 0.0
-        return time.time() - self._stamp[1] / 1e9 > np.fmax(QUIET_S, 3 * np.fmax(every, pace))
 
     @property
     def ended(self) -> bool:
@@ -317,7 +283,7 @@ def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
 
 def _safe(line: str, coloured: bool, is_head: bool = False) -> str:
     """Without what would speak to the terminal; the head bold, warnings yellow."""
-    text = command.printable(line)
+    text = words.printable(line)
     if not coloured or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[1m{text}\x1b[0m" if is_head else f"\x1b[33m{text}\x1b[0m" if text.startswith("!") else text

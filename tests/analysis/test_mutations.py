@@ -14,7 +14,7 @@ import scaling_model
 
 pytest.importorskip("pandas")
 from hpc_dmaml.analysis import curves, merge, reader, report, tables, watch
-from hpc_dmaml.analysis.measures import Options
+from hpc_dmaml.analysis.settings import Options
 from hpc_dmaml.results import read
 from tests.analysis.mutations import mutate
 from tests.analysis.synthetic import write_job
