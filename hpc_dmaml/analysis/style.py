@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 import matplotlib.style
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgb
@@ -32,6 +31,9 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from hpc_dmaml.analysis.words import LONGEST, printable, scaled
 

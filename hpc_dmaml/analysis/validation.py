@@ -198,7 +198,7 @@ def _mark(axis: Axes, settings: Settings, published: Published, most: int) -> bo
         line = {"mfc": "none", "mec": settings.line(key)["color"], "ms": 5, "mew": 0.9, "clip_on": False}
         axis.plot(list(points), list(points.values()), "D", zorder=3, **line)
         low, high = axis.get_ylim()
-        axis.set_ylim(min(low, *points.values()), max(high, *points.values()))
+        axis.set_ylim(min(low, *points.values()), min(1.005, max(high, 0.02 + max(points.values()))))
     return bool(drawn)
 
 
