@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import style
-from curves import moving_average, plot
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpc_dmaml.analysis import style
+from hpc_dmaml.analysis.curves import moving_average, plot
 from tests.helpers import run, small_config
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "curves.py"

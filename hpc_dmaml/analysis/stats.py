@@ -109,12 +109,14 @@ def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", l
 
     The limits are NaN where a sample has fewer than two values.
     """
-    (a, b), errors, (n, m) = zip(*(map(float, _moments(np.asarray(each, float))) for each in (one, other)), strict=True)
+    (a, b), errors, _ = zip(*(map(float, _moments(np.asarray(each, float))) for each in (one, other)), strict=True)
+    from scipy.stats import ttest_ind  # takes a second to import
+
     largest = float(np.max(errors))
     if not largest > 0:  # no spread, or, NaN, none that is known
         return Difference(a - b, a - b - largest, a - b + largest)
-    u, v = ((error / largest) ** 2 for error in errors)
-    freedom = (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m - 1))
+    samples = [np.asarray(each, float)[np.isfinite(each)] for each in (one, other)]
+    freedom = ttest_ind(*((each - each.mean()) / largest for each in samples), equal_var=False).df
     half = (normal_quantile(level) if kind == "normal" else float(t_quantile(level, freedom))) * math.hypot(*errors)
     return Difference(a - b, a - b - half, a - b + half)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from command import printable
-
 from hpc_dmaml import results
+from hpc_dmaml.analysis.words import printable
+from hpc_dmaml.losses.metric import ACCURACY
 
 LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
 """Whole numbers of every configuration, and their least values."""
@@ -32,6 +32,12 @@ def read(path: Path, *groups: str) -> results.Results:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     told = {name: printable(source.attributes[name], LONGEST) for name in ("metric", "metric_unit")}
     return replace(source, attributes={**source.attributes, **told})
+
+
+def chance(attributes: Mapping[str, Any]) -> float | None:
+    """The accuracy of guessing; None for what is no classification's accuracy."""
+    guessed = results.metric_in(attributes) == ACCURACY and attributes["loss"] == "cross_entropy"
+    return 1 / int(attributes["outputs"]) if guessed else None
 
 
 def _check(given: Mapping[str, Any]) -> None:
