@@ -1,15 +1,19 @@
 """The documentation's settings for Sphinx. Nothing is fetched: no inventories of other projects, no fonts.
 
-The tables of the file format and of the presets are made from the package, so that they cannot go stale.
+The tables of the file format are made from the package, so that they cannot go stale.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import hpc_dmaml
 from hpc_dmaml import results, validity
-from hpc_dmaml.config import preset, presets
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project, author, release = "hpc_dmaml", "the hpc_dmaml developers", hpc_dmaml.__version__
 copyright = author
@@ -24,7 +28,6 @@ html_show_sphinx = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]  # pages that a branch may not have yet
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -60,5 +63,17 @@ myst_substitutions = {
     ),
     "schema": str(results.SCHEMA),
     "statuses": ", ".join(f"`{status}`" for status in results.STATUSES),
-    "presets": ", ".join(f"`{name}`" for name in sorted(presets())),
 }
+
+
+def as_code(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with `code`: written so that reStructuredText takes them for that."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(`+[^`]+`+)", line)
+        lines[number] = "".join(
+            f"``{part.strip('`')}``" if part.startswith("`") else part.replace("*", r"\*") for part in parts
+        )
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", as_code, priority=400)  # before napoleon reads the arguments

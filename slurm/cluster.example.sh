@@ -20,3 +20,6 @@
 # LAUNCHER="mpirun"               # the environment's own; the default
 # LAUNCHER="srun --mpi=pmi2"      # MPICH (also the one that pip installs) and its relatives
 # LAUNCHER="srun --mpi=pmix"      # Open MPI; `srun --mpi=list` shows what your cluster has
+
+# Where the environment is an image (slurm/apptainer.def), what each rank is run in:
+# CONTAINER="apptainer exec hpc_dmaml.sif"

@@ -31,8 +31,8 @@ launch() {
   trap 'kill -USR1 "$launcher"' USR1
   # TERM comes with scancel, and where SLURM takes the nodes for another job; it then requeues this one by itself.
   trap 'cancelled=yes; kill -USR1 "$launcher"' TERM
-  # shellcheck disable=SC2086  # the launcher is a command with its options
-  $LAUNCHER -n "$SLURM_NTASKS" "$@" &
+  # shellcheck disable=SC2086  # the launcher is a command with its options, and so is the container
+  $LAUNCHER -n "$SLURM_NTASKS" ${CONTAINER:-} "$@" &
   launcher=$!
   wait "$launcher"                                                  # ends early when a signal comes
   while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done

@@ -51,3 +51,18 @@ def test_an_interrupted_job_is_requeued(tmp_path):
     returned, log = launched(tmp_path, 75, "RUNNING")
     assert returned == 75
     assert log.endswith("exit code 75\nrequeue 7\n")
+
+
+def test_the_ranks_run_in_the_container_of_the_clusters_file(tmp_path):
+    (tmp_path / "mpirun").write_text("#!/bin/sh\necho ran: $*\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    (tmp_path / "cluster.sh").write_text('CONTAINER="apptainer exec hpc_dmaml.sif"\n')
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+        "DMAML_CLUSTER": str(tmp_path / "cluster.sh"),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch python -m hpc_dmaml"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "ran: -n 2 apptainer exec hpc_dmaml.sif python -m hpc_dmaml\n" in done.stdout
