@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 project, author, release = "hpc_dmaml", "the hpc_dmaml developers", hpc_dmaml.__version__
 copyright = author
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "hpc_dmaml"
@@ -33,7 +33,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
-napoleon_google_docstring, napoleon_numpy_docstring = True, False
 python_use_unqualified_type_names = True
 
 
@@ -66,14 +65,15 @@ myst_substitutions = {
 }
 
 
-def as_code(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with `code`: written so that reStructuredText takes them for that."""
+def as_fields(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with `code` and a section Args: written as reStructuredText has these."""
+    inside = False
     for number, line in enumerate(lines):
         parts = re.split(r"(`+[^`]+`+)", line)
-        lines[number] = "".join(
-            f"``{part.strip('`')}``" if part.startswith("`") else part.replace("*", r"\*") for part in parts
-        )
+        text = "".join(f"``{part.strip('`')}``" if part.startswith("`") else part.replace("*", r"\*") for part in parts)
+        inside = line == "Args:" or (inside and not line[:1].strip())
+        lines[number] = "" if line == "Args:" else re.sub(r"^    (\w+): ", r":param \1: ", text) if inside else text
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-docstring", as_code, priority=400)  # before napoleon reads the arguments
+    app.connect("autodoc-process-docstring", as_fields)
