@@ -16,7 +16,7 @@ from hpc_dmaml.config.command_line import help_parser, split
 from hpc_dmaml.config.values import Word, hints, make, typed
 from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean
-from hpc_dmaml.launch import COMPLETE, launch
+from hpc_dmaml.launch import COMPLETE, importing, launch
 from hpc_dmaml.losses import Metric, named
 from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
@@ -99,12 +99,13 @@ def _help() -> NoReturn:
 
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
-    from hpc_dmaml.meta_model import load
-    from hpc_dmaml.randomness import Purpose, generator
-    from hpc_dmaml.setup import load_task, make_learner, use_device
-    from hpc_dmaml.start import beginning, build_module
-    from hpc_dmaml.tasks.border import draw
-    from hpc_dmaml.validation import validate
+    with importing():
+        from hpc_dmaml.meta_model import load
+        from hpc_dmaml.randomness import Purpose, generator
+        from hpc_dmaml.setup import load_task, make_learner, use_device
+        from hpc_dmaml.start import beginning, build_module
+        from hpc_dmaml.tasks.border import draw
+        from hpc_dmaml.validation import validate
 
     evaluation, config = settings
     node = comm.split_node()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,9 @@ from mpi4py import MPI
 from hpc_dmaml.communicator import MpiCommunicator, Refusal
 
 
-@pytest.fixture(params=[False, True], ids=["polling", "patient"])
+@pytest.fixture(params=[math.inf, 0.0], ids=["polling", "sleeping"])
 def ranks(request):
-    return MpiCommunicator(MPI, MPI.COMM_WORLD, patient=request.param)
+    return MpiCommunicator(MPI, MPI.COMM_WORLD, spin_s=request.param)
 
 
 def test_arrays_are_gathered_in_the_order_of_the_ranks(ranks):
@@ -24,6 +26,12 @@ def test_arrays_are_gathered_in_the_order_of_the_ranks(ranks):
         np.testing.assert_array_equal(gathered, expected)
     else:
         assert gathered is None
+
+
+def test_objects_of_any_size_reach_every_rank(ranks):
+    mine = {"rank": ranks.rank, "text": "x" * 1000 * ranks.rank}
+    assert ranks.all_gather_objects(mine) == [{"rank": r, "text": "x" * 1000 * r} for r in range(ranks.size)]
+    assert ranks.broadcast_object(mine if ranks.rank == 0 else object) == {"rank": 0, "text": ""}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
