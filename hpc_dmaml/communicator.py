@@ -148,7 +148,7 @@ class MpiCommunicator(Communicator):
         if self.rank != 0:
             message = np.empty(size[0], np.uint8)
         self.broadcast(message)
-        return value if self.rank == 0 else pickle.loads(message)
+        return value if self.rank == 0 else pickle.loads(message.tobytes())
 
     def barrier(self) -> None:
         self._wait(self._comm.Ibarrier())
