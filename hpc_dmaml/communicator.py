@@ -93,18 +93,18 @@ class Communicator:
             raise refusals[0]
 
 
-SPIN_S = 1e-3
-"""For so long a rank that waits asks again and again, where it has a core to itself."""
-LATE = 1 / 20
-"""Then it sleeps between two looks, for this part of the time that it has waited already, and so is later by that at most."""
+SPIN_S = 0.01
+"""For so long a rank that waits asks again and again, where it has a core to itself, and offers it to others in between."""
+PAUSES_S = 1e-5, 1e-3
+"""Then it sleeps between two looks, first so long, at last so long."""
 
 
 class MpiCommunicator(Communicator):
     """Ranks under MPI.
 
-    MPI libraries poll: a rank that waits would keep a core from one that works, the node's own or another program's. So
-    it soon sleeps between looks, and at once where a node has more ranks than cores; with OMP_WAIT_POLICY=active, which
-    says how threads wait, it goes on polling where it has a core.
+    MPI libraries poll: a rank that waits would keep a core from one that works, or from another program. So it soon sleeps
+    between looks, where a node has more ranks than cores at once. With OMP_WAIT_POLICY=active, by which a user says how
+    threads wait, a rank that has a core goes on polling.
     """
 
     def __init__(self, mpi: Any, comm: Any, spin_s: float | None = None) -> None:
@@ -129,7 +129,10 @@ class MpiCommunicator(Communicator):
         return all_arrays
 
     def all_sum(self, array: np.ndarray) -> None:
-        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
+        if self._spin_s:  # the ranks have just heard of each other: none waits long
+            self._comm.Allreduce(self._mpi.IN_PLACE, array)
+        else:
+            self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
 
     def broadcast(self, array: np.ndarray) -> None:
         self._wait(self._comm.Ibcast(array))
@@ -163,11 +166,13 @@ class MpiCommunicator(Communicator):
         self._comm.Abort(code)
 
     def _wait(self, request: Any) -> None:
-        start = time.perf_counter()
+        end, (pause_s, longest_s) = time.perf_counter() + self._spin_s, PAUSES_S
         while not request.Test():
-            waited_s = time.perf_counter() - start
-            if waited_s >= self._spin_s:
-                time.sleep(min(max(LATE * waited_s, 1e-5), 1e-3))
+            if time.perf_counter() < end:
+                os.sched_yield()
+            else:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, longest_s)
 
 
 def connect() -> Communicator:

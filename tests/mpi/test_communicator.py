@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
 
-from hpc_dmaml.communicator import MpiCommunicator, Refusal
+from hpc_dmaml.communicator import SPIN_S, MpiCommunicator, Refusal
 
 
 @pytest.fixture(params=[math.inf, 0.0], ids=["polling", "sleeping"])
@@ -63,3 +64,15 @@ def test_what_the_last_rank_finds_wrong_every_rank_refuses(ranks):
     with pytest.raises(Refusal, match="rank"), ranks.agreeing():
         if ranks.rank == ranks.size - 1:
             raise ValueError("wrong on one rank")
+
+
+@pytest.mark.skipif(MPI.COMM_WORLD.Get_size() == 1, reason="nobody to wait for")
+@pytest.mark.parametrize("spin_s", [0.0, SPIN_S])
+def test_a_rank_that_waits_for_long_leaves_its_core_to_others(spin_s):
+    ranks = MpiCommunicator(MPI, MPI.COMM_WORLD, spin_s)
+    ranks.barrier()
+    if ranks.rank == 0:
+        time.sleep(1)
+    start_s = time.process_time()
+    ranks.barrier()
+    assert time.process_time() - start_s < 0.5
