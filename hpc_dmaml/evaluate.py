@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -22,6 +23,8 @@ from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hpc_dmaml.meta_model import TrainedModel
     from hpc_dmaml.state import Validation
 
@@ -101,6 +104,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
     with importing():
         from hpc_dmaml.meta_model import load
+        from hpc_dmaml.progress import Bar
         from hpc_dmaml.randomness import Purpose, generator
         from hpc_dmaml.setup import load_task, make_learner, use_device
         from hpc_dmaml.start import beginning, build_module
@@ -119,14 +123,19 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
     key = (Purpose.EVALUATION, 0)
-    found = validate(learner, model.phi.to(device), comm, split, key, evaluation.tasks, steps)
+
+    def tried(phi: Tensor) -> Validation:
+        with Bar("task", evaluation.tasks, file=sys.stderr) if comm.rank == 0 else nullcontext() as bar:
+            show = bar.show if bar is not None else None
+            return validate(learner, phi.to(device), comm, split, key, evaluation.tasks, steps, show)
+
+    found = tried(model.phi)
     metric = learner.loss.metric
     lines = _lines(found, metric)
     oracle = draw(sampler, split, generator(config.seed, *key), evaluation.tasks, slice(0, 1)).oracle()
     if oracle is not None and metric is not None:  # then the metric alone says little
         fresh = build_module(config, sampler.sample_shape, sampler.outputs)
-        start = beginning(config.algorithm, model.layout, fresh).to(device)
-        untrained = validate(learner, start, comm, split, key, evaluation.tasks, steps)
+        untrained = tried(beginning(config.algorithm, model.layout, fresh))
         everything = draw(sampler, split, generator(config.seed, *key), evaluation.tasks).oracle()
         lines += ["from a random initialisation:", *_lines(untrained, metric)]
         lines += [f"who knows the task:  {metric.name} {_shown(np.asarray(everything), metric)}"]
