@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
 
-from hpc_dmaml.communicator import SPIN_S, MpiCommunicator, Refusal
+from hpc_dmaml import communicator
+from hpc_dmaml.communicator import SPIN_S, MpiCommunicator, Refusal, own_cores
 
 
 @pytest.fixture(params=[math.inf, 0.0], ids=["polling", "sleeping"])
@@ -76,3 +78,21 @@ def test_a_rank_that_waits_for_long_leaves_its_core_to_others(spin_s):
     start_s = time.process_time()
     ranks.barrier()
     assert time.process_time() - start_s < 0.5
+
+
+@pytest.mark.skipif(not 1 < MPI.COMM_WORLD.Get_size() <= len(own_cores()), reason="no core for each of several ranks")
+@pytest.mark.parametrize(("policy", "sleeps"), [("active", False), ("passive", True), (None, True)])
+def test_who_wants_active_waiting_gets_it_from_ranks_too(policy, sleeps, monkeypatch):
+    if policy is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    ranks = MpiCommunicator(MPI, MPI.COMM_WORLD)
+    ranks.barrier()
+    if ranks.rank == 0:
+        time.sleep(0.2)
+    pauses = []
+    monkeypatch.setattr(communicator, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=pauses.append))
+    ranks.barrier()
+    if ranks.rank != 0:
+        assert bool(pauses) is sleeps
