@@ -103,7 +103,7 @@ class MpiCommunicator(Communicator):
     """Ranks under MPI.
 
     MPI libraries poll: a rank that waits would keep a core from one that works, or from another program. So it soon sleeps
-    between looks, where a node has more ranks than cores at once. With OMP_WAIT_POLICY=active, by which a user says how
+    between looks, and at once where a node has more ranks than cores. With OMP_WAIT_POLICY=active, by which a user says how
     threads wait, a rank that has a core goes on polling.
     """
 
