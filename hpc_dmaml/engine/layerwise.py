@@ -18,8 +18,6 @@ from hpc_dmaml.engine.layers import (
     Normalize,
     NormAndPool,
     Record,
-    Residual,
-    ResidualSum,
     Shape,
 )
 from hpc_dmaml.engine.objective import Gradient, Parameters
@@ -124,7 +122,7 @@ def chain_of(module: nn.Module, in_shape: Shape, of_data: bool = False) -> Chain
     shape = in_shape
     for part in joined(pooled_first(modules), shape, of_data):
         try:
-            layer = layer_of(part, shape)
+            layer = LAYERS[type(part)].of(part, shape)
         except RuntimeError:
             return None
         if layer is None or min(layer.out_shape) < 1:  # or nothing is left of the image, which PyTorch says better
@@ -135,23 +133,12 @@ def chain_of(module: nn.Module, in_shape: Shape, of_data: bool = False) -> Chain
     return Chain(layers, counts, in_shape)
 
 
-def layer_of(part: nn.Module, in_shape: Shape) -> Layer | None:
-    """The layer for a part of a chain, or None where it has an option without formulas."""
-    if not isinstance(part, Residual):
-        return LAYERS[type(part)].of(part, in_shape)
-    start = flattened(part.body)
-    if start and getattr(start[0], "inplace", False):  # it would change what the shortcut takes
-        return None
-    body, shortcut = chain_of(part.body, in_shape), chain_of(part.shortcut, in_shape)
-    return ResidualSum.of(body, shortcut) if body and shortcut else None
-
-
 def flattened(module: nn.Module) -> list[nn.Module] | None:
     """The modules of a chain in order, nested `nn.Sequential`s opened; None if any is of another type or altered."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if any(hooks) or "forward" in vars(module) or nn.modules.module._has_any_global_hook():
         return None
-    if type(module) in (*LAYERS, Residual):
+    if type(module) in LAYERS:
         return [module]
     if type(module) is nn.Identity:
         return []

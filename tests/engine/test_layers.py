@@ -24,7 +24,6 @@ from hpc_dmaml.engine.layers import (
     batch_norm,
     convolution,
 )
-from hpc_dmaml.engine.layerwise import layer_of
 
 TASKS, SAMPLES = 2, 3
 Tensors = tuple[Tensor, ...]
@@ -115,7 +114,7 @@ class Case:
         self.module, dtype = row.build(), torch.float64
         names = [name for name, _ in self.module.named_parameters()]
         shape = (*row.in_shape[1:], row.in_shape[0]) if len(row.in_shape) == 3 else row.in_shape
-        self.layer: Any = layer_of(self.module, shape)
+        self.layer: Any = LAYERS[type(self.module)].of(self.module, shape)
         self.x, self.x_dot = (torch.randn(TASKS, SAMPLES, *row.in_shape, dtype=dtype) for _ in range(2))
         self.need_x = not row.of_data
         if row.of_data:
@@ -295,6 +294,13 @@ def test_ties_in_max_pool_go_to_the_first_pixel_as_in_pytorch() -> None:
         nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
         nn.BatchNorm2d(2, affine=False),
         nn.Flatten(0),
+        nn.LeakyReLU(-0.1),
+        nn.AdaptiveAvgPool2d(4),
+        nn.AdaptiveAvgPool2d((0, 1)),
+        Residual(nn.LayerNorm(6)),
+        Residual(nn.Conv2d(2, 2, 6)),
+        Residual(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 1, 1)),
+        Residual(nn.Sequential(nn.LeakyReLU(inplace=True), nn.Conv2d(2, 2, 1))),
     ],
     ids=str,
 )

@@ -32,6 +32,7 @@ LAYERS: dict[type[nn.Module], Any] = {
     nn.LeakyReLU: LeakyReLU,
     nn.Tanh: Tanh,
     Append: Appended,
+    Residual: ResidualSum,
     nn.MaxPool2d: MaxPool,
     nn.AvgPool2d: AveragePool,
     nn.AdaptiveAvgPool2d: AveragePool,
@@ -40,7 +41,7 @@ LAYERS: dict[type[nn.Module], Any] = {
     NormAndPool: PooledBatchNorm,
     ConvolutionAndNorm: NormalizedConvolution,
 }
-"""From the exact type of a module to the layer that knows its formulas. `Residual` holds chains: see `layerwise`."""
+"""From the exact type of a module to the layer that knows its formulas."""
 
 __all__ = [
     "LAYERS",
@@ -52,7 +53,6 @@ __all__ = [
     "Normalize",
     "Record",
     "Residual",
-    "ResidualSum",
     "Shape",
     "Tensors",
 ]

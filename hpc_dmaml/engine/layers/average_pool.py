@@ -27,10 +27,11 @@ class AveragePool(LinearMap):
         if isinstance(module, nn.AvgPool2d):
             sizes = (pair(each) for each in (module.kernel_size, module.stride, module.padding))
             return cls((*sizes, module.ceil_mode, module.count_include_pad, module.divisor_override), in_shape)
-        sides = list(zip(in_shape[:2], pair(module.output_size), strict=True))
-        if any(wanted is not None and (wanted < 1 or side % wanted) for side, wanted in sides):
+        wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+        sides = [(side, side if each is None else each) for side, each in zip(in_shape[:2], wanted, strict=True)]
+        if any(each < 1 or side % each for side, each in sides):
             return None
-        size = tuple(side // (wanted or side) for side, wanted in sides)
+        size = tuple(side // each for side, each in sides)
         return cls((size, size, (0, 0), False, True, None), in_shape)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hpc_dmaml.engine.layers.chain import Chain, Tape
-from hpc_dmaml.engine.layers.layer import Record, Tensors
+from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
 
 class Residual(nn.Module):
@@ -31,9 +31,16 @@ class ResidualSum:
         self.out_shape = body.out_shape
 
     @classmethod
-    def of(cls, body: Chain, shortcut: Chain) -> ResidualSum | None:
-        """The layer for both, or None where PyTorch would have to stretch one to the other's shape."""
-        return cls(body, shortcut) if body.out_shape == shortcut.out_shape else None
+    def of(cls, module: Residual, in_shape: Shape) -> ResidualSum | None:
+        from hpc_dmaml.engine.layerwise import chain_of, flattened  # which know this layer, too
+
+        start = flattened(module.body)
+        if start and getattr(start[0], "inplace", False):  # it changes what the shortcut takes
+            return None
+        body, shortcut = chain_of(module.body, in_shape), chain_of(module.shortcut, in_shape)
+        if body is None or shortcut is None or body.out_shape != shortcut.out_shape:
+            return None
+        return cls(body, shortcut)
 
     def pack(self, *parameters: Tensor) -> Tensors:
         body, shortcut = (branch.pack(*own) for branch, own in self._each(parameters))
