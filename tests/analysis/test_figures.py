@@ -309,7 +309,7 @@ def test_an_efficiency_that_nobody_measured_is_not_drawn(tmp_path, capsys):
 def test_a_comparison_shows_every_other_settings_difference(scaling):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
     with style.used():
-        picture = comparison.compare(settings, Options(), ("baseline",))
+        picture = comparison.compare(settings, Options())
     (axis,) = picture.figure.axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["workers 2×", "workers 4×", "tasks 2×", "tasks 4×"]
     assert axis.get_xlabel() == "final accuracy less that of\nbaseline (percentage points)"
