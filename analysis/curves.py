@@ -1,103 +1,10 @@
-"""Plot a job's validation: loss and metric over runs, one line for each adaptation step.
+"""The command `hpc_dmaml curves`, from a clone and without installation: see hpc_dmaml/analysis/curves.py."""
 
-    python analysis/curves.py results/job.h5 [--output picture.svg] [--smooth 5]
-
-Reads the HDF5 file of a finished, running or interrupted job; needs neither MPI nor torch. PNG, SVG or PDF by suffix.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
+from pathlib import Path
 
-import checked
-import command
-import metrics
-import numpy as np
-import stats
-import style
-from matplotlib.figure import Figure
-
-from hpc_dmaml import results
-
-
-def plot(source: results.Results, smooth: int = 1) -> Figure:
-    """The figure of one file: a panel for the loss, and one for the metric where there is one."""
-    run, loss, values = (source[f"validation/{name}"] for name in ("run", "loss", "metric"))
-    metric = source.metric
-    if not len(run):
-        raise ValueError(f"{source.path} holds no validation yet (status {source.status})")
-    panels = [("query loss", loss)]
-    if metric is not None and np.isfinite(values).any():
-        panels.append((f"query {metrics.words(metric)}", values))
-    figure, axes = style.subplots(1, len(panels), wide=loss.shape[1] > style.MANY)
-    colours = style.steps(loss.shape[1])
-    gaps = 0
-    for axis, (label, values) in zip(axes[0], panels, strict=True):
-        means = stats.known(stats.over_tasks(values), axis=None)
-        gaps += np.isnan(means).sum()
-        for step, colour in enumerate(colours):
-            name = "before adaptation" if step == 0 else f"after step {step}"
-            style.plot(axis, run + 1, moving_average(means[:, step], smooth), color=colour, label=name)
-        axis.set_xlabel("run")
-        axis.set_ylabel(label)
-    if metric is not None and len(panels) == 2:
-        chance = metrics.chance(source.attributes)
-        if chance is not None:
-            axes[0][1].axhline(chance, color=style.GREY, linestyle=":", linewidth=0.8, label="chance")
-        if metric.is_share:
-            axes[0][1].set_ylim(0, 1.02)
-            style.percent(axes[0][1])
-    elif (means[np.isfinite(means)] > 0).all():
-        style.log(axes[0][0])
-    style.legend(axes[0][-1], len(axes[0][-1].get_legend_handles_labels()[0]))
-    workers = source["workers/loss"].shape[1]
-    task = style.words("task", source.config["task"]["class_path"])
-    unfinished = "" if source.status == "complete" else f", {source.status}"
-    smoothed = f", moving average of {smooth} validations" if smooth > 1 else ""
-    title = (
-        f"{task}, {workers} worker{'s' * (workers != 1)}{unfinished}: mean of {loss.shape[2]} held-out tasks{smoothed}"
-    )
-    style.title(figure, title)
-    if gaps:
-        style.caption(figure, f"Gaps: {gaps} means are {stats.GAPS}.")
-    return figure
-
-
-def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of what is finite among the last `window` values, over fewer at the beginning. A gap stays a gap."""
-    finite = np.isfinite(values)
-    sums, counts = (_window_sums(each, window) for each in (np.where(finite, values, 0.0), finite.astype(float)))
-    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
-
-
-def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
-    """Sums over the last `window` values, of these alone: the difference of two running sums would never again be free
-    of a large value that has left the window. Each is the end of one block of `window` values and the beginning of the
-    next, and both are sums that run within a block."""
-    window = max(1, min(window, len(values)))
-    blocks = np.pad(values, (window, -len(values) % window)).reshape(-1, window)
-    beginnings = np.cumsum(blocks, axis=1)
-    ends = np.cumsum(blocks[:, ::-1], axis=1)[:, ::-1]
-    return (beginnings[1:] + np.pad(ends[:-1, 1:], ((0, 0), (0, 1)))).ravel()[: len(values)]
-
-
-@command.command("curves")
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Plot a job's validation: loss and metric over runs.")
-    parser.add_argument("file", type=command.path, help="HDF5 file of a job")
-    parser.add_argument("--output", type=command.path, help="picture to write (.png, .svg or .pdf); default: FILE.png")
-    parser.add_argument("--smooth", type=int, default=1, help="moving average over so many validations")
-    given = parser.parse_args(arguments)
-    output = given.output or given.file.with_suffix(".png")
-    if given.smooth < 1:
-        raise ValueError(f"--smooth must be 1 or more, not {given.smooth}")
-    source = checked.read(given.file, "validation", "workers")
-    with style.used():
-        style.save(plot(source, given.smooth), output)
-    print(output)
-    return 0
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hpc_dmaml.analysis.curves import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_dmaml import results
+from hpc_dmaml.alive import AT_WORK, is_alive
+from hpc_dmaml.analysis import checked
 from hpc_dmaml.files import is_locked
 from hpc_dmaml.old_names import modern
 from hpc_dmaml.sweep import Point, Sweep, in_full
@@ -50,18 +51,19 @@ def missing(sweep: Sweep) -> list[Point]:
 
 def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
     runs, restarts, word, note = 0, 0, MISSING if job is None else FAILED, ""
+    queued = None if job is None else queue.get(job)
     if point.output.exists():
         try:
-            source = results.read(point.output, "runs")
+            source = checked.read(point.output, "runs", "ranks")
             runs, restarts = len(source["runs/run"]), int(source.attribute("restarts"))
-            word = source.status if source.status in (COMPLETE, INTERRUPTED) else FAILED
+            alive = source.status == RUNNING and is_alive(source, queued, submitted=job is not None)
+            word = source.status if source.status in (COMPLETE, INTERRUPTED) or alive else FAILED
             other = differing(point.fields, source.config)
             if other:
                 word, note = (INTERRUPTED if other == ["runs"] else FAILED), f"has another {', '.join(other)}"
         except ValueError as error:
             word, note = FAILED, str(error)
-    queued = None if job is None else queue.get(job)
-    if is_locked(point.output) or queued in ("RUNNING", "COMPLETING"):
+    if is_locked(point.output) or queued in AT_WORK:
         word = RUNNING
     elif queued is not None:
         word = WAITING

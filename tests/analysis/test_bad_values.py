@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
-import measures
 import pandas as pd
-import plots
-import reader
-import report
-import style
-from measures import Options, Settings
 
 from hpc_dmaml import results
+from hpc_dmaml.analysis import comparison, reader, report, style, timing, validation, workers
+from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.optimizers import SGD
 from tests.analysis.synthetic import write_job
 from tests.analysis.test_report import Page
@@ -42,16 +38,16 @@ def spoil(path, name, place, bad):
 @pytest.mark.parametrize("degree", [None, 4])
 def test_a_curve_has_one_gap_and_its_fit_does_not_bend(tmp_path, bad, degree):
     settings = jobs(tmp_path)
-    before = measures.curves(settings, "loss", Options(degree=degree))
+    before = validation.curves(settings, "loss", Options(degree=degree))
     spoil(tmp_path / "0.1.h5", "validation/loss", (7, -1, 2), bad)
-    after = measures.curves(settings, "loss", Options(degree=degree))
+    after = validation.curves(settings, "loss", Options(degree=degree))
     assert np.flatnonzero(after["mean"].isna()).tolist() == [7]
     assert after["n"].tolist() == [1] * 7 + [0] + [1] * 22
     pd.testing.assert_frame_equal(after.drop(7)[["runs", "mean"]], before.drop(7)[["runs", "mean"]])
     if degree:
         np.testing.assert_allclose(after["fit"].drop(7), before["fit"].drop(7), atol=0.05)
     with style.used():
-        picture = plots.over_runs(settings, Options(degree=degree), "x")
+        picture = validation.over(settings, Options(degree=degree))
     (axis,) = picture.figure.axes
     assert -1 < axis.get_ylim()[0] < axis.get_ylim()[1] < 3
     assert "all: 1 of 30 points are left out: not finite or huge (a million times the median)" in picture.notes
@@ -62,14 +58,14 @@ def test_a_curve_has_one_gap_and_its_fit_does_not_bend(tmp_path, bad, degree):
 @pytest.mark.parametrize("x", ["wall_s", "seen_tasks"])
 def test_a_time_that_is_none_moves_no_other_point(tmp_path, bad, x):
     settings = jobs(tmp_path)
-    before = measures.curves(settings, "loss", Options(degree=None))
+    before = validation.curves(settings, "loss", Options(degree=None))
     spoil(tmp_path / "0.1.h5", "runs/wall_s", 15, bad)
-    after = measures.curves(settings, "loss", Options(degree=None))
+    after = validation.curves(settings, "loss", Options(degree=None))
     gaps = [7] if x == "wall_s" else []  # the validation after run 15
     assert np.flatnonzero(after[x].isna()).tolist() == gaps
     pd.testing.assert_series_equal(after[x].drop(gaps), before[x].drop(gaps))
     with style.used():
-        (axis,) = plots.over_runs(settings, Options(), "x", x).figure.axes
+        (axis,) = validation.over(settings, Options(), x).figure.axes
     assert axis.get_xlim()[1] < 1e4
 
 
@@ -79,7 +75,7 @@ def test_a_setting_that_is_huge_everywhere_does_not_hide_the_others(tmp_path):
     spoil(tmp_path / "1.0.h5", "runs/wall_s", ..., 1e20)
     with style.used():
         for x in ("runs", "wall_s"):
-            picture = plots.over_runs(settings, Options(), "x", x)
+            picture = validation.over(settings, Options(), x)
             (axis,) = picture.figure.axes
             assert any(note.startswith("β 1: 30 of 30 points are left out") for note in picture.notes)
             assert axis.get_ylim()[1] < 3
@@ -91,7 +87,7 @@ def test_final_values_are_of_the_validations_that_are_numbers(tmp_path, bad):
     settings = jobs(tmp_path)
     losses = results.read(tmp_path / "0.1.h5")["validation/loss"].mean(axis=2)
     spoil(tmp_path / "0.1.h5", "validation/loss", (-2, -1, 0), bad)
-    table = measures.final(settings, "loss", Options(last=0.1))  # the last 3 of 30
+    table = comparison.final(settings, "loss", Options(last=0.1))  # the last 3 of 30
     np.testing.assert_allclose(table["mean"], [*losses[-3:, :-1].mean(axis=0), losses[[-3, -1], -1].mean()])
 
 
@@ -99,14 +95,14 @@ def test_final_values_are_of_the_validations_that_are_numbers(tmp_path, bad):
 def test_times_are_of_the_runs_whose_time_is_known(tmp_path, bad):
     settings = jobs(tmp_path)
     (job,) = settings.all_jobs
-    seconds, shares = measures.run_seconds(job), measures.shares(settings).set_index("part")["seconds"]
-    wall = measures.wall_times(settings, 1000)["wall_s"]
+    seconds, shares = timing.run_seconds(job), timing.shares(settings).set_index("part")["seconds"]
+    wall = timing.wall_times(settings, 1000)["wall_s"]
     spoil(tmp_path / "0.1.h5", "runs/wall_s", 15, bad)
     for name in ("work_s", "exchange_s", "wait_s", "validation_s"):
         spoil(tmp_path / "0.1.h5", f"ranks/{name}", (20, 1), bad)
-    assert measures.run_seconds(job) == pytest.approx(seconds, rel=0.02)
-    np.testing.assert_allclose(measures.shares(settings).set_index("part")["seconds"], shares, rtol=0.05, atol=1e-3)
-    after = measures.wall_times(settings, 1000)["wall_s"]
+    assert timing.run_seconds(job) == pytest.approx(seconds, rel=0.02)
+    np.testing.assert_allclose(timing.shares(settings).set_index("part")["seconds"], shares, rtol=0.05, atol=1e-3)
+    after = timing.wall_times(settings, 1000)["wall_s"]
     assert np.flatnonzero(after.isna()).tolist() == [15]
     pd.testing.assert_series_equal(after.drop(15), wall.drop(15))
 
@@ -114,18 +110,18 @@ def test_times_are_of_the_runs_whose_time_is_known(tmp_path, bad):
 @pytest.mark.parametrize("place", [0, 59])
 def test_wall_times_go_on_where_the_first_or_last_is_not_known(tmp_path, place):
     settings = jobs(tmp_path)
-    expected = measures.wall_times(settings, 1000)["wall_s"].iloc[-1]
+    expected = timing.wall_times(settings, 1000)["wall_s"].iloc[-1]
     spoil(tmp_path / "0.1.h5", "runs/wall_s", place, np.nan)
-    assert measures.wall_times(settings, 1000)["wall_s"].iloc[-1] == pytest.approx(expected, rel=0.05)
+    assert timing.wall_times(settings, 1000)["wall_s"].iloc[-1] == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_workers_are_drawn_on_the_scale_of_their_numbers(tmp_path, bad):
     settings = jobs(tmp_path, runs=300)
     with style.used():
-        before = plots.per_worker(settings, Options(), "x", "loss").figure.axes[0]
+        before = workers.of_each(settings, Options(), "loss").figure.axes[0]
         spoil(tmp_path / "0.1.h5", "workers/loss", (50, 1), bad)
-        after = plots.per_worker(settings, Options(), "x", "loss").figure.axes[0]
+        after = workers.of_each(settings, Options(), "loss").figure.axes[0]
     np.testing.assert_allclose(after.get_ylim(), before.get_ylim(), rtol=0.1)
     for line, unspoilt in zip(after.lines, before.lines, strict=True):
         np.testing.assert_allclose(line.get_ydata(), unspoilt.get_ydata(), rtol=0.2)  # a mean of one run fewer, in one
@@ -152,9 +148,9 @@ def test_a_picture_of_no_number_is_refused(tmp_path):
     spoil(tmp_path / "0.1.h5", "workers/loss", ..., np.inf)
     spoil(tmp_path / "0.1.h5", "runs/wall_s", ..., -np.inf)
     for draw, message in (
-        (lambda: plots.over_runs(settings, Options(), "x"), "no validation loss is finite"),
-        (lambda: plots.per_worker(settings, Options(), "x", "loss"), "or none whose loss is finite"),
-        (lambda: measures.wall_times(settings, 100), "hold no wall time"),
+        (lambda: validation.over(settings, Options()), "no validation loss is finite"),
+        (lambda: workers.of_each(settings, Options(), "loss"), "or none whose loss is finite"),
+        (lambda: timing.wall_times(settings, 100), "hold no wall time"),
     ):
         with pytest.raises(ValueError, match=message):
             draw()
@@ -167,7 +163,8 @@ def test_values_of_the_configuration_may_be_lists_and_hold_dollars(tmp_path):
         write_job(tmp_path / f"{width}.h5", config)
     settings = Settings(reader.read([tmp_path]).jobs, ["model.hidden", "init_from"])
     with style.used():
-        picture = plots.over_runs(settings, Options(), "costs $5_{")
+        picture = validation.over(settings, Options())
+        style.title(picture.figure, "costs $5_{")
         style.save(picture.figure, tmp_path / "x.svg")
     assert picture.numbers.groupby("model.hidden").size().tolist() == [15, 15]
     (axis,) = picture.figure.axes

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("pandas")
-from command import command, printable
-
+from hpc_dmaml.analysis.command import command
+from hpc_dmaml.analysis.words import printable
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 

@@ -6,29 +6,25 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
-import figures
-import measures
 import pandas as pd
-import plots
-import reader
-import style
 from matplotlib.colors import to_hex
-from measures import Options, Settings
 
-from hpc_dmaml import results
+from hpc_dmaml import results, sweep
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.analysis import comparison, figures, reader, style, timing, validation, workers
+from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
 from hpc_dmaml.tasks import Glyphs, Navigation
-from tests.analysis.synthetic import write_job
+from tests.analysis.synthetic import write_job, write_sweep
 from tests.helpers import small_config
 
 
 def thesis(number, folder, options=None):
     """The figure's axes and its numbers."""
     with style.used():
-        picture, _ = figures.thesis(number, reader.read([folder]), options or Options())
+        picture, _ = figures.draw(number, reader.read([folder]), options or Options())
     return picture.figure.axes, picture.numbers
 
 
@@ -47,6 +43,23 @@ def test_accuracy_over_runs_has_a_curve_for_the_baseline_and_each_ratio(scaling)
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("runs", "validation accuracy")
     assert len(axis.collections) == 3  # a band each
     assert numbers.groupby("scaling", observed=True).size().tolist() == [20, 20, 20]
+
+
+def test_the_thesiss_accuracies_stand_beside_ours_as_far_as_we_have_come(tmp_path):
+    folder = tmp_path / "scaling"
+    text = "set: {runs: 110, tasks: 4, validation.every: 10, validation.tasks: 4, workers: 1}\nfigures: ['6.17']\nseeds: [0]\n"
+    (tmp_path / "s.yaml").write_text(text + "grid: {scaling: {baseline: {}, workers 2x: {workers: 2}}}\n")
+    described = sweep.load(tmp_path / "s.yaml", folder)
+    write_sweep(described)
+    (axis,), _ = thesis("6.17", described.folder)
+    marks = {line.get_markeredgecolor(): line for line in axis.lines if line.get_marker() == "D"}
+    assert list(marks) == [lines(axis)[name].get_color() for name in ("baseline", "workers 2×")]
+    baseline, twice = marks.values()
+    assert list(zip(*baseline.get_data(), strict=True)) == [(0, 0.42), (100, 0.72)]  # and not that after 1,000 runs
+    assert list(twice.get_ydata()) == [0.42, 0.74]
+    assert axis.get_ylim()[1] > 0.74
+    caption = axis.figure.get_supxlabel().replace("\n", " ")
+    assert "Hollow: the thesis's, read off its figure." in caption
 
 
 def test_means_are_over_tasks_then_seeds_and_limits_are_of_students_t(scaling):
@@ -82,7 +95,7 @@ def test_lines_of_many_points_are_the_seeds_moving_averages_and_the_caption_says
         write_job(tmp_path / f"{seed}.h5", small_config(runs=200, workers=1, seed=seed))
     settings = Settings(reader.read([tmp_path]).jobs, [])
     with style.used():
-        picture = plots.over_runs(settings, Options(), "x")
+        picture = validation.over(settings, Options())
     (axis,), rows = picture.figure.axes, picture.numbers
     files = [read(tmp_path / f"{seed}.h5")["validation/loss"][:, 2].mean(axis=1) for seed in range(3)]
     seeds = [values[48:53].mean() for values in files]  # of 100 validations
@@ -105,14 +118,14 @@ def test_intervals_end_at_what_is_possible_and_the_caption_says_so(tmp_path, deg
         results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)
     settings = Settings(reader.read([tmp_path]).jobs, [])
     with style.used():
-        picture = plots.over_runs(settings, Options(degree=degree), "x")
+        picture = validation.over(settings, Options(degree=degree))
     rows = picture.numbers
     assert (rows["low"].min(), rows["high"].max()) == (0, 1)
     (band,) = picture.figure.axes[0].collections
     assert band.get_paths()[0].vertices[:, 1].min() >= 0
     assert band.get_paths()[0].vertices[:, 1].max() <= 1
     assert "Intervals are cut at 0 and 100 %." in picture.figure.get_supxlabel().replace("\n", " ")
-    (*_, end) = measures.final(settings, "metric", Options()).itertuples()
+    (*_, end) = comparison.final(settings, "metric", Options()).itertuples()
     assert (end.low, end.high) == (0, 1)
     assert end.half == pytest.approx(4.302652729911275 * 0.45 / 3**0.5)  # what ± says is the interval's own
 
@@ -121,7 +134,7 @@ def test_of_two_seeds_the_caption_says_that_their_interval_is_not_meaningful(tmp
     for seed in range(2):
         write_job(tmp_path / f"{seed}.h5", small_config(runs=40, workers=1, seed=seed))
     with style.used():
-        picture = plots.over_runs(Settings(reader.read([tmp_path]).jobs, []), Options(), "x")
+        picture = validation.over(Settings(reader.read([tmp_path]).jobs, []), Options())
     assert "2 seeds: interval not meaningful." in picture.figure.get_supxlabel().replace("\n", " ")
     assert not picture.figure.axes[0].collections
 
@@ -172,9 +185,7 @@ def test_durations_of_a_run_stand_in_percent_beside_those_of_the_thesis(scaling)
 def test_validation_is_no_part_of_a_runs_duration(tmp_path):
     write_job(tmp_path / "a.h5", small_config(runs=40, workers=1))
     (job,) = reader.read([tmp_path]).jobs
-    assert measures.run_seconds(job) == pytest.approx(
-        0.052, rel=0.06
-    )  # 5 tasks of 10 ms and 2 ms; a validation is 5 ms
+    assert timing.run_seconds(job) == pytest.approx(0.052, rel=0.06)  # 5 tasks of 10 ms and 2 ms; a validation is 5 ms
 
 
 def test_wall_time_goes_on_to_a_thousand_runs_at_the_measured_pace(scaling):
@@ -216,7 +227,7 @@ def test_an_implementation_test_has_a_curve_for_each_adaptation_step(tmp_path):
 def test_another_experiment_than_the_thesiss_is_drawn_and_noted(tmp_path):
     write_job(tmp_path / "a.h5", small_config(workers=1))
     with style.used():
-        _, notes = figures.thesis("6.1", reader.read([tmp_path]), Options())
+        _, notes = figures.draw("6.1", reader.read([tmp_path]), Options())
     assert notes == ["the thesis's figure 6.1 has task Omniglot; these files have Sinusoid"]
 
 
@@ -232,7 +243,7 @@ def test_curves_that_rest_on_little_are_drawn_and_noted(tmp_path, runs, seeds, w
         write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed), runs=done)
     settings = Settings(reader.read([tmp_path]).jobs, ["tasks"])
     with style.used():
-        picture = plots.over_runs(settings, Options(degree=10), "x")
+        picture = validation.over(settings, Options(degree=10))
     assert any(words in note for note in picture.notes)
     assert np.isfinite(picture.figure.axes[0].get_ylim()).all()
 
@@ -243,7 +254,7 @@ def test_losses_that_are_no_numbers_leave_gaps(tmp_path):
         source = read(tmp_path / f"{seed}.h5")
         source["validation/loss"][3:5] = np.nan
         results.write(tmp_path / f"{seed}.h5", source.arrays, source.attributes)
-    table = measures.curves(Settings(reader.read([tmp_path]).jobs, []), "loss", Options(degree=2))
+    table = validation.curves(Settings(reader.read([tmp_path]).jobs, []), "loss", Options(degree=2))
     assert np.flatnonzero(table["mean"].isna()).tolist() == [3, 4]
     assert table["fit"].notna().sum() == len(table) - 2
 
@@ -258,13 +269,13 @@ def test_files_of_one_seed_count_once(tmp_path):
 
 def test_shares_of_a_runs_time_add_up_to_its_duration(scaling):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
-    table = measures.shares(settings)
+    table = timing.shares(settings)
     assert table.groupby("scaling", observed=True)["share"].sum().tolist() == pytest.approx([1] * 5)
     base = table[table["scaling"] == "baseline"].set_index("part")["seconds"]
     assert base["exchange"] == pytest.approx(0.002)
     assert base["validation"] == pytest.approx(0.0025, rel=0.05)  # every other run
     with style.used():
-        (axis,) = plots.time_shares(settings, Options(), "x").figure.axes
+        (axis,) = timing.time_shares(settings, Options()).figure.axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == [
         "baseline",
         "workers 2×",
@@ -278,7 +289,7 @@ def test_shares_of_a_runs_time_add_up_to_its_duration(scaling):
 @pytest.mark.parametrize("runs", [2, 3, 20])
 def test_the_times_of_a_running_jobs_last_run_are_not_known_yet(tmp_path, runs):
     write_job(tmp_path / "a.h5", small_config(runs=40, workers=2), ranks=2, status="running", runs=runs)
-    table = measures.shares(Settings(reader.read([tmp_path]).jobs, [])).set_index("part")
+    table = timing.shares(Settings(reader.read([tmp_path]).jobs, [])).set_index("part")
     assert table.loc["exchange", "seconds"] == pytest.approx(0.002 if runs > 2 else 0)
     assert table.loc["work", "seconds"] == pytest.approx(0.05, rel=0.05)
 
@@ -288,7 +299,7 @@ def test_speed_up_counts_training_tasks_and_is_ideal_where_nothing_is_lost(tmp_p
         for seed in range(2):
             config = small_config(runs=30, workers=4, tasks=20, seed=seed)
             write_job(tmp_path / f"{ranks}_{seed}.h5", config, ranks)
-    table = measures.speed(Settings(reader.read([tmp_path]).jobs, ["ranks"]), Options())
+    table = timing.speed(Settings(reader.read([tmp_path]).jobs, ["ranks"]), Options())
     assert table["ranks"].tolist() == [1, 2, 4]
     assert table["speed_up"].tolist() == pytest.approx([1, 2, 4], rel=0.08)
     np.testing.assert_allclose(table["efficiency"], table["speed_up"] / table["ranks"])
@@ -315,11 +326,11 @@ def test_an_efficiency_that_nobody_measured_is_not_drawn(tmp_path, capsys):
 def test_a_comparison_shows_every_other_settings_difference(scaling):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
     with style.used():
-        picture = plots.comparison(settings, Options(), "x", ("baseline",))
+        picture = comparison.compare(settings, Options())
     (axis,) = picture.figure.axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["workers 2×", "workers 4×", "tasks 2×", "tasks 4×"]
     assert axis.get_xlabel() == "final accuracy less that of\nbaseline (percentage points)"
-    final = measures.final(settings, "metric", Options())
+    final = comparison.final(settings, "metric", Options())
     means = final[final["step"] == 2].set_index("scaling")["mean"]
     np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
 
@@ -330,7 +341,7 @@ def test_few_workers_are_lines_and_many_an_image(tmp_path, variable):
     write_job(tmp_path / "many.h5", small_config(runs=10, workers=8))
     settings = Settings(reader.read([tmp_path]).jobs, ["workers"])
     with style.used():
-        few, many, *bar = plots.per_worker(settings, Options(), "x", variable).figure.axes
+        few, many, *bar = workers.of_each(settings, Options(), variable).figure.axes
     assert labels(few) == ["worker 0", "worker 1", "worker 2"]
     assert (many.get_ylabel(), len(many.collections), len(bar)) == ("worker", 1, 1)
     assert many.collections[0].get_array().shape == (8, 10)
@@ -341,7 +352,7 @@ def test_returns_stand_over_the_environment_steps_of_training(tmp_path):
     config = small_config(runs=20, workers=2, task=task, algorithm=MAML(inner_lr=0.1, inner_steps=4))
     write_job(tmp_path / "a.h5", config, metric=Metric("return"))
     with style.used():
-        picture = plots.over_runs(Settings(reader.read([tmp_path]).jobs, []), Options(), "x", "environment_steps")
+        picture = validation.over(Settings(reader.read([tmp_path]).jobs, []), Options(), "environment_steps")
     (axis,), rows = picture.figure.axes, picture.numbers
     np.testing.assert_array_equal(rows["environment_steps"], rows["seen_tasks"] * 3 * 7 * 5)
     np.testing.assert_array_equal(axis.lines[0].get_xdata(), rows["environment_steps"])
@@ -403,7 +414,7 @@ def test_a_field_that_is_not_set_everywhere_tells_files_apart(tmp_path, capsys):
     ]
     settings = Settings(reader.read([tmp_path]).jobs, ["maml.clip"])
     with style.used():
-        (axis,) = plots.over_runs(settings, Options(), "x").figure.axes
+        (axis,) = validation.over(settings, Options()).figure.axes
     assert labels(axis) == ["clip 0.5", "clip 2", "clip: none"]
     assert all(np.isfinite(line.get_ydata()).all() for line in lines(axis).values())
 
@@ -447,4 +458,4 @@ def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
 
 def test_the_list_names_every_figure(capsys):
     _, shown, _ = command(capsys, "--list")
-    assert [line.split()[0] for line in shown] == [*figures.THESIS, *figures.GENERAL]
+    assert [line.split()[0] for line in shown] == list(figures.FIGURES)

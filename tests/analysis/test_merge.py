@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 
 import h5py
-import merge
 import numpy as np
 import pytest
 
+from hpc_dmaml.analysis import merge
 from hpc_dmaml.files import is_locked, locked, seal
 from hpc_dmaml.results import read
 from tests.helpers import equal, run, small_config

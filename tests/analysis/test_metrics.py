@@ -7,21 +7,23 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
-import curves
-import figures
-import measures
-import merge
-import metrics
 import pandas as pd
-import plots
-import reader
-import report
-import style
-import tables
-import watch
-from measures import Options, Settings
 
 from hpc_dmaml import results, sweep
+from hpc_dmaml.analysis import (
+    comparison,
+    curves,
+    figures,
+    merge,
+    reader,
+    report,
+    style,
+    tables,
+    validation,
+    watch,
+    words,
+)
+from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs
@@ -51,10 +53,10 @@ def rates(folder, metric, **changes):
 
 @pytest.mark.parametrize(
     ("metric", "name", "unit"),
-    [(ACCURACY, "accuracy", "%"), (RETURN, "return", ""), (DISTANCE, "distance (m)", "m"), (metrics.LOSS, "loss", "")],
+    [(ACCURACY, "accuracy", "%"), (RETURN, "return", ""), (DISTANCE, "distance (m)", "m"), (words.LOSS, "loss", "")],
 )
 def test_metrics_have_a_name_and_a_unit_in_words(metric, name, unit):
-    assert (metrics.words(metric), metric.suffix) == (name, unit)
+    assert (words.metric(metric), metric.suffix) == (name, unit)
 
 
 @pytest.mark.parametrize("metric", [RETURN, DISTANCE, SUCCESS])
@@ -79,7 +81,7 @@ def test_axes_bear_the_metrics_name_and_only_shares_end_at_one(tmp_path, metric,
     write_job(path, small_config(runs=30, workers=1, task=Glyphs()), metric=metric)
     with style.used():
         single = curves.plot(results.read(path))
-        picture = plots.over_runs(Settings(reader.read([path]).jobs, []), Options(), "x")
+        picture = validation.over(Settings(reader.read([path]).jobs, []), Options())
     loss, axis = single.axes
     assert (loss.get_ylabel(), axis.get_ylabel()) == ("query loss", f"query {label}")
     assert (axis.get_ylim() == (0, 1.02)) == shares
@@ -109,11 +111,11 @@ def test_the_best_is_the_greatest_or_the_least_as_the_metric_says(tmp_path, metr
     ends = job["validation/metric"][:, -1].mean(axis=1)
     good = ends.max() if metric.higher_is_better else ends.min()
     lines = watch.view(job, "complete", 0.0)
-    assert any(line.startswith(f"{metrics.words(metric)} of held-out tasks") for line in lines)
+    assert any(line.startswith(f"{words.metric(metric)} of held-out tasks") for line in lines)
     assert any(line.endswith(f"best {good:.3f}") for line in lines)
     assert f"{metric.name} {ends[-1]:.3f}" in watch.row(job, "complete", 0.0)
     with style.used():
-        picture = plots.comparison(settings, Options(), "x", (0.01,))
+        picture = comparison.compare(settings, Options())
     (axis,) = picture.figure.axes
     said = {ACCURACY: " (percentage points)", RETURN: "", DISTANCE: " (m)"}[metric]
     assert axis.get_xlabel() == f"final {metric.name} less that of\nβ 0.01{said}"
@@ -128,7 +130,7 @@ def test_a_table_of_final_values_has_the_metrics_unit(tmp_path, capsys, metric, 
     assert tables.main(["final", str(tmp_path)]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert rows[0][-1] == head
-    mean = measures.final(settings, "metric", Options())["mean"].iloc[-1]
+    mean = comparison.final(settings, "metric", Options())["mean"].iloc[-1]
     assert rows[3][-1].startswith(f"{factor * mean:.{1 if factor > 1 else 3}f} ± ")
 
 
@@ -163,12 +165,12 @@ def test_a_metric_that_files_do_not_have_is_refused(tmp_path, capsys, metric, ha
 def test_old_and_new_files_are_drawn_together(tmp_path):
     for seed in (0, 1):
         write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed, task=Glyphs()))
-    before = measures.curves(Settings(reader.read([tmp_path]).jobs, []), "metric", Options())
+    before = validation.curves(Settings(reader.read([tmp_path]).jobs, []), "metric", Options())
     as_schema_1(tmp_path / "0.h5")
     jobs = reader.read([tmp_path]).jobs
     assert {job.metric for job in jobs} == {ACCURACY}
     assert jobs[0].fields == {name: jobs[1].fields[name] for name in jobs[0].fields} | {"seed": 0}
-    pd.testing.assert_frame_equal(measures.curves(Settings(jobs, []), "metric", Options()), before)
+    pd.testing.assert_frame_equal(validation.curves(Settings(jobs, []), "metric", Options()), before)
 
 
 SWEEP = """
@@ -188,7 +190,7 @@ def test_an_old_sweeps_axes_find_their_fields_under_todays_names(tmp_path, capsy
     assert found.notes == ()  # no point is another than its sweep says
     assert found.axes == ["algorithm.inner_lr", "clip"]
     for by in (found.axes, ["maml.inner_lr", "maml.clip"]):
-        settings = Settings(found.jobs, by, figures.every(found, by))
+        settings = Settings.of(found, by)
         assert [settings.label(key) for key in settings.jobs] == [
             "α 0.1, clip 1", "α 0.1, clip 2", "α 0.4, clip 1", "α 0.4, clip 2",
         ]  # fmt: skip

@@ -10,17 +10,11 @@ import time
 
 import numpy as np
 import pytest
+import scaling_model
 
 pytest.importorskip("pandas")
-import curves
-import merge
-import reader
-import report
-import scaling_model
-import tables
-import watch
-from measures import Options
-
+from hpc_dmaml.analysis import curves, merge, reader, report, tables, watch
+from hpc_dmaml.analysis.settings import Options
 from hpc_dmaml.results import read
 from tests.analysis.mutations import mutate
 from tests.analysis.synthetic import write_job

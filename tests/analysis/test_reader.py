@@ -14,9 +14,8 @@ from tests.analysis.synthetic import write_job
 from tests.helpers import run, small_config
 
 pytest.importorskip("pandas")
-import reader
-
 from hpc_dmaml import results
+from hpc_dmaml.analysis import reader
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.weight_generators import ArithmeticMean, LossMovingAverage
 

@@ -8,16 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 pytest.importorskip("pandas")
-import measures
 import numpy as np
-import pieces
-import plots
-import reader
-import report
-import style
-from measures import Options, Settings
 
 from hpc_dmaml import results
+from hpc_dmaml.analysis import comparison, reader, report, style, validation, words
+from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs
 from hpc_dmaml.weight_generators import LossMedian
@@ -97,7 +92,7 @@ def test_colours_stand_out_on_dark_pages(colour):
 
 def test_a_dark_picture_has_no_line_or_text_that_the_page_swallows(scaling):
     with style.used():
-        figure = plots.over_runs(Settings(reader.read([scaling]).jobs, ["scaling"]), Options(), "x").figure
+        figure = validation.over(Settings(reader.read([scaling]).jobs, ["scaling"]), Options()).figure
         style.darken(figure)
     (axis,) = figure.axes
     texts = [axis.xaxis.label, axis.yaxis.label, *axis.get_xticklabels(), *axis.get_legend().get_texts()]
@@ -108,12 +103,12 @@ def test_a_dark_picture_has_no_line_or_text_that_the_page_swallows(scaling):
 
 def test_the_final_table_has_the_readers_numbers(scaling, scaling_page):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
-    table = measures.final(settings, "metric", Options())
+    table = comparison.final(settings, "metric", Options())
     assert set(table["variable"]) == {"accuracy"}
     rows = {row[0]: row for row in scaling_page.tables[0][1:]}
     assert len(rows) == 5
     for (name,), _ in settings.jobs.items():
-        expected = [pieces.number(row, True) for _, row in table[table["scaling"] == name].iterrows()]
+        expected = [words.mean_and_half(row, True) for _, row in table[table["scaling"] == name].iterrows()]
         assert rows[settings.label((name,))][3:-1] == expected
 
 

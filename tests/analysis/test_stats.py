@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-import stats
+
+from hpc_dmaml.analysis import stats
 
 scipy_stats = pytest.importorskip("scipy.stats")
 

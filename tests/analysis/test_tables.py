@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("pandas")
 import pandas as pd
-import tables
 
+from hpc_dmaml.analysis import tables
 from hpc_dmaml.results import read
 
 

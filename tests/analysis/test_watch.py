@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import watch
 
 from hpc_dmaml import results
+from hpc_dmaml.alive import pace_s
+from hpc_dmaml.analysis import watch
 from hpc_dmaml.config import Checkpoint
 from hpc_dmaml.files import locked
 from tests.analysis.synthetic import write_job
@@ -78,7 +80,7 @@ def test_restarts_and_workers_that_are_not_finite_are_said(path):
     job.arrays["workers/loss"][2:4, 1] = np.nan
     lines = watch.view(job, "complete", 0.0)
     assert "! restarted 2 times" in lines
-    assert "! not finite in 2 runs: worker 1; they counted 0 there" in lines
+    assert "! not finite in 2 of 6 runs: worker 1; they counted 0 there" in lines
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20, -1e20])
@@ -97,7 +99,7 @@ def test_one_bad_value_hides_no_other(path, bad):
         line for line in before if line.startswith(("worker", "     0", "     1", "     2"))
     ]
     pace = np.delete(np.diff(plain["runs/wall_s"]), [3, 4]).mean()
-    assert watch._pace(spoilt) == pytest.approx(pace)
+    assert pace_s(spoilt) == pytest.approx(pace)
     assert watch._left(spoilt, "running", WRITTEN_S) == pytest.approx(30 * pace)
 
 
@@ -150,13 +152,13 @@ def write_running(path, host):
 
 
 def test_a_running_job_whose_lock_is_free_is_dead(path, capsys):
-    write_running(path, watch.socket.gethostname())
+    write_running(path, socket.gethostname())
     assert watch.main([str(path)]) == 1
     assert "dead" in capsys.readouterr().out
 
 
 def test_a_job_that_holds_its_lock_lives_and_is_read_again_when_its_file_is_replaced(path):
-    write_running(path, watch.socket.gethostname())
+    write_running(path, socket.gethostname())
     one = watch.Watched(path)
     with locked(path):
         one.look()

@@ -17,18 +17,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import checked
-import metrics
 import numpy as np
 import pandas as pd
-import stats
-from command import printable
 
 from hpc_dmaml import results
 from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.analysis import checked, stats
+from hpc_dmaml.analysis.words import some
 from hpc_dmaml.files import expanded
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
+from hpc_dmaml.sweep import Point
 from hpc_dmaml.sweep.states import differing
 
 GROUPS = ("runs", "workers", "ranks", "validation")
@@ -78,7 +77,7 @@ class Job:
     @property
     def chance(self) -> float | None:
         """The accuracy of guessing, in a classification."""
-        return metrics.chance(self.attributes)
+        return checked.chance(self.attributes)
 
     def value(self, name: str) -> Any:
         """Its setting on a sweep's axis, else its configuration's field, or "ranks"; None if its classes have no such
@@ -108,6 +107,21 @@ class Collection:
         """Names of the sweeps' axes, in order."""
         return list(dict.fromkeys(modern(name) for sweep in self.sweeps for name in sweep.axes))
 
+    def every(self, by: Sequence[str]) -> list[tuple[Any, ...]]:
+        """All settings of the sweeps by some of their axes, also those without files."""
+        points = [settings_of(point) for sweep in self.sweeps for point in sweep.points]
+        names = [modern(name) for name in by]
+        return [tuple(point[n] for n in names) for point in points if names and all(n in point for n in names)]
+
+    def folder(self, sources: Sequence[Path]) -> Path:
+        """Where the first source's files are."""
+        first = sources[0]
+        return first if first.is_dir() else first.parent if first.suffix == ".h5" else self.sweeps[0].folder
+
+    def missing(self) -> list[Point]:
+        """The points of the sweeps that have no file."""
+        return [point for sweep in self.sweeps for point in sweep.points if not point.output.exists()]
+
 
 def read(sources: Iterable[str | Path]) -> Collection:
     """What files, folders (with all below them) and sweeps (their YAML file) hold.
@@ -120,7 +134,8 @@ def read(sources: Iterable[str | Path]) -> Collection:
     unreadable = []
     for path in paths:
         try:
-            job = _open(path)
+            source = checked.read(path, *GROUPS)
+            job = Job(path, source.attributes, source.config)
         except ValueError as error:
             unreadable.append(str(error))
             continue
@@ -129,27 +144,27 @@ def read(sources: Iterable[str | Path]) -> Collection:
             job = replace(job, settings=settings_of(point))
             wrong = differing(point.fields, job.config)
             if wrong:  # the file's own configuration is the truth about it
-                notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {_some(wrong)}")
+                notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {some(wrong)}")
         jobs.append(job)
     if not jobs:
-        raise ValueError(_some(unreadable, 3))
+        raise ValueError(some(unreadable, 3))
     order = {path: place for place, path in enumerate(points)}
     jobs.sort(key=lambda job: order.get(job.path.resolve(), len(order)))
     notes += [f"left out: {message}" for message in unreadable]
     for status in ("running", "interrupted", "failed"):
         names = [job.path.name for job in jobs if job.status == status]
         if names:
-            notes.append(f"{status}, shown as far as it got: {_some(names)}")
+            notes.append(f"{status}, shown as far as it got: {some(names)}")
     for sweep in found:
         missing = [point.name for point in sweep.points if not point.output.exists()]
         if missing:
             notes.append(
-                f"sweep {sweep.name}: {len(missing)} of {len(sweep.points)} points are missing: {_some(missing)}"
+                f"sweep {sweep.name}: {len(missing)} of {len(sweep.points)} points are missing: {some(missing)}"
             )
     return Collection(tuple(jobs), tuple(notes), found)
 
 
-def settings_of(point: sweeps.Point) -> dict[str, Any]:
+def settings_of(point: Point) -> dict[str, Any]:
     """A point's place on its sweep's axes, under today's names."""
     return {modern(name): value for name, value in point.settings.items()}
 
@@ -208,7 +223,7 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
         if modern(name) not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = (
-                f"did you mean {' or '.join(near)}?" if near else f"these tell the files apart: {_some(varying(jobs))}"
+                f"did you mean {' or '.join(near)}?" if near else f"these tell the files apart: {some(varying(jobs))}"
             )
             raise ValueError(f"no file has a field {name!r}; {hint}")
     groups: dict[tuple[Any, ...], list[Job]] = {}
@@ -221,7 +236,7 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
         if differing:
             setting = ", ".join(f"{n} {v}" for n, v in zip(by, key, strict=True)) or "all files together"
             raise ValueError(
-                f"different experiments are mixed: {setting}: {len(members)} files differ in {_some(differing)}; "
+                f"different experiments are mixed: {setting}: {len(members)} files differ in {some(differing)}; "
                 f"give fewer files, or tell them apart with --by {differing[0]}"
             )
     return groups
@@ -251,13 +266,8 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
             except ValueError as error:
                 notes.append(f"left out: {error}")
     if not paths:
-        raise ValueError(f"no result file (*.h5) in {_some([str(source) for source in given])}")
+        raise ValueError(f"no result file (*.h5) in {some([str(source) for source in given])}")
     return list(paths), tuple(found.values()), notes
-
-
-def _open(path: Path) -> Job:
-    source = checked.read(path, *GROUPS)
-    return Job(path, source.attributes, source.config)
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -290,7 +300,7 @@ def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> 
     wanted = [n.partition("/")[2] for n in results.VARIABLES if n.startswith(f"{group}/") and not n.endswith("/run")]
     unknown = set(variables) - set(wanted)
     if unknown:
-        raise ValueError(f"the table {group} has no column {_some(sorted(unknown))}; it has {', '.join(wanted)}")
+        raise ValueError(f"the table {group} has no column {some(sorted(unknown))}; it has {', '.join(wanted)}")
     wanted = [name for name in wanted if not variables or name in variables]
     arrays = {name: source[f"{group}/{name}"] for name in wanted}
     runs = source["runs/run"].astype(np.int32)
@@ -327,9 +337,3 @@ def _order(value: Any) -> tuple[bool, float, str]:
     """Numbers by size, then everything else by name."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return not number, float(value) if number else 0.0, "" if number else str(value)
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    """The names, or the first of them and how many more."""
-    shown = ", ".join(printable(name, 500) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from command import printable
+import numpy as np
 
 from hpc_dmaml import results
+from hpc_dmaml.analysis.words import printable
+from hpc_dmaml.losses.metric import ACCURACY
 
 LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
 """Whole numbers of every configuration, and their least values."""
@@ -32,6 +34,20 @@ def read(path: Path, *groups: str) -> results.Results:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     told = {name: printable(source.attributes[name], LONGEST) for name in ("metric", "metric_unit")}
     return replace(source, attributes={**source.attributes, **told})
+
+
+def chance(attributes: Mapping[str, Any]) -> float | None:
+    """The accuracy of guessing; None for what is no classification's accuracy."""
+    guessed = results.metric_in(attributes) == ACCURACY and attributes["loss"] == "cross_entropy"
+    return 1 / int(attributes["outputs"]) if guessed else None
+
+
+def lost_workers(job: results.Results) -> str:
+    """What to say of the workers whose losses were not all finite; nothing where there is none."""
+    lost = ~np.isfinite(job["workers/loss"])
+    which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
+    where = f"{lost.any(axis=1).sum()} of {len(lost)} runs"
+    return f"not finite in {where}: worker {which}; they counted 0 there" if lost.any() else ""
 
 
 def _check(given: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""How all pictures look: sizes, colours, words. One setting has one colour and one name, in every figure.
+"""How all pictures look: sizes, colours, axes. One setting has one colour, in every figure.
 
     with style.used():
         figure, axes = style.subplots(1, 2)          # one row of a two-column page
-        axes[0, 0].plot(x, y, label=style.words("workers", 4), **style.line("workers", 4, [1, 4, 16]))
+        style.plot(axes[0, 0], x, y, **style.line("workers 4x", ["baseline", "workers 4x"]))
         style.save(figure, Path("picture.pdf"))      # PNG, SVG or PDF by suffix
 
 Colours are those of Okabe & Ito, and viridis where settings are numbers, so that the colour-blind can read them; families
@@ -11,16 +11,16 @@ of ordered settings go from light to dark, and line styles repeat what colours s
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
+import matplotlib.style
 import numpy as np
-from command import printable
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.colors import to_hex, to_rgb
@@ -32,8 +32,11 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
-LONGEST = 60
-"""Characters of a value in words; a longer one is cut."""
+if TYPE_CHECKING:
+    import pandas as pd
+
+from hpc_dmaml.analysis.words import LONGEST, printable, scaled
+
 FORMATS = (".pdf", ".png", ".svg")
 COLUMN_IN, PAGE_IN = 3.5, 7.2
 """Widths of a column and of a page of two columns, in inches."""
@@ -44,6 +47,8 @@ MANY = 5
 """More curves than these get the width of a page, their legend beside them, and fainter bands."""
 ROWS = 13
 """Entries in a column of a legend beside the axes."""
+LONG = 22
+"""Characters of a name beside the axes, from which on the picture gets the width of a page."""
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#6B6B6B"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 1, 1, 1, 1, 1)))
@@ -58,36 +63,20 @@ FIXED = {
     "GradientNorm": PURPLE, "GeometricMedian": ORANGE,
     "sum": BLUE, "mean": VERMILION,
 }  # fmt: skip
-FIELDS = {
-    "optimizer.lr": "β", "algorithm.inner_lr": "α", "local_lr": "local β", "algorithm.inner_steps": "inner steps",
-    "weight_generator": "weights", "task_reduction": "reduction over tasks", "algorithm.first_order": "first order",
-    "task.ways": "ways", "task.shots": "shots", "task.queries": "queries", "validation.steps": "validation steps",
-}  # fmt: skip
-"""Short words for fields of the configuration; others are named as they are."""
-VALUES = {
-    "ArithmeticMean": "arithmetic mean", "LossMedian": "loss median", "LossWeighted": "loss weighted",
-    "LossMovingAverage": "loss, moving average", "GradientNorm": "gradient norm",
-    "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
-}  # fmt: skip
-COUNTED = {"workers", "epochs", "tasks", "ranks", "algorithm.inner_steps"}
-"""Fields that read better behind their number."""
-SETTINGS: Any = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "figure.titlesize": 9,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.grid": True,
-    "axes.axisbelow": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 3.5, "legend.framealpha": 0.8, "legend.edgecolor": "none",
-    "legend.handlelength": 2.2, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 300,
-    "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "hpc_dmaml",
-    "text.parse_math": False,  # a $ in a name is a $
-}  # fmt: skip
 
 
-@contextmanager
-def used() -> Iterator[None]:
+@dataclass(frozen=True)
+class Picture:
+    figure: Figure
+    numbers: pd.DataFrame
+    """What is drawn, and its intervals."""
+    notes: tuple[str, ...] = ()
+    """Sentences: where it is not what one would expect."""
+
+
+def used() -> AbstractContextManager[None]:
     """Pictures made within look like this."""
-    with matplotlib.rc_context(SETTINGS):
-        yield
+    return matplotlib.style.context(Path(__file__).with_name("house.mplstyle"))
 
 
 def subplots(
@@ -100,6 +89,13 @@ def subplots(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def named_rows(names: Sequence[str], height: float) -> tuple[Figure, Axes]:
+    """A row for each name, from above; as wide as a page where one is long. `height`, in inches, of what is around them."""
+    figure, ((axis,),) = subplots(height=height + 0.2 * len(names), wide=max(map(len, names)) > LONG)
+    axis.set_yticks(range(len(names)), names)
+    return figure, axis
+
+
 def colour(value: Any, values: Sequence[Any]) -> str:
     """The colour of one of an axis's `values`, in hexadecimal. All values of the axis, also those that are not drawn."""
     ratio = scaled(value)
@@ -109,7 +105,7 @@ def colour(value: Any, values: Sequence[Any]) -> str:
     if str(value) in FIXED:
         return FIXED[str(value)]
     place = list(values).index(value)
-    if is_ordered(values):
+    if all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
         return to_hex(matplotlib.colormaps["viridis"](0.85 * place / max(1, len(values) - 1)))
     return COLOURS[place % len(COLOURS)]
 
@@ -121,39 +117,9 @@ def line(value: Any, values: Sequence[Any]) -> dict[str, Any]:
     return {"color": colour(value, values), "linestyle": DASHES[place % len(DASHES)]}
 
 
-def scaled(label: Any) -> tuple[str, float] | None:
-    """What a label such as "workers 2x" scales, and how many times; None for another label."""
-    found = re.fullmatch(r"(\w+) (\d+(?:\.\d+)?)x", str(label))
-    return (found[1], float(found[2])) if found else None
-
-
 def steps(count: int) -> list[str]:
     """Colours of so many adaptation steps, the first before adaptation."""
     return [to_hex(c) for c in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count))]
-
-
-def is_ordered(values: Sequence[Any]) -> bool:
-    """Are all of them numbers?"""
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-
-
-def words(name: str, value: Any) -> str:
-    """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
-    return printable(_words(name, value), LONGEST)
-
-
-def _words(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        if ratio := scaled(value):
-            return f"{ratio[0]} {ratio[1]:g}×"
-        return VALUES.get(value, value.rpartition(".")[2] if "." in value else value)
-    if isinstance(value, bool) or value is None:
-        return f"{FIELDS.get(name, name)}: {'none' if value is None else 'yes' if value else 'no'}"
-    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
-    if name in COUNTED:
-        field = FIELDS.get(name, name)
-        return f"{shown} {field.removesuffix('s') if value == 1 else field}"
-    return f"{FIELDS.get(name, name)} {shown}"
 
 
 def title(figure: Figure, text: str) -> None:
@@ -203,6 +169,14 @@ def log(axis: Axes, which: Literal["x", "y"] = "y") -> None:
     target = axis.yaxis if which == "y" else axis.xaxis
     target.set_major_formatter(LogNumbers())
     target.set_minor_formatter(LogNumbers())
+
+
+def doubling(axis: Axes, ticks: Sequence[float], which: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis with these ticks alone."""
+    set_scale, set_ticks = getattr(axis, f"set_{which}scale"), getattr(axis, f"set_{which}ticks")
+    set_scale("log", base=2)
+    set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def percent(axis: Axes, which: str = "y") -> None:

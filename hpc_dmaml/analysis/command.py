@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpc_dmaml import console, files
+from hpc_dmaml.analysis.words import printable
 
 Main = Callable[..., int]
 
@@ -50,10 +51,3 @@ def path(text: str) -> Path:
         return files.expanded(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def printable(text: str, most: int | None = None) -> str:
-    """What a file says, in one line without what would speak to a terminal or cannot be encoded; cut to `most`
-    characters."""
-    text = text if most is None or len(text) <= most else text[: most - 1] + "…"
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

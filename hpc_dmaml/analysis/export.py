@@ -1,0 +1,73 @@
+"""Result files for other programs' pages: TensorBoard's, to be looked at after the job, as compute nodes have no network.
+
+    hpc_dmaml export tensorboard results/scaling        # writes results/scaling/tensorboard, a folder of it for each job
+    tensorboard --logdir results/scaling/tensorboard
+
+Over runs, counted from 1: validation after each adaptation step and training, loss and metric, training as the workers'
+mean, and a rank's mean times. What is not finite is left out. Needs the package tensorboard, and neither MPI nor torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import numpy as np
+
+from hpc_dmaml.analysis import checked, command, merge, stats
+from hpc_dmaml.results import RANK_TIMES, Results
+
+
+def series(job: Results) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """What there is to draw of a job: tag, runs (n,) from 0, values (n,)."""
+    runs, validated = job["runs/run"], job["validation/run"]
+    metric = job.metric
+    for name, variable in {"loss": "loss", **({metric.name: "metric"} if metric else {})}.items():
+        yield f"training/{name}", runs, stats.mean(job[f"workers/{variable}"], axis=1)
+        for step, values in enumerate(stats.over_tasks(job[f"validation/{variable}"]).T):
+            yield f"validation_{name}/{f'after step {step}' if step else 'before adaptation'}", validated, values
+    for name in ("work_s", *RANK_TIMES):
+        yield f"rank/{name}", runs, stats.mean(job[f"ranks/{name}"], axis=1)
+    yield "training/seen_tasks", runs, job["runs/seen_tasks"].astype(float)
+
+
+def to_tensorboard(path: Path, folder: Path) -> None:
+    """Write a job's numbers to a new folder. Raises ValueError where it is there already: the two would be drawn as one."""
+    from tensorboard.summary import Writer
+
+    job = checked.read(path, "runs", "workers", "ranks", "validation")
+    if folder.exists():
+        raise ValueError(f"{folder} exists and is never added to")
+    start_s = 0.0
+    with suppress(ValueError, OverflowError):
+        start_s = datetime.datetime.fromisoformat(str(job.attributes["start"])).timestamp()
+    wall_s = dict(zip(job["runs/run"].tolist(), np.nan_to_num(stats.known(job["runs/wall_s"])).tolist(), strict=True))
+    with closing(Writer(str(folder))) as writer:
+        for tag, runs, values in series(job):
+            for run, value in zip(runs.tolist(), values.tolist(), strict=True):
+                if np.isfinite(value):
+                    writer.add_scalar(tag, value, run + 1, wall_time=start_s + wall_s[run])
+
+
+@command.command("export")
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write result files as TensorBoard reads them.")
+    parser.add_argument("format", choices=["tensorboard"])
+    parser.add_argument("sources", nargs="+", type=command.path, metavar="FILE", help="result files and folders")
+    parser.add_argument("--output", type=command.path, help="folder to write; default: tensorboard, beside the files")
+    given = parser.parse_args(arguments)
+    first = given.sources[0]
+    output = given.output or (first if first.is_dir() else first.parent) / "tensorboard"
+    for name, path in merge.find(given.sources):
+        if path.name != merge.SWEEP:
+            to_tensorboard(path, output / Path(name).with_suffix(""))
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Many result files into one for the archive, and out of it again, every number to the last bit; one file at a time is in
+memory. Checkpoints, which only --resume needs, are left out unless asked for.
+
+    python analysis/merge.py results/scaling --output scaling.h5         # one HDF5 file, a group for each job, compressed
+    python analysis/merge.py results/scaling --output scaling.csv --groups runs validation
+    python analysis/merge.py results/scaling --output scaling.h5 --checkpoints  # jobs that are to go on after --split
+    python analysis/merge.py --split scaling.h5 --output results/again   # a file for each job again
+
+In the HDF5 file a job's group is named by its path below the folder given and holds its arrays and attributes; copies of
+the sweeps' files come along. The CSV has a row for each number: job, name ("@config" is an attribute), type, index, value;
+numbers are written so that reading them gives the same to the last bit. Needs neither pandas nor torch nor MPI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+
+from hpc_dmaml import results
+from hpc_dmaml.analysis import command
+from hpc_dmaml.files import is_sealed, locked, replacing, seal
+
+ARCHIVE = "hpc_dmaml archive 1"
+SWEEP = "sweep.yaml"
+CHECKPOINT = "checkpoint"
+"""The group that a resume needs, and nothing else."""
+COMPRESSED_FROM = 1024
+"""Bytes of an array from which compression pays."""
+
+
+def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Names in the archive, and files: results, and the sweeps' files beside them. Raises ValueError."""
+    for source in sources:
+        if not source.exists():
+            raise ValueError(f"there is no file or folder {source}")
+    paths = [p for s in sources for p in (sorted(s.rglob("*.h5")) if s.is_dir() else [s])]
+    if not paths:
+        raise ValueError(f"no result file (*.h5) in {', '.join(map(str, sources)) or 'nothing'}")
+    paths = list(dict.fromkeys(path.resolve() for path in paths))
+    texts = dict.fromkeys(p.with_name(SWEEP) for p in paths if p.with_name(SWEEP).exists())
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    return [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
+
+
+def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
+    with replacing(output) as temporary:
+        with h5py.File(temporary, "w", locking=False) as archive:
+            archive.attrs["content"] = ARCHIVE
+            for name, path in found:
+                if path.name == SWEEP:
+                    archive[name] = path.read_text(encoding="utf-8")
+                    continue
+                source = _read(path, groups, checkpoints)
+                job = archive.create_group(name)
+                job.attrs.update(source.attributes)
+                for array, values in source.arrays.items():
+                    kind = h5py.string_dtype() if values.dtype.kind == "O" else None
+                    big = values.nbytes >= COMPRESSED_FROM and kind is None
+                    options = {"compression": "gzip", "shuffle": True, "fletcher32": True} if big else {}
+                    job.create_dataset(array, data=values, dtype=kind, **options)
+        seal(temporary)
+
+
+def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
+    with (
+        replacing(output) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["job", "name", "type", "index", "value"])
+        for name, path in found:
+            if path.name == SWEEP:
+                writer.writerow([name, "", "text", "", path.read_text(encoding="utf-8")])
+                continue
+            source = _read(path, groups, checkpoints)
+            everything = {f"@{key}": np.asarray(value) for key, value in source.attributes.items()} | source.arrays
+            for key, values in everything.items():
+                writer.writerows([name, key, *row] for row in _numbers(values))
+
+
+def _read(path: Path, groups: Sequence[str], checkpoints: bool) -> results.Results:
+    source = results.read(path, *groups)
+    if checkpoints or CHECKPOINT in groups:
+        return source
+    return replace(source, arrays={k: v for k, v in source.arrays.items() if k.partition("/")[0] != CHECKPOINT})
+
+
+def split(archive: Path, folder: Path) -> int:
+    """Write each job of an archive as a result file of its own, with its seal; gives their number. Raises ValueError
+    where a file is there already, or where the archive holds only some groups."""
+    try:
+        if is_sealed(archive) is not True:
+            raise ValueError("it bears no seal that fits: it was damaged, or is not one of ours")
+        with h5py.File(archive, "r", locking=False) as file:
+            if file.attrs.get("content") != ARCHIVE:
+                raise ValueError("it is a result file of one job")
+            jobs = _jobs(file)
+            for name in jobs:
+                if ".." in PurePosixPath(name).parts:
+                    raise ValueError(f"its job {name!r} would lie outside of {folder}")
+                _require_new(folder / name)
+            for name, item in jobs.items():
+                with writing(folder / name):
+                    _restore(item, folder / name)
+    except OSError as error:
+        raise ValueError(f"{archive} is not a readable archive: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{archive}: {error}") from error
+    return sum(not name.endswith(SWEEP) for name in jobs)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the lock of a new file. Raises ValueError where it is there already, Busy where another process is at it."""
+    with locked(path, wait=False):
+        _require_new(path)
+        yield
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists and is never overwritten")
+
+
+def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:
+    if isinstance(item, h5py.Dataset):
+        with replacing(path) as temporary:
+            temporary.write_text(item.asstr()[()], encoding="utf-8")
+        return
+    arrays = {}
+    item.visititems(lambda name, below: arrays.update({name: below}) if isinstance(below, h5py.Dataset) else None)
+    arrays, attributes = results.upgraded(arrays, item.attrs)
+    missing = [name for name in results.VARIABLES if name not in arrays]
+    if missing:
+        raise ValueError(f"it holds only some groups of its jobs, without {missing[0]}: they cannot be made whole")
+    if any(dataset.is_virtual or dataset.external for dataset in arrays.values()):
+        raise ValueError("it has its data in other files")
+    values = {n: d.asstr()[()] if h5py.check_string_dtype(d.dtype) else d[()] for n, d in arrays.items()}
+    results.write(path, values, attributes)
+
+
+def _jobs(file: h5py.File) -> dict[str, h5py.Group | h5py.Dataset]:
+    found = {}
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if "status" in item.attrs or name.rpartition("/")[2] == SWEEP:
+            found[name] = item
+
+    file.visititems(visit)
+    return found
+
+
+def _numbers(values: np.ndarray) -> Iterator[tuple[str, str, object]]:
+    """Type, index and value of each number of an array; float64 as the shortest text that gives the same bits."""
+    kind = "text" if values.dtype.kind in "OU" else values.dtype.name
+    for index, value in zip(np.ndindex(values.shape), values.ravel().tolist(), strict=True):
+        yield kind, ";".join(map(str, index)), repr(value) if isinstance(value, float) else value
+
+
+@command.command("merge")
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Merge result files into one HDF5 or CSV file, or split it again.")
+    parser.add_argument("sources", nargs="*", type=command.path, help="result files and folders")
+    parser.add_argument(
+        "--split", type=command.path, metavar="ARCHIVE", help="write the files of an HDF5 archive to --output"
+    )
+    parser.add_argument(
+        "--output", type=command.path, required=True, help="file to write (.h5, .csv), or folder for --split"
+    )
+    parser.add_argument(
+        "--groups", nargs="+", default=[], help="only these groups: runs, workers, ranks, validation, …"
+    )
+    parser.add_argument("--checkpoints", action="store_true", help="keep what --resume needs, too")
+    given = parser.parse_args(arguments)
+    if given.split:
+        print(f"{split(given.split, given.output)} files in {given.output}")
+        return 0
+    write = {".h5": to_hdf5, ".csv": to_csv}.get(given.output.suffix)
+    if write is None:
+        raise ValueError(f"--output must end in .h5 or .csv, not {given.output.suffix!r}")
+    found = find(given.sources)
+    with writing(given.output):
+        write(found, given.output, given.groups, given.checkpoints)
+    print(f"{sum(path.name != SWEEP for _, path in found)} files in {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What is shown of values: settings, metrics, numbers, times, each in one way. Needs neither MPI nor torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hpc_dmaml.losses.metric import Metric
+
+LOSS = Metric("loss", higher_is_better=False)
+"""The loss, looked at as metrics are."""
+LONGEST = 60
+"""Characters of a value in words; a longer one is cut."""
+FIELDS = {
+    "optimizer.lr": "β", "algorithm.inner_lr": "α", "local_lr": "local β", "algorithm.inner_steps": "inner steps",
+    "weight_generator": "weights", "task_reduction": "reduction over tasks", "algorithm.first_order": "first order",
+    "task.ways": "ways", "task.shots": "shots", "task.queries": "queries", "validation.steps": "validation steps",
+}  # fmt: skip
+"""Short words for fields of the configuration; others are named as they are."""
+VALUES = {
+    "ArithmeticMean": "arithmetic mean", "LossMedian": "loss median", "LossWeighted": "loss weighted",
+    "LossMovingAverage": "loss, moving average", "GradientNorm": "gradient norm",
+    "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
+}  # fmt: skip
+COUNTED = {"workers", "epochs", "tasks", "ranks", "algorithm.inner_steps"}
+"""Fields that read better behind their number."""
+UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """What a file says, in one line without what would speak to a terminal or cannot be encoded; cut to `most`
+    characters."""
+    text = text if most is None or len(text) <= most else text[: most - 1] + "…"
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The names, or the first of them and how many more."""
+    shown = ", ".join(printable(name, 500) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def setting(name: str, value: Any) -> str:
+    """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
+    return printable(_setting(name, value), LONGEST)
+
+
+def _setting(name: str, value: Any) -> str:
+    field = FIELDS.get(name, name)
+    if isinstance(value, str):
+        if ratio := scaled(value):
+            return f"{ratio[0]} {ratio[1]:g}×"
+        return VALUES.get(value, value.rpartition(".")[2] if "." in value else value)
+    if isinstance(value, bool) or value is None:
+        return f"{field}: {'none' if value is None else 'yes' if value else 'no'}"
+    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
+    if name in COUNTED:
+        return f"{shown} {field.removesuffix('s') if value == 1 else field}"
+    return f"{field} {shown}"
+
+
+def scaled(label: Any) -> tuple[str, float] | None:
+    """What a label such as "workers 2x" scales, and how many times; None for another label."""
+    found = re.fullmatch(r"(\w+) (\d+(?:\.\d+)?)x", str(label))
+    return (found[1], float(found[2])) if found else None
+
+
+def metric(quantity: Metric) -> str:
+    """On an axis: "accuracy", "return", "distance (m)"; the numbers of shares bear their sign themselves."""
+    return quantity.name if quantity.is_share or not quantity.suffix else f"{quantity.name} ({quantity.suffix})"
+
+
+def after(step: int) -> str:
+    return "before adaptation" if step == 0 else f"after {step} adaptation step{'s' * (step > 1)}"
+
+
+def mean_and_half(row: Any, is_share: bool) -> str:
+    """Mean ± half the interval; shares in percent."""
+    factor, digits = (100, 1) if is_share else (1, 3)
+    return with_half(factor * float(row["mean"]), factor * float(row["half"]), digits)
+
+
+def with_half(mean: float, half: float, digits: int) -> str:
+    kind = f".{digits}f" if abs(mean) < 1e6 else ".3g"
+    return "–" if mean != mean else f"{mean:{kind}}" + (f" ± {half:{kind}}" if half == half else "")
+
+
+def value(content: Any) -> str:
+    if isinstance(content, tuple):
+        return ", ".join(map(value, content)) or "none"
+    return "–" if content is None else f"{content:g}" if isinstance(content, float) else str(content)
+
+
+def count(how_many: int, what: str) -> str:
+    return f"{how_many:,} {what}{'s' * (how_many != 1)}"
+
+
+def short(number: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if number >= size:
+            return f"{number / (1000 if letter == 'k' else size):.3g}{letter}"
+    return f"{number:,}"
+
+
+def unit_of(seconds: float) -> tuple[float, str]:
+    """Seconds of a unit that suits so many seconds, and its name."""
+    return next((each for each in UNITS if seconds >= 2 * each[0]), (1.0, "s"))
+
+
+def duration(seconds: float) -> str:
+    """3.2 s, 47 min, 2.5 h, 3.1 d."""
+    size, unit = unit_of(seconds)
+    return f"{seconds / size:.3g} {unit}" if math.isfinite(seconds) else "–"
+
+
+def clock(seconds: float) -> str:
+    """A time that runs: 47 s, 3:05 min, 2:10 h or 3 d 4 h."""
+    if not math.isfinite(seconds):
+        return "? s"
+    whole = round(seconds)
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (172800, 3600, "h")):
+        if whole < limit:
+            return f"{whole} s" if size == 1 else f"{whole // size}:{whole % size * 60 // size:02} {unit}"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
