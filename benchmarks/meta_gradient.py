@@ -1,7 +1,8 @@
 """How fast, how exact and how lean one meta-gradient is on one core, side by side with other ways to compute it.
 
-    python benchmarks/meta_gradient.py                      all five cases, every method that is installed
+    python benchmarks/meta_gradient.py                      the five small cases, every method that is installed
     python benchmarks/meta_gradient.py --cases 5w1s mini    some of them
+    python benchmarks/meta_gradient.py --cases resnet12 --methods "plain loop"    a large one, which is run by name alone
     python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
     python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
 
@@ -35,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import Engine, InnerLoop, Objective, default_chunk, meta_gradient, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
-from hpc_dmaml.models import MLP, Conv4, Model
+from hpc_dmaml.models import MLP, Conv4, Model, ResNet12
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
@@ -64,6 +65,8 @@ class Case:
     inner: InnerLoop
     loss: str = "cross_entropy"
     keep: Literal["activations", "parameters"] = "activations"
+    repeats: int = 5
+    """At least so many timed calls of each method."""
 
     @property
     def lr(self) -> float:
@@ -93,8 +96,8 @@ class Case:
         3F − F₁ for a gradient (nothing flows back to the data), and 6F − 4F₁ more for a Hessian-vector product.
         """
         module, x = self.module(), torch.zeros(1, *self.sample_shape).expand(2, *self.sample_shape)
-        assert isinstance(module, nn.Sequential)
-        forward, first = (_flops(part, x) // 2 for part in (module, module[0]))
+        first_layer = next(part for part in module.modules() if part._parameters)
+        forward, first = (_flops(part, x) // 2 for part in (module, first_layer))
         step = 9 * forward - 5 * first
         return self.tasks * (self.inner.steps * self.shots * step + self.queries * (3 * forward - first))
 
@@ -112,6 +115,10 @@ CASES = [
     Case("20w1s", Conv4(), (1, 28, 28), 20, 16, 20, 20, InnerLoop(0.1, 5)),
     Case("mini", Conv4(32, "max_pool"), (3, 84, 84), 5, 4, 5, 75, InnerLoop(0.01, 5)),
 ]
+LARGE_CASES = [
+    Case("resnet12", ResNet12(), (3, 84, 84), 5, 1, 5, 75, InnerLoop(0.01, 5), keep="parameters", repeats=1),
+]
+"""Minutes, and not seconds, for each method."""
 
 Method = Callable[[Case, nn.Module, TaskBatch], Tensor]
 """The meta-gradient summed over the tasks, (P,), at the module's parameters and in their precision."""
@@ -223,8 +230,8 @@ def _prepared(case: Case, module: nn.Module) -> tuple[Objective, int]:
     return objective, min(case.tasks, chunk)
 
 
-def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of each call, all called in turn for about `seconds`, at least five times.
+def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int = 5) -> dict[str, float]:
+    """Median seconds of each call, all called in turn for about `seconds`, at least `repeats` times.
 
     Each time the second of two calls counts: the first pays for the memory that the method before it gave back.
 
@@ -233,7 +240,7 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str,
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+    while time.perf_counter() < end or len(next(iter(times.values()))) < repeats:
         for name, call in calls.items():
             call()
             start = clock()
@@ -272,23 +279,26 @@ def where_time_goes(call: Callable[[], object]) -> dict[str, float]:
     return {kind: us / sum(total_us.values()) for kind, us in total_us.items()}
 
 
-def compare(case: Case, seconds: float) -> None:
-    """Every method on one case."""
-    available = {name: method for name, (method, package) in METHODS.items() if find_spec(package)}
+def compare(case: Case, seconds: float, methods: list[str]) -> None:
+    """Ours and others on one case."""
+    wanted = {name: METHODS[name] for name in METHODS if name in ("**ours**", *methods)}
+    available = {name: method for name, (method, package) in wanted.items() if find_spec(package)}
     columns = "tasks/s", "ours is", "share of GEMM peak", "error, float64", "error, float32", "peak MiB"
     module, exact, batch = case.module(), case.module().double(), case.batch()
-    truth = plain_loop(case, exact, batch)
+    checked = case if case.repeats > 1 else replace(case, queries=case.outputs)  # in double precision it must fit, too
+    checked_batch = checked.batch()
+    truth = plain_loop(checked, exact, checked_batch)
     calls: dict[str, Callable[[], object]] = {
         name: partial(method, case, module, batch) for name, method in available.items()
     }
-    wall_s = medians({**calls, "gemm": gemm()}, seconds)
+    wall_s = medians({**calls, "gemm": gemm()}, seconds, case.repeats)
     peak = GEMM_FLOPS / wall_s["gemm"]
     inner = f"{case.tasks} tasks, {case.inner.steps} inner step{'s' * (case.inner.steps > 1)}"
     print(f"\n{case.name}: {inner}, {case.shots} + {case.queries} samples; GEMM peak {peak / 1e9:.0f} GFLOP/s\n")
     _row("", *columns)
     _row(*["---"] + ["---:"] * len(columns))
     for name, method in available.items():
-        error_64, error_32 = (_error(method(case, each, batch), truth) for each in (exact, module))
+        error_64, error_32 = (_error(method(checked, each, checked_batch), truth) for each in (exact, module))
         _row(
             name,
             f"{rate:,.3g}" if (rate := case.tasks / wall_s[name]) < 999 else f"{rate:,.0f}",
@@ -380,8 +390,11 @@ def _row(*cells: str) -> None:
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [case.name for case in CASES]
-    parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    cases = {case.name: case for case in (*CASES, *LARGE_CASES)}
+    parser.add_argument("--cases", nargs="+", choices=cases, default=[case.name for case in CASES])
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS)[1:], default=list(METHODS)[1:], help="beside ours"
+    )
     parser.add_argument("--steps", action="store_true", help="time and memory over 1, 5, 10 and 20 inner steps")
     parser.add_argument("--end-to-end", action="store_true", help="a whole training step")
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of each case (default: 20)")
@@ -398,8 +411,11 @@ def main() -> None:
     if arguments.end_to_end:
         end_to_end(arguments.seconds)
         return
-    case = next(case for case in CASES if case.name == arguments.cases[0])
-    (over_steps if arguments.steps else compare)(case, arguments.seconds)
+    case = cases[arguments.cases[0]]
+    if arguments.steps:
+        over_steps(case, arguments.seconds)
+    else:
+        compare(case, arguments.seconds, arguments.methods)
 
 
 if __name__ == "__main__":

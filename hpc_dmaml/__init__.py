@@ -8,9 +8,10 @@ import sys
 from typing import Any
 
 if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no signal may end it before it can answer
-    from hpc_dmaml import stopping
+    from hpc_dmaml import launcher, stopping
 
     stopping.hold()
+    launcher.announce()
 
 __version__ = "0.1.0"
 __all__ = ["load"]

@@ -8,12 +8,13 @@ from functools import partial
 from hpc_dmaml import console
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, parse
-from hpc_dmaml.launch import launch
+from hpc_dmaml.launch import importing, launch
 from hpc_dmaml.stopping import Stop
 
 
 def job(config: RunConfig, comm: Communicator, stop: Stop) -> int:
-    from hpc_dmaml.run import run_job  # imports torch: a mistake on the command line should not wait for that
+    with importing():  # torch: a mistake on the command line should not wait for that
+        from hpc_dmaml.run import run_job
 
     return run_job(config, comm, stop)
 

@@ -30,7 +30,10 @@ def is_alive(job: Results, queued: str | None = None, submitted: bool = False) -
     if submitted or job["ranks/host"][0] == socket.gethostname():
         return False
     every_s = job.config.get("checkpoint", {}).get("every_s") or 0.0
-    still_s = time.time() - job.path.stat().st_mtime
+    try:
+        still_s = time.time() - job.path.stat().st_mtime
+    except OSError:  # a network that comes back
+        return True
     return not still_s > np.fmax(QUIET_S, 3 * np.fmax(every_s, pace_s(job)))
 
 

@@ -62,8 +62,9 @@ def main() -> int:
     try:
         return int(importlib.import_module(f"hpc_dmaml.analysis.{name}").main())
     except ModuleNotFoundError as error:
-        extra = "tensorboard" if error.name == "tensorboard" else "analysis"
-        print(f"{name}: needs {error.name}: pip install 'hpc_dmaml[{extra}]'", file=sys.stderr)
+        package = str(error.name).partition(".")[0]
+        extra = "tensorboard" if package == "tensorboard" else "analysis"
+        print(f"{name}: needs {package}: pip install 'hpc_dmaml[{extra}]'", file=sys.stderr)
         return 2
 
 

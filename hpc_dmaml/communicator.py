@@ -6,7 +6,10 @@ numpy arrays; sums and broadcasts happen in place.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,21 +93,30 @@ class Communicator:
             raise refusals[0]
 
 
+SPIN_S = 0.01
+"""For so long a rank that waits asks again and again, where it has a core to itself, and offers it to others in between."""
+PAUSES_S = 1e-5, 1e-3
+"""Then it sleeps between two looks, first so long, at last so long."""
+
+
 class MpiCommunicator(Communicator):
     """Ranks under MPI.
 
-    Where a node has more ranks than cores, a rank that waits must not keep a core from a rank that works: MPI
-    libraries poll, so such a rank sleeps between looks (`patient`).
+    MPI libraries poll: a rank that waits would keep a core from one that works, or from another program. So it soon sleeps
+    between looks, and at once where a node has more ranks than cores. With OMP_WAIT_POLICY=active, by which a user says how
+    threads wait, a rank that has a core goes on polling.
     """
 
-    def __init__(self, mpi: Any, comm: Any, patient: bool | None = None) -> None:
+    def __init__(self, mpi: Any, comm: Any, spin_s: float | None = None) -> None:
+        """`spin_s`: seconds of polling before the first sleep. Default: as above."""
         self._mpi, self._comm = mpi, comm
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        if patient is None:
+        self._spin_s = 0.0 if spin_s is None else spin_s
+        if spin_s is None:
             node = self.split_node()
-            patient = node.size > available_cores(node)
-        self._patient = patient
+            if node.size <= available_cores(node):
+                self._spin_s = math.inf if os.environ.get("OMP_WAIT_POLICY", "").lower() == "active" else SPIN_S
 
     def gather(self, array: np.ndarray) -> np.ndarray | None:
         all_arrays = np.empty((self.size, *array.shape), array.dtype) if self.rank == 0 else None
@@ -117,43 +129,50 @@ class MpiCommunicator(Communicator):
         return all_arrays
 
     def all_sum(self, array: np.ndarray) -> None:
-        if self._patient:
-            self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
-        else:
+        if self._spin_s:  # the ranks have just heard of each other: none waits long
             self._comm.Allreduce(self._mpi.IN_PLACE, array)
+        else:
+            self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
 
     def broadcast(self, array: np.ndarray) -> None:
         self._wait(self._comm.Ibcast(array))
 
     def all_gather_objects(self, value: Any) -> list[Any]:
-        self.barrier()  # waits with patience, which mpi4py's own object messages do not
-        result: list[Any] = self._comm.allgather(value)
-        return result
+        message = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = self.all_gather(np.array([len(message)]))[:, 0]
+        padded = np.zeros(sizes.max(), np.uint8)
+        padded[: len(message)] = message
+        return [pickle.loads(row[:size].tobytes()) for row, size in zip(self.all_gather(padded), sizes, strict=True)]
 
     def broadcast_object(self, value: Any) -> Any:
-        self.barrier()
-        return self._comm.bcast(value)
+        message = np.frombuffer(pickle.dumps(value if self.rank == 0 else None), np.uint8).copy()
+        size = np.array([len(message)])
+        self.broadcast(size)
+        if self.rank != 0:
+            message = np.empty(size[0], np.uint8)
+        self.broadcast(message)
+        return value if self.rank == 0 else pickle.loads(message.tobytes())
 
     def barrier(self) -> None:
         self._wait(self._comm.Ibarrier())
 
     def split(self, group: int) -> Communicator:
-        return MpiCommunicator(self._mpi, self._comm.Split(group, self.rank), self._patient)
+        return MpiCommunicator(self._mpi, self._comm.Split(group, self.rank), self._spin_s)
 
     def split_node(self) -> Communicator:
-        return MpiCommunicator(self._mpi, self._comm.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank), False)
+        return MpiCommunicator(self._mpi, self._comm.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank), self._spin_s)
 
     def abort(self, code: int) -> None:
         self._comm.Abort(code)
 
     def _wait(self, request: Any) -> None:
-        if not self._patient:
-            request.Wait()
-            return
-        pause_s = 1e-5
+        end, (pause_s, longest_s) = time.perf_counter() + self._spin_s, PAUSES_S
         while not request.Test():
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 1e-3)
+            if time.perf_counter() < end:
+                os.sched_yield()
+            else:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, longest_s)
 
 
 def connect() -> Communicator:
@@ -185,6 +204,8 @@ def available_cores(node: Communicator) -> int:
     return len(set().union(*node.all_gather_objects(own_cores())))
 
 
+@functools.cache
 def own_cores() -> set[int]:
-    """Numbers of the cores that this process may use."""
+    """Numbers of the cores that this process may use. To be asked for the first time before torch is loaded: OpenMP binds
+    the thread that loads it to one of them where OMP_PROC_BIND wants threads bound."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,14 @@ from hpc_dmaml.config.command_line import help_parser, split
 from hpc_dmaml.config.values import Word, hints, make, typed
 from hpc_dmaml.files import expanded
 from hpc_dmaml.importing import did_you_mean
-from hpc_dmaml.launch import COMPLETE, launch
+from hpc_dmaml.launch import COMPLETE, importing, launch
 from hpc_dmaml.losses import Metric, PolicyGradient, named
 from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hpc_dmaml.meta_model import TrainedModel
     from hpc_dmaml.state import Validation
 
@@ -100,14 +103,16 @@ def _help() -> NoReturn:
 
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
-    from hpc_dmaml.meta_model import load
-    from hpc_dmaml.randomness import Purpose, generator
-    from hpc_dmaml.setup import load_task, make_learner, use_device
-    from hpc_dmaml.start import beginning, build_module
-    from hpc_dmaml.tasks.border import draw
-    from hpc_dmaml.tasks.environments import Rollouts
-    from hpc_dmaml.tasks.rollouts import Watch, first_success
-    from hpc_dmaml.validation import validate
+    with importing():
+        from hpc_dmaml.meta_model import load
+        from hpc_dmaml.progress import Bar
+        from hpc_dmaml.randomness import Purpose, generator
+        from hpc_dmaml.setup import load_task, make_learner, use_device
+        from hpc_dmaml.start import beginning, build_module
+        from hpc_dmaml.tasks.border import draw
+        from hpc_dmaml.tasks.environments import Rollouts
+        from hpc_dmaml.tasks.rollouts import Watch, first_success
+        from hpc_dmaml.validation import validate
 
     evaluation, config = settings
     node = comm.split_node()
@@ -121,10 +126,16 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
     steps = config.validation.steps if evaluation.steps is None else evaluation.steps
     key = (Purpose.EVALUATION, 0)
+
+    def tried(phi: Tensor, watch: Watch | None = None) -> Validation:
+        with Bar("task", evaluation.tasks, file=sys.stderr) if comm.rank == 0 else nullcontext() as bar:
+            show = bar.show if bar is not None else None
+            return validate(learner, phi.to(device), comm, split, key, evaluation.tasks, steps, watch, show)
+
     metric = learner.loss.metric
     tells_success = isinstance(learner.loss, PolicyGradient) and learner.loss.judged_by == "success"
     watch = Watch(first_success) if tells_success else None
-    found = validate(learner, model.phi.to(device), comm, split, key, evaluation.tasks, steps, watch)
+    found = tried(model.phi, watch)
     lines = _lines(found, metric)
     drawn = partial(draw, sampler, split, tasks=evaluation.tasks)
     if watch is not None:
@@ -134,8 +145,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     oracle = drawn(rng=generator(config.seed, *key), part=slice(0, 1)).oracle()
     if oracle is not None and metric is not None:  # then the metric alone says little
         fresh = build_module(config, sampler.sample_shape, sampler.outputs)
-        start = beginning(config.algorithm, model.layout, fresh).to(device)
-        untrained = validate(learner, start, comm, split, key, evaluation.tasks, steps)
+        untrained = tried(beginning(config.algorithm, model.layout, fresh))
         oracle = drawn(rng=generator(config.seed, *key)).oracle()
         lines += ["from a random initialisation:", *_lines(untrained, metric)]
         lines += [f"who knows the task:  {metric.name} {_shown(np.asarray(oracle), metric)}"]

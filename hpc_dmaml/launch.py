@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from hpc_dmaml.communicator import Communicator, Refusal, connect
+from hpc_dmaml.communicator import Communicator, Refusal, connect, own_cores
 from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.requirements import TaskFailure
 from hpc_dmaml.versions import git_commit
@@ -26,6 +27,17 @@ takes half the time that it takes with the default, on quiet ones 2 % more; to l
 Settings = TypeVar("Settings")
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import torch in this block: to look for garbage meanwhile, of which there is none, takes a sixth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # nor is it looked for there later
+        gc.enable()
+
+
 def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator], int]) -> int:
     """Parse the command line, find the other ranks, and run `job`. Returns the exit code.
 
@@ -38,6 +50,7 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
         settings = parse()
         if launched_rank(os.environ) == 0:
             git_commit()  # is remembered
+        own_cores()  # is remembered
         comm = connect()
     except ValueError as error:
         return _refuse(error, launched_rank(os.environ))

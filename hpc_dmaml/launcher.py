@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
@@ -29,6 +30,14 @@ def launched_size(environment: Mapping[str, str]) -> int | None:
         if environment.get(variable, "").isdigit():
             return int(environment[variable])
     return None
+
+
+def announce() -> None:
+    """Say, as rank 0 of several, that the job starts: what it imports may take long, on a busy machine or a slow disk."""
+    size = launched_size(os.environ) or 1
+    if size > 1 and launched_rank(os.environ) == 0:
+        with suppress(OSError):
+            os.write(2, f"starting on {size} ranks ...\n".encode())
 
 
 def slurm_restarts() -> int:

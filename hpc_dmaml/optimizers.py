@@ -1,13 +1,48 @@
 """The outer optimizer: one of torch.optim, stepping the flat vector θ (P,)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hpc_dmaml.requirements import positive, require
 
 if TYPE_CHECKING:
     import torch
+
+
+class Stepping(Protocol):
+    """What is used of an optimizer: θ's rate, its state by name, and a step along θ.grad."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def state(self) -> MutableMapping["torch.Tensor", Any]: ...
+
+    def step(self) -> Any: ...
+
+
+class Functional:
+    """An optimizer out of one of torch.optim's functions: the class would import torch's compiler, seconds for each rank."""
+
+    def __init__(
+        self,
+        theta: "torch.Tensor",
+        lr: float,
+        function: Callable[["torch.Tensor", "torch.Tensor", dict[str, "torch.Tensor"], float], None],
+    ) -> None:
+        """`function(theta, gradient, state, lr)` steps θ in place; the state is empty before the first step."""
+        self.param_groups = [{"lr": lr}]
+        self.state: dict[torch.Tensor, dict[str, torch.Tensor]] = {theta: {}}
+        self._theta, self._function = theta, function
+
+    def step(self) -> None:
+        import torch
+
+        assert self._theta.grad is not None
+        with torch.no_grad():
+            self._function(self._theta, self._theta.grad, self.state[self._theta], self.param_groups[0]["lr"])
 
 
 class Optimizer(ABC):
@@ -19,7 +54,8 @@ class Optimizer(ABC):
         """Outer learning rate (the paper's β)."""
 
     @abstractmethod
-    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer": ...
+    def build(self, theta: "torch.nn.Parameter") -> Stepping:
+        """An optimizer of θ (P,), such as one of torch.optim. Raises ValueError for arguments that it does not take."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +71,24 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
     """L2 penalty."""
 
-    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
-        import torch
+    def build(self, theta: "torch.nn.Parameter") -> Stepping:
+        for name in ("momentum", "weight_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "positive for nesterov")
+        return Functional(theta, self.lr, self._step)
 
-        return torch.optim.SGD([theta], self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+    def _step(
+        self, theta: "torch.Tensor", gradient: "torch.Tensor", state: dict[str, "torch.Tensor"], lr: float
+    ) -> None:
+        from torch.optim.sgd import sgd
+
+        buffers = [state.get("momentum_buffer")]
+        sgd(
+            [theta], [gradient], buffers, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay,
+            nesterov=self.nesterov, dampening=0, maximize=False,
+        )  # fmt: skip
+        if buffers[0] is not None:
+            state["momentum_buffer"] = buffers[0]
 
 
 @dataclass(frozen=True)
@@ -54,10 +104,26 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
     """L2 penalty."""
 
-    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
-        import torch
+    def build(self, theta: "torch.nn.Parameter") -> Stepping:
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "0 or more and below 1")
+        for name in ("eps", "weight_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        return Functional(theta, self.lr, self._step)
 
-        return torch.optim.Adam([theta], self.lr, self.betas, self.eps, self.weight_decay)
+    def _step(
+        self, theta: "torch.Tensor", gradient: "torch.Tensor", state: dict[str, "torch.Tensor"], lr: float
+    ) -> None:
+        import torch
+        from torch.optim.adam import adam
+
+        if not state:
+            state["step"] = torch.tensor(0.0, device="cpu")
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(theta), torch.zeros_like(theta)
+        adam(
+            [theta], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+            lr=lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=self.weight_decay,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +137,7 @@ class TorchOptimizer(Optimizer):
     arguments: dict[str, Any] = field(default_factory=dict)
     """Its other arguments."""
 
-    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
+    def build(self, theta: "torch.nn.Parameter") -> Stepping:
         import torch
 
         kind = getattr(torch.optim, self.name, None)
@@ -109,7 +175,7 @@ class TRPO(Optimizer):
     def lr(self) -> float:
         return 1.0
 
-    def build(self, theta: "torch.nn.Parameter") -> "torch.optim.Optimizer":
+    def build(self, theta: "torch.nn.Parameter") -> Stepping:
         raise ValueError("TRPO needs tasks, not a gradient alone: it is a worker's, --local_optimizer TRPO")
 
 

@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 import numpy as np
@@ -22,28 +21,60 @@ LINE_EVERY_S = 5.0
 """In a batch log, where no bar can be drawn, a line so often."""
 
 
-class Progress:
+class Bar:
     """A bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, unit: str, total: int, done: int = 0, file: TextIO | None = None) -> None:
+        """Of `total` units so many are `done` before the start. `file`: for the lines; default the standard output."""
+        self._unit, self._total, self._first, self._done, self._file = unit, total, done, done, file
+        self._last_line = self._start = time.monotonic()
+        self._bar = tqdm(total=total, initial=done, unit=unit, disable=not sys.stderr.isatty(), smoothing=0.1)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def show(self, done: int, text: str = "", always: bool = False) -> None:
+        """So many are done now. `always`: with a line even if it is not yet time for one."""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(done - self._done)
+        self._done, now = done, time.monotonic()
+        if self._bar.disable and (always or now - self._last_line >= LINE_EVERY_S):
+            self._last_line = now
+            pace = (now - self._start) / (done - self._first)
+            left = f"{pace:.2f} s/{self._unit}, {pace * (self._total - done):.0f} s left"
+            self.print("  ".join(filter(None, (f"{self._unit} {done}/{self._total}", text, left))))
+
+    def print(self, line: str) -> None:
+        if self._bar.disable:
+            _say(line, self._file)
+        else:
+            self._bar.write(line)
+
+
+class Progress:
+    """A header, then a bar of the runs, then the result."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.first_run = job, job.state.run
         self.active = job.comm.rank == 0
-        self._bar: Any = None
-        self._last_line = self._start = time.monotonic()
+        self._bar: Bar
+        self._start = time.monotonic()
         self._validation = ""
 
     def __enter__(self) -> Progress:
         if self.active:
             self._header()
-            on_terminal = sys.stderr.isatty()
-            runs = self.job.config.runs
-            self._bar = tqdm(total=runs, initial=self.first_run, unit="run", disable=not on_terminal, smoothing=0.1)
+            self._bar = Bar("run", self.job.config.runs, self.first_run)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
+    def __exit__(self, *error: object) -> None:
+        if self.active:
             self._bar.close()
 
     def _header(self) -> None:
@@ -78,16 +109,9 @@ class Progress:
             self._validation = ", validation " + self._curve(done.validation)
         lost = np.flatnonzero(~reports.finite)
         if len(lost):
-            self._print(f"run {run}: the loss or update of workers {lost.tolist()} is not finite; they count 0")
+            self._bar.print(f"run {run}: the loss or update of workers {lost.tolist()} is not finite; they count 0")
         text = f"loss {reports.loss[reports.finite].mean():.3f}{self._validation}"
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update()
-        now, runs = time.monotonic(), self.job.config.runs
-        if self._bar.disable and (now - self._last_line >= LINE_EVERY_S or run + 1 == runs):
-            self._last_line = now
-            pace = (now - self._start) / (run + 1 - self.first_run)
-            left = pace * (runs - run - 1)
-            self._print(f"run {run + 1}/{runs}  {text}  {pace:.2f} s/run, {left:.0f} s left")
+        self._bar.show(run + 1, text, always=run + 1 == self.job.config.runs)
 
     def finish(self, validation: Validation | None, stopped: bool, written: Path | None) -> None:
         """The result, and the command that comes next. `written`: the file, if there is one."""
@@ -119,12 +143,6 @@ class Progress:
         metric = self.job.learner.loss.metric
         values, digits = (validation.loss, 3) if metric is None else (validation.metric, 2)
         return f"{metric.name if metric else 'loss'} " + " → ".join(f"{value:.{digits}f}" for value in values.mean(1))
-
-    def _print(self, line: str) -> None:
-        if self._bar.disable:
-            _say(line)
-        else:
-            self._bar.write(line)
 
 
 def _say(line: str, file: TextIO | None = None) -> None:

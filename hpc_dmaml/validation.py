@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -30,11 +30,13 @@ def validate(
     tasks: int,
     steps: int,
     watch: Watch | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Validation:
     """How held-out tasks go from φ (P,); the same on every rank, which share the tasks.
 
     `key` is that of the random draw: the same key gives the same tasks, on any number of ranks. `watch` is told of the
-    trajectories that this rank's tasks are judged on.
+    trajectories that this rank's tasks are judged on, and `progress` now and then how many of the tasks are done, if the
+    other ranks are as far as this one.
     """
     engine, algorithm = learner.engine, learner.config.algorithm
 
@@ -49,5 +51,7 @@ def validate(
         batch = batch if watch is None else batch.watched(watch)
         curve = learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
         curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
+        if progress is not None:
+            progress(tasks * (part.stop - mine.start) // (mine.stop - mine.start))
     comm.all_sum(curves)
     return Validation(*curves)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import hpc_dmaml
-from hpc_dmaml import results
+from hpc_dmaml import evaluate as evaluation
+from hpc_dmaml import progress, results
 from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Checkpoint, Validation, from_yaml
@@ -294,3 +295,13 @@ def test_ranks_with_other_parameters_are_found_out():
     check_digests(np.array([7.0, 7.0]), run=3)
     with pytest.raises(RuntimeError, match="run 3: rank 2 has other parameters than rank 0"):
         check_digests(np.array([7.0, 7.0, 8.0]), run=3)
+
+
+def test_an_evaluation_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
+    path = run(small_config(), tmp_path).path
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0)
+    assert evaluation.evaluate(evaluation.parse([str(path), "--tasks", "70"]), Communicator()) == 0
+    said = capsys.readouterr()
+    assert [line.split("  ")[0] for line in said.err.splitlines()] == ["task 32/70", "task 64/70", "task 70/70"]
+    assert "70 test tasks" in said.out
+    assert "task 32" not in said.out

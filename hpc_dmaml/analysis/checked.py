@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpc_dmaml import results
 from hpc_dmaml.analysis.words import printable
 from hpc_dmaml.losses.metric import ACCURACY
@@ -38,6 +40,14 @@ def chance(attributes: Mapping[str, Any]) -> float | None:
     """The accuracy of guessing; None for what is no classification's accuracy."""
     guessed = results.metric_in(attributes) == ACCURACY and attributes["loss"] == "cross_entropy"
     return 1 / int(attributes["outputs"]) if guessed else None
+
+
+def lost_workers(job: results.Results) -> str:
+    """What to say of the workers whose losses were not all finite; nothing where there is none."""
+    lost = ~np.isfinite(job["workers/loss"])
+    which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
+    where = f"{lost.any(axis=1).sum()} of {len(lost)} runs"
+    return f"not finite in {where}: worker {which}; they counted 0 there" if lost.any() else ""
 
 
 def _check(given: Mapping[str, Any]) -> None:

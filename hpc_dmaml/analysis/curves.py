@@ -34,7 +34,7 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
         gaps += np.isnan(means).sum()
         for step, colour in enumerate(colours):
             name = "before adaptation" if step == 0 else f"after step {step}"
-            style.plot(axis, run + 1, moving_average(means[:, step], smooth), color=colour, label=name)
+            style.plot(axis, run + 1, stats.smoothed(means[:, step], smooth, centred=False), color=colour, label=name)
         axis.set_xlabel("run")
         axis.set_ylabel(label)
     if metric is not None and len(panels) == 2:
@@ -58,24 +58,6 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
     if gaps:
         style.caption(figure, f"Gaps: {gaps} means are {stats.GAPS}.")
     return figure
-
-
-def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of what is finite among the last `window` values, over fewer at the beginning. A gap stays a gap."""
-    finite = np.isfinite(values)
-    sums, counts = (_window_sums(each, window) for each in (np.where(finite, values, 0.0), finite.astype(float)))
-    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
-
-
-def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
-    """Sums over the last `window` values, of these alone: the difference of two running sums would never again be free
-    of a large value that has left the window. Each is the end of one block of `window` values and the beginning of the
-    next, and both are sums that run within a block."""
-    window = max(1, min(window, len(values)))
-    blocks = np.pad(values, (window, -len(values) % window)).reshape(-1, window)
-    beginnings = np.cumsum(blocks, axis=1)
-    ends = np.cumsum(blocks[:, ::-1], axis=1)[:, ::-1]
-    return (beginnings[1:] + np.pad(ends[:-1, 1:], ((0, 0), (0, 1)))).ravel()[: len(values)]
 
 
 @command.command("curves")

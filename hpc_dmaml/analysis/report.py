@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from hpc_dmaml import results
 from hpc_dmaml.alive import is_alive
-from hpc_dmaml.analysis import command, comparison, figures, reader, stats, style, tables, validation, words
+from hpc_dmaml.analysis import checked, command, comparison, figures, reader, stats, style, tables, validation, words
 from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, add_options
 
 WORKERS = 6
@@ -107,13 +107,8 @@ def cautions(part: Part) -> Iterator[str]:
             yield f"{name} was restarted {restarts} time{'s' * (restarts > 1)}"
         if job.status == "running" and not is_alive(source):
             yield f"{name}: nobody is at it any more: it was killed"
-        lost = ~np.isfinite(source["workers/loss"])
-        if lost.any():
-            which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
-            yield (
-                f"{name}: not finite in {lost.any(axis=1).sum()} of {len(lost)} runs: worker {which}; "
-                "they counted 0 there"
-            )
+        if lost := checked.lost_workers(source):
+            yield f"{name}: {lost}"
         gaps = np.isnan(stats.known(stats.over_tasks(source["validation/loss"]))).any(axis=1)
         if gaps.any():
             yield f"{name}: {gaps.sum()} of {len(gaps)} validations are left out: {stats.GAPS}"

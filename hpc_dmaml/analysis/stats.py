@@ -109,9 +109,9 @@ def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", l
 
     The limits are NaN where a sample has fewer than two values.
     """
-    (a, b), errors, _ = zip(*(map(float, _moments(np.asarray(each, float))) for each in (one, other)), strict=True)
     from scipy.stats import ttest_ind  # takes a second to import
 
+    (a, b), errors, _ = zip(*(map(float, _moments(np.asarray(each, float))) for each in (one, other)), strict=True)
     largest = float(np.max(errors))
     if not largest > 0:  # no spread, or, NaN, none that is known
         return Difference(a - b, a - b - largest, a - b + largest)
@@ -147,12 +147,12 @@ def window_for(points: int) -> int:
     return 2 * (points // 40) + 1
 
 
-def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average of what is finite, along the last axis; a gap stays a gap, and is in no other point. Near the
-    ends the window is narrower, so that it stays centred: a curve that rises is not bent there."""
-    count = values.shape[-1]
-    means = np.full(values.shape, np.nan)
+def smoothed(values: np.ndarray, window: int, centred: bool = True) -> np.ndarray:
+    """Moving average of what is finite, along the last axis; a gap stays a gap, and is in no other point. Centred, the window
+    is narrower near the ends, so that a curve that rises is not bent there; else it holds the last `window` values."""
+    count, means = values.shape[-1], np.full(values.shape, np.nan)
     for place in range(count):
         half = min(window // 2, place, count - 1 - place)
-        means[..., place] = mean(values[..., place - half : place + half + 1], axis=-1)
+        first, last = (place - half, place + half) if centred else (max(0, place + 1 - window), place)
+        means[..., place] = mean(values[..., first : last + 1], axis=-1)
     return np.where(np.isfinite(values), means, np.nan)

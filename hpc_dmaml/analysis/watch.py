@@ -158,10 +158,8 @@ def _warnings(job: Results, status: str) -> list[str]:
     restarts = int(job.attributes.get("restarts", 0))
     if restarts:
         lines.append(f"! restarted {restarts} time{'s' * (restarts > 1)}")
-    lost = ~np.isfinite(job["workers/loss"])
-    if lost.any():
-        which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
-        lines.append(f"! not finite in {lost.any(axis=1).sum()} runs: worker {which}; they counted 0 there")
+    if lost := checked.lost_workers(job):
+        lines.append(f"! {lost}")
     if status == "dead":
         lines.append("! its process is gone: go on with python -m hpc_dmaml --resume and this file")
     return lines

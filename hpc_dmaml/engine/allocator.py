@@ -15,9 +15,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = -1
 MADV_HUGEPAGE = 14
 HUGE_PAGE_BYTES = 1 << 21
-HEAP_BYTES = 3 << 28
-"""Of address space for the heap to grow in by huge pages. Memory is taken only as it is used, but a kernel that counts
-what is promised (overcommit mode 2) would count all of it: there, the heap grows as it does."""
+HEAP_BYTES, TOP_PAD_BYTES = 3 << 28, 1 << 26
+"""Of address space for the heap to grow in by huge pages, and by how much more than is asked for it grows then. Memory is
+taken only as it is used, but a kernel that counts what is promised (overcommit mode 2) would count all of it: there, the
+heap grows as it does."""
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def keep_freed_memory() -> bool:
@@ -26,18 +28,18 @@ def keep_freed_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        options = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, 1 << 26))
-        kept = all(libc.mallopt(*option) for option in options)
+        kept = all(libc.mallopt(*option) for option in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER)))
     except (OSError, AttributeError):
         return False
     if kept and not _counts_promises():
+        libc.mallopt(M_TOP_PAD, TOP_PAD_BYTES)
         _use_huge_pages(libc)
     return kept
 
 
 def _counts_promises() -> bool:
     try:
-        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+        return OVERCOMMIT.read_text().strip() == "2"
     except OSError:
         return False
 

@@ -55,20 +55,20 @@ class AutogradObjective:
         outputs = self.outputs(parameters, x)
         return self.loss.value(outputs, y), outputs
 
-    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor) -> Gradient:
+    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor, recorded: bool = True) -> Gradient:
         record, losses, outputs = AutogradRecord([], []), [], []
         for b in range(len(x)):
             with torch.enable_grad():
                 leaves = [p[b].detach().requires_grad_() for p in parameters]
                 z = self._call(leaves, x[b])
                 loss = self.loss.value(z[None], y[b : b + 1])[0]
-                gradients = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+                gradients = torch.autograd.grad(loss, leaves, create_graph=recorded, materialize_grads=True)
             record.parameters.append(leaves)
             record.gradients.append(list(gradients))
             losses.append(loss.detach())
             outputs.append(z.detach())
         value = tuple(torch.stack([g.detach() for g in each]) for each in zip(*record.gradients, strict=True))
-        return Gradient(torch.stack(losses), torch.stack(outputs), value, record)
+        return Gradient(torch.stack(losses), torch.stack(outputs), value, record if recorded else None)
 
     def hessian_vector(self, record: AutogradRecord, v: Parameters) -> Parameters:
         if not self._is_twice_differentiable:

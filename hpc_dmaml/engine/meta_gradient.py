@@ -105,33 +105,33 @@ class _Sweep:
         """dL_q/dθ_0 of every task, its query loss and its metric after adaptation."""
         objective, inner = self.objective, self.inner
         goes_back = not inner.first_order or self.rates is not None
+        second_order, keeps_all = not inner.first_order, goes_back and self.keep == "activations"
         weights = inner.weights if inner.weights is not None and inner.steps else (*[0.0] * (inner.steps - 1), 1.0)
         kept: list[_Step] = []
         for k in range(inner.steps):
             act = acting(objective, parameters)
             support = batch.support(k, act)
-            step = objective.gradient(parameters, *support)
+            step = objective.gradient(parameters, *support, recorded=second_order and keeps_all)
             judged = None
             if k and weights[k - 1]:
-                judged = times(weights[k - 1], self.judge.gradient(parameters, *batch.query(act)).value)
+                judged = times(weights[k - 1], self.judge.gradient(parameters, *batch.query(act), recorded=False).value)
             if goes_back or judged is not None:
-                stored = step if goes_back and self.keep == "activations" else None
-                kept.append(_Step(parameters, support, stored, judged))
+                kept.append(_Step(parameters, support, step if keeps_all else None, judged))
             parameters = descend(parameters, step.value, at_step(self.factors, k))
             del step
         x, y = batch.query(acting(objective, parameters))
-        losses, outputs, v, _ = self.judge.gradient(parameters, x, y)
+        losses, outputs, v, _ = self.judge.gradient(parameters, x, y, recorded=False)
         if weights[-1] != 1:
             v = times(weights[-1], v)
         while kept:
             at, k = kept.pop(), len(kept)
             if goes_back:
-                step = at.gradient or objective.gradient(at.at, *at.support)
+                step = at.gradient or objective.gradient(at.at, *at.support, recorded=second_order)
                 factor = at_step(self.factors, k)
                 if self.rates is not None:
                     row = self.rates.row(k)
                     self._slopes[row] = _added(self._slopes[row], times(v, step.value))
-                if not inner.first_order:
+                if second_order:
                     v = _back(objective, step, v, factor)
                 del step
             if at.judged is not None:
@@ -168,7 +168,7 @@ def adapt(
         factor = at_step(by_step, k)
         if k >= trained and beyond != 1:
             factor = beyond * factor if isinstance(factor, float) else times(beyond, factor)
-        parameters = descend(parameters, objective.gradient(parameters, *support).value, factor)
+        parameters = descend(parameters, objective.gradient(parameters, *support, recorded=False).value, factor)
         yield parameters
 
 

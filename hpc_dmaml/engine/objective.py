@@ -24,7 +24,7 @@ class Gradient(NamedTuple):
     value: Parameters
     """dL/dθ of every task."""
     record: Any
-    """What `hessian_vector` needs: the point at which it differentiates."""
+    """What `hessian_vector` needs: the point at which it differentiates. None where it is not wanted."""
 
 
 class Objective(Protocol):
@@ -60,7 +60,9 @@ class Objective(Protocol):
         """Losses (B,) and outputs (B, n, C)."""
         ...
 
-    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor) -> Gradient: ...
+    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor, recorded: bool = True) -> Gradient:
+        """`recorded`: is a Hessian-vector product wanted there? Where not, less memory is taken."""
+        ...
 
     def hessian_vector(self, record: Any, v: Parameters) -> Parameters:
         """∇²L_b v_b of every task."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,12 @@ class Glyphs(FewShotImages):
     """Each letter turned by 90°, 180° and 270° is a class of its own."""
 
     def prepare(self) -> str:
-        classes = [
-            (f"{SCRIPTS[_script(code)]} {chr(code)}", [(code, face) for face in FACES for _ in range(COPIES)])
-            for code in _letters()
-        ]
         rng = generator(0, Purpose.RENDERING)
-        mark = image_cache.fingerprint(SHAPE, classes, [_face_size(face) for face in FACES])
+        # What the letters follow from: to find them takes a second.
+        source = (SHAPE, FACES, SCRIPTS, COPIES, unicodedata.unidata_version, version("matplotlib"))
+        mark = image_cache.fingerprint(*source)
         return image_cache.build(
-            self._cache(), mark, classes, SHAPE, "printed letters", lambda item: _draw(item[0], item[1], rng)
+            self._cache(), mark, _classes(), SHAPE, "printed letters", lambda item: _draw(item[0], item[1], rng)
         )
 
     def load(self) -> FewShotSampler:
@@ -65,6 +65,12 @@ class Glyphs(FewShotImages):
 
     def _cache(self) -> Path:
         return image_cache.cache_folder() / "glyphs_28.h5"
+
+
+def _classes() -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Each letter's name, and the code and face of each of its drawings."""
+    for code in _letters():
+        yield f"{SCRIPTS[_script(code)]} {chr(code)}", [(code, face) for face in FACES for _ in range(COPIES)]
 
 
 def _script(code: int) -> str:
@@ -115,10 +121,6 @@ def _face_path(face: str) -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / face
-
-
-def _face_size(face: str) -> int:
-    return _face_path(face).stat().st_size
 
 
 @cache

@@ -51,21 +51,21 @@ def folder_listing(folder: Path, files: Iterable[Path]) -> list[tuple[str, int, 
 def build(
     path: Path,
     mark: str,
-    classes: list[tuple[str, list[Any]]],
+    classes: Iterable[tuple[str, list[Any]]],
     shape: tuple[int, int, int],
     title: str,
     decode: Callable[[Any], np.ndarray] | None = None,
 ) -> str:
     """Make the cache at `path`, unless it is there, whole, and made from what `mark` says. Returns its digest.
 
-    Each class has a name and a list of items; `decode` turns an item into an image of `shape` (C, H, W), uint8; without
-    it they are image files. Raises ValueError where the cache cannot be written.
+    Each class has a name and a list of items, and is not asked for where the cache is there; `decode` turns an item into
+    an image of `shape` (C, H, W), uint8; without it they are image files. Raises ValueError where the cache cannot be written.
     """
     try:
         with locked(path):
             if not is_valid(path, mark):
                 print(f"Caching {title} in {path}, once", file=sys.stderr, flush=True)
-                _write(path, mark, classes, shape, decode or partial(read_image, shape=shape))
+                _write(path, mark, list(classes), shape, decode or partial(read_image, shape=shape))
             return load(path).digest
     except OSError as error:
         raise ValueError(

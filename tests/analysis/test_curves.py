@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_dmaml.analysis import style
-from hpc_dmaml.analysis.curves import moving_average, plot
+from hpc_dmaml.analysis import stats, style
+from hpc_dmaml.analysis.curves import plot
 from tests.helpers import run, small_config
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "curves.py"
@@ -65,7 +65,7 @@ def test_the_legend_hides_no_curve(job, steps):
 )
 def test_a_moving_average_is_the_mean_of_the_finite_ones_in_its_window_alone(values, window):
     values = np.array(values)
-    for end, mean in enumerate(moving_average(values, window)):
+    for end, mean in enumerate(stats.smoothed(values, window, centred=False)):
         inside = values[max(0, end + 1 - window) : end + 1]
         inside = inside[np.isfinite(inside)]
         if np.isfinite(values[end]):

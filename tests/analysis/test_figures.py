@@ -9,7 +9,7 @@ pytest.importorskip("pandas")
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from hpc_dmaml import results
+from hpc_dmaml import results, sweep
 from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.analysis import comparison, figures, reader, style, timing, validation, workers
 from hpc_dmaml.analysis.settings import Options, Settings
@@ -17,7 +17,7 @@ from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
 from hpc_dmaml.tasks import Glyphs, Navigation
-from tests.analysis.synthetic import write_job
+from tests.analysis.synthetic import write_job, write_sweep
 from tests.helpers import small_config
 
 
@@ -43,6 +43,23 @@ def test_accuracy_over_runs_has_a_curve_for_the_baseline_and_each_ratio(scaling)
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("runs", "validation accuracy")
     assert len(axis.collections) == 3  # a band each
     assert numbers.groupby("scaling", observed=True).size().tolist() == [20, 20, 20]
+
+
+def test_the_thesiss_accuracies_stand_beside_ours_as_far_as_we_have_come(tmp_path):
+    folder = tmp_path / "scaling"
+    text = "set: {runs: 110, tasks: 4, validation.every: 10, validation.tasks: 4, workers: 1}\nfigures: ['6.17']\nseeds: [0]\n"
+    (tmp_path / "s.yaml").write_text(text + "grid: {scaling: {baseline: {}, workers 2x: {workers: 2}}}\n")
+    described = sweep.load(tmp_path / "s.yaml", folder)
+    write_sweep(described)
+    (axis,), _ = thesis("6.17", described.folder)
+    marks = {line.get_markeredgecolor(): line for line in axis.lines if line.get_marker() == "D"}
+    assert list(marks) == [lines(axis)[name].get_color() for name in ("baseline", "workers 2×")]
+    baseline, twice = marks.values()
+    assert list(zip(*baseline.get_data(), strict=True)) == [(0, 0.42), (100, 0.72)]  # and not that after 1,000 runs
+    assert list(twice.get_ydata()) == [0.42, 0.74]
+    assert axis.get_ylim()[1] > 0.74
+    caption = axis.figure.get_supxlabel().replace("\n", " ")
+    assert "Hollow: the thesis's, read off its figure." in caption
 
 
 def test_means_are_over_tasks_then_seeds_and_limits_are_of_students_t(scaling):
@@ -309,7 +326,7 @@ def test_an_efficiency_that_nobody_measured_is_not_drawn(tmp_path, capsys):
 def test_a_comparison_shows_every_other_settings_difference(scaling):
     settings = Settings(reader.read([scaling]).jobs, ["scaling"])
     with style.used():
-        picture = comparison.compare(settings, Options(), ("baseline",))
+        picture = comparison.compare(settings, Options())
     (axis,) = picture.figure.axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["workers 2×", "workers 4×", "tasks 2×", "tasks 4×"]
     assert axis.get_xlabel() == "final accuracy less that of\nbaseline (percentage points)"

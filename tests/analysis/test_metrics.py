@@ -115,7 +115,7 @@ def test_the_best_is_the_greatest_or_the_least_as_the_metric_says(tmp_path, metr
     assert any(line.endswith(f"best {good:.3f}") for line in lines)
     assert f"{metric.name} {ends[-1]:.3f}" in watch.row(job, "complete", 0.0)
     with style.used():
-        picture = comparison.compare(settings, Options(), (0.01,))
+        picture = comparison.compare(settings, Options())
     (axis,) = picture.figure.axes
     said = {ACCURACY: " (percentage points)", RETURN: "", DISTANCE: " (m)"}[metric]
     assert axis.get_xlabel() == f"final {metric.name} less that of\nβ 0.01{said}"

@@ -12,14 +12,14 @@ from torch.func import functional_call
 
 from hpc_dmaml.engine import InnerLoop
 from hpc_dmaml.engine.layers import Normalize
-from hpc_dmaml.models import MLP, Conv4
+from hpc_dmaml.models import MLP, Conv4, ResNet12
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.tasks import Samples, TaskBatch
 
 LOSSES = {"cross_entropy": F.cross_entropy, "squared_error": F.mse_loss}
 
 
-class Residual(nn.Module):
+class NoChain(nn.Module):
     """A user's own module that is no chain of layers, with normalisation that keeps running statistics."""
 
     def __init__(self) -> None:
@@ -80,6 +80,7 @@ PROBLEMS = {
     "conv4_normalized": Problem(lambda: normalized(Conv4(32, "stride", 2).build((1, 7, 7), 3)), (1, 7, 7), 3),
     "conv4_max_pool": Problem(lambda: Conv4(3, "max_pool", 2).build((2, 8, 8), 3), (2, 8, 8), 3),
     "conv4_max_pool_odd": Problem(lambda: Conv4(3, "max_pool", 2).build((1, 7, 10), 3), (1, 7, 10), 3),
+    "resnet12": Problem(lambda: ResNet12((3, 4)).build((2, 9, 6), 3), (2, 9, 6), 3),
     "convolutions_with_bias": Problem(
         lambda: nn.Sequential(
             nn.Conv2d(2, 3, 3, padding=1),
@@ -104,7 +105,7 @@ PROBLEMS = {
     "layers_without_formulas": Problem(
         lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3)), (4,), 3, fast=False
     ),
-    "not_a_chain": Problem(Residual, (2, 4, 4), 3, fast=False),
+    "not_a_chain": Problem(NoChain, (2, 4, 4), 3, fast=False),
 }
 
 

@@ -20,6 +20,7 @@ from hpc_dmaml.engine.layers import (
     Normalize,
     NormAndPool,
     Record,
+    Residual,
     batch_norm,
     convolution,
 )
@@ -47,6 +48,18 @@ def spread(module: Normalize) -> Normalize:
     return module
 
 
+def residual(inputs: int, outputs: int, stride: int = 1) -> Residual:
+    """A block of a ResNet, its shortcut a 1 × 1 convolution and batch norm."""
+    body = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+    return Residual(body, nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)))
+
+
 TABLE = {
     "linear": Row(lambda: nn.Linear(4, 3), (4,)),
     "linear_without_bias": Row(lambda: nn.Linear(3, 5, bias=False), (3,)),
@@ -69,13 +82,24 @@ TABLE = {
     "normalize": Row(lambda: spread(Normalize(2)), (2, 4, 3)),
     "relu_of_vectors": Row(nn.ReLU, (5,)),
     "relu_of_images": Row(nn.ReLU, (2, 3, 3)),
+    "leaky_relu_of_vectors": Row(lambda: nn.LeakyReLU(0.1), (5,)),
+    "leaky_relu_of_images": Row(lambda: nn.LeakyReLU(0.3), (2, 3, 3)),
     "tanh_of_vectors": Row(nn.Tanh, (5,)),
     "tanh_of_images": Row(nn.Tanh, (2, 3, 3)),
     "append": Row(lambda: Append(2, 0.5), (3,)),
     "max_pool": Row(lambda: nn.MaxPool2d(2), (3, 4, 6)),
     "max_pool_of_an_odd_image": Row(lambda: nn.MaxPool2d(2), (1, 5, 3)),
     "max_pool_of_any_window": Row(lambda: nn.MaxPool2d(3, 2, 1), (2, 5, 6)),
+    "average_pool": Row(lambda: nn.AvgPool2d(2), (3, 4, 6)),
+    "average_pool_of_any_window": Row(lambda: nn.AvgPool2d((3, 2), 2, 1, True, False), (2, 5, 6)),
+    "average_pool_of_a_divisor": Row(lambda: nn.AvgPool2d(2, 1, divisor_override=3), (2, 5, 6)),
+    "global_average_pool": Row(lambda: nn.AdaptiveAvgPool2d(1), (3, 5, 4)),
+    "average_pool_to_a_size": Row(lambda: nn.AdaptiveAvgPool2d((2, None)), (2, 6, 5)),
     "flatten": Row(nn.Flatten, (2, 3, 4)),
+    "residual_sum": Row(lambda: Residual(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh())), (2, 4, 3)),
+    "residual_sum_with_shortcut": Row(lambda: residual(2, 3, stride=2), (2, 5, 4)),
+    "residual_sum_of_vectors": Row(lambda: Residual(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))), (4,)),
+    "residual_sum_in_a_residual_sum": Row(lambda: Residual(residual(2, 3), nn.Conv2d(2, 3, 1)), (2, 4, 3)),
 }
 """A new layer is one more row."""
 LEARNED = {name: row for name, row in TABLE.items() if list(row.build().parameters())}
@@ -270,6 +294,13 @@ def test_ties_in_max_pool_go_to_the_first_pixel_as_in_pytorch() -> None:
         nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
         nn.BatchNorm2d(2, affine=False),
         nn.Flatten(0),
+        nn.LeakyReLU(-0.1),
+        nn.AdaptiveAvgPool2d(4),
+        nn.AdaptiveAvgPool2d((0, 1)),
+        Residual(nn.LayerNorm(6)),
+        Residual(nn.Conv2d(2, 2, 6)),
+        Residual(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 1, 1)),
+        Residual(nn.Sequential(nn.LeakyReLU(inplace=True), nn.Conv2d(2, 2, 1))),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """Convolution as `Linear` on unfolded images: y = unfold(x) Wᵀ + b. Unfold and its transpose, fold, are linear maps.
 
 Where the unfolded images would not fit in a CPU core's cache, the same three products come from PyTorch's convolution.
+A 1 × 1 convolution of every pixel is `Linear` on the images as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.layers.images import nchw, nhwc
+from hpc_dmaml.engine.layers.images import nchw, nhwc, pair
 from hpc_dmaml.engine.layers.layer import Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear, Pair, side_by_side
 
@@ -30,7 +31,8 @@ class Convolution(Linear):
     def __init__(self, module: nn.Conv2d, in_shape: Shape) -> None:
         self.in_shape = in_shape
         assert not isinstance(module.padding, str)
-        self.window = (_pair(module.kernel_size), _pair(module.padding), _pair(module.stride))
+        self.window = (pair(module.kernel_size), pair(module.padding), pair(module.stride))
+        self.of_pixels = self.window == ((1, 1), (0, 0), (1, 1))
         sides = zip(in_shape[:2], *self.window, strict=True)
         self.out_shape = (*((size + 2 * p - k) // s + 1 for size, k, p, s in sides), module.out_channels)
 
@@ -39,7 +41,7 @@ class Convolution(Linear):
         known = (
             isinstance(module, nn.Conv2d)
             and module.groups == 1
-            and _pair(module.dilation) == (1, 1)
+            and pair(module.dilation) == (1, 1)
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
             and len(in_shape) == 3
@@ -85,6 +87,8 @@ class Convolution(Linear):
     def _large(self, images: Tensor) -> bool:
         """Is PyTorch's convolution faster for images (B, n, ·, ·, ·), before or behind the layer?"""
         height, width = self.window[0]
+        if self.of_pixels:
+            return False
         numbers = images.shape[1] * self.out_shape[0] * self.out_shape[1] * height * width * self.in_shape[2]
         return images.device.type == "cpu" and 4 * numbers > COLUMNS_BYTES
 
@@ -106,6 +110,8 @@ class Convolution(Linear):
 
     def unfold(self, x: Tensor) -> Tensor:
         """Images (B, n, H, W, C) to columns (B, n·H'·W', kh·kw·C)."""
+        if self.of_pixels:
+            return x.flatten(1, 3)
         images, channels = x.shape[0] * x.shape[1], x.shape[-1]
         (index, offsets), _ = _bags(images, self.in_shape[:2], *self.window, x.device)
         pixels = x.reshape(-1).view(-1, channels)  # a sum over one channel is fast only where its stride is 1
@@ -114,6 +120,8 @@ class Convolution(Linear):
 
     def _fold(self, columns: Tensor) -> Tensor:
         """The transpose of `unfold`: columns back to images, summed where windows overlap."""
+        if self.of_pixels:
+            return columns.unflatten(1, (-1, *self.in_shape[:2]))
         tasks, rows, _ = columns.shape
         n = rows // (self.out_shape[0] * self.out_shape[1])
         _, (index, offsets) = _bags(tasks * n, self.in_shape[:2], *self.window, columns.device)
@@ -141,10 +149,6 @@ def _bags(
         return index.int().to(device), (counts.cumsum(0) - counts).int().to(device)
 
     return bags(*unfold), bags(*fold)
-
-
-def _pair(value: int | tuple[int, ...]) -> Shape:
-    return (value, value) if isinstance(value, int) else value
 
 
 def _each_kernel(formula: Callable[[Tensor, Tensor], Tensor], images: Tensor, kernels: Tensor) -> Tensor:
