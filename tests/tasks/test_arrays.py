@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import own_data
 from hpc_dmaml import tasks
 from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Validation
+from hpc_dmaml.config import parse as parse_job
 from hpc_dmaml.evaluate import evaluate, parse
 from hpc_dmaml.models import MLP
 from hpc_dmaml.optimizers import Adam
@@ -22,7 +25,7 @@ from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.setup import load_task
 from hpc_dmaml.tasks import Arrays
 from hpc_dmaml.tasks.border import draw
-from tests.helpers import run, small_config
+from tests.helpers import docstring_command, run, small_config
 from tests.tasks.test_array_file import ON_FILES, PLAIN, written
 
 SPLITS = ("train", "validation", "test")
@@ -293,3 +296,15 @@ def test_a_whole_job_learns_and_is_tested(tmp_path, capsys, kind, way):
     for arguments in ([], ["--shots", "1", "--queries", "3"], *pool):
         assert evaluate(parse([str(job.path), "--tasks", "5", *arguments]), Communicator()) == 0
         assert f"5 {'tasks of all 10 classes' if '--split' in arguments else 'test tasks'}" in capsys.readouterr().out
+
+
+def test_the_example_of_arrays_of_ones_own_learns(tmp_path, monkeypatch):
+    path = str(tmp_path / "new" / "machines.npz")
+    monkeypatch.setattr(sys, "argv", ["own_data.py", path])
+    own_data.main()
+    command = docstring_command(own_data, "mpirun")
+    few = ["--runs", "100", "--workers", "2", "--threads", "1", "--validation.every", "99", "--validation.tasks", "100"]
+    found = run(parse_job([*command[command.index("hpc_dmaml") + 1 :], "--task.path", path, *few]), tmp_path)
+    before, *_, after = found["validation/metric"][-1].mean(-1)
+    assert before < 0.3
+    assert after > 0.6
