@@ -18,7 +18,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hpc_dmaml.analysis import command, comparison, reader, stats, style, timing, validation, words, workers
+from hpc_dmaml.analysis import (
+    command,
+    comparison,
+    reader,
+    stats,
+    style,
+    timing,
+    trajectories,
+    validation,
+    words,
+    workers,
+)
 from hpc_dmaml.analysis.settings import BASELINE, Options, Settings, add_options
 from hpc_dmaml.analysis.style import Picture
 
@@ -97,7 +108,10 @@ FIGURES = {
     ),
     "weights": Figure("weight of each worker over runs", partial(workers.of_each, variable="weight")),
     "losses": Figure("training loss of each worker over runs", partial(workers.of_each, variable="loss")),
-    "shares": Figure("what a run's time goes to: work, exchange, wait, validation", timing.time_shares),
+    "shares": Figure("what a run's time goes to: data or sampling, gradient, exchange, wait, validation", timing.time_shares),
+    "trajectories": Figure(
+        "where a policy walks on held-out tasks, before and after each adaptation step (navigation)", trajectories.walks
+    ),
     "scaling": Figure("speed-up and efficiency over ranks", timing.speed_up, along=["ranks"], without=["workers", "tasks"]),
     "compare": Figure("final values of each setting less those of one (--against), with the difference's interval",
                       comparison.compare),

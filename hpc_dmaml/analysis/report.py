@@ -30,7 +30,19 @@ from matplotlib.figure import Figure
 
 from hpc_dmaml import results
 from hpc_dmaml.alive import is_alive
-from hpc_dmaml.analysis import checked, command, comparison, figures, reader, stats, style, tables, validation, words
+from hpc_dmaml.analysis import (
+    checked,
+    command,
+    comparison,
+    figures,
+    reader,
+    stats,
+    style,
+    tables,
+    trajectories,
+    validation,
+    words,
+)
 from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, add_options
 
 WORKERS = 6
@@ -215,6 +227,8 @@ def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, C
             yield section, "Against environment steps", figure("environment_steps")
         if len({job.ranks for job in settings.all_jobs}) > 1:
             yield section, "Speed-up and efficiency", figure("scaling")
+    if trajectories.shown(settings):
+        yield section, "Trajectories on held-out tasks", figure("trajectories")
     if len(settings.jobs) > 1 and settings.repeated:
         yield section, f"Difference from {settings.label(next(iter(settings.jobs)))}", figure("compare")
     section = "Workers"
@@ -225,7 +239,7 @@ def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, C
         yield section, "Weight of each worker", figure("weights", weighted)
     yield section, "Loss of each worker", figure("losses", some)
     section = "Where the time goes"
-    yield section, "Share of work, exchange, wait and validation", figure("shares")
+    yield section, "Share of data, gradient, exchange, wait and validation", figure("shares")
 
 
 def _is_weighted(job: reader.Job) -> bool:

@@ -58,7 +58,7 @@ CONTRAST = 5.0
 """Of a line to the page, at least (by WCAG, which asks 3 of lines and 4.5 of texts)."""
 FIXED = {
     "baseline": BLACK, "workers": BLUE, "epochs": VERMILION, "tasks": GREEN,  # the ways to scale
-    "work": BLUE, "exchange": ORANGE, "wait": GREY, "validation": GREEN, "rest": "#C8C8C8",  # the parts of a run
+    "data": SKY, "gradient": BLUE, "exchange": ORANGE, "wait": GREY, "validation": GREEN, "rest": "#C8C8C8",  # the parts of a run
     "ArithmeticMean": BLACK, "LossMedian": BLUE, "LossWeighted": VERMILION, "LossMovingAverage": GREEN,
     "GradientNorm": PURPLE, "GeometricMedian": ORANGE,
     "sum": BLUE, "mean": VERMILION,

@@ -12,8 +12,8 @@ from hpc_dmaml.analysis import reader, stats, style, words
 from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, ratio
 from hpc_dmaml.analysis.style import Picture
 
-PARTS = ("work", "exchange", "wait", "validation")
-"""What a rank's time goes to, as the columns of the table ranks name it."""
+PARTS = ("data", "gradient", "exchange", "wait", "validation")
+"""What a rank's time goes to: drawing tasks and sampling trajectories, the rest of its work, and what follows it."""
 
 
 def run_seconds(job: reader.Job) -> float:
@@ -158,7 +158,10 @@ def shares(settings: Settings) -> pd.DataFrame:
             source = job.read("runs", "ranks")
             wall = stats.mean(np.diff(stats.known(source["runs/wall_s"])))
             if np.isfinite(wall):
-                parts = [_known_mean(source[f"ranks/{part}_s"][1:]) for part in PARTS]
+                data, work, *others = (
+                    _known_mean(source[f"ranks/{part}_s"][1:]) for part in ("data", "work", *PARTS[2:])
+                )
+                parts = [data, work - data, *others]
                 seconds.append([*parts, max(0.0, float(wall) - sum(parts))])
         if seconds and np.sum(seconds) > 0:
             mean = np.mean(seconds, axis=0)
@@ -191,8 +194,8 @@ def time_shares(settings: Settings, options: Options) -> Picture:
     axis.set_xticks(np.linspace(0, 1, 5))
     style.percent(axis, "x")
     axis.set_xlabel("share of a run's time; at the end its duration")
-    axis.legend(loc="lower center", bbox_to_anchor=(0.43, 1.0), ncols=5, handlelength=0.8, columnspacing=0.9)
-    text = "Means over runs (but the first), ranks and seeds. Wait: for slower ranks."
+    axis.legend(loc="lower center", bbox_to_anchor=(0.43, 1.0), ncols=6, handlelength=0.7, columnspacing=0.7)
+    text = "Means over runs (but the first), ranks and seeds. Data: drawing tasks, sampling trajectories. Wait: for slower ranks."
     style.caption(figure, settings.caption(text, None))
     return Picture(figure, table)
 

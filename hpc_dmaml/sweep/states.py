@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_dmaml import results
 from hpc_dmaml.alive import AT_WORK, is_alive
 from hpc_dmaml.analysis import checked
 from hpc_dmaml.files import is_locked
@@ -54,9 +55,11 @@ def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
     queued = None if job is None else queue.get(job)
     if point.output.exists():
         try:
-            source = checked.read(point.output, "runs", "ranks")
+            source = results.read(point.output, "runs")
             runs, restarts = len(source["runs/run"]), int(source.attribute("restarts"))
-            alive = source.status == RUNNING and is_alive(source, queued, submitted=job is not None)
+            alive = source.status == RUNNING and is_alive(
+                checked.read(point.output, "runs", "ranks"), queued, submitted=job is not None
+            )
             word = source.status if source.status in (COMPLETE, INTERRUPTED) or alive else FAILED
             other = differing(point.fields, source.config)
             if other:
