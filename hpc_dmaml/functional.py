@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from hpc_dmaml.engine.module import check, first_line
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.losses import LOSSES, Loss
 from hpc_dmaml.parameters import Layout
+from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks import Samples, TaskBatch, border
 
 LossOfTask = Callable[[Tensor, Tensor], Tensor]
@@ -71,13 +72,15 @@ def meta_gradient(
         query: x (B, m, *sample shape) and y (B, m, …), to be judged on.
         inner: how a task adapts.
         parameters: values by name, to be used instead of the module's own; those that are left out are the module's.
-        keep: what is stored of each inner step: "activations", or "parameters", for less memory and more time.
+        keep: what is stored of each inner step: "activations", or "parameters", for less memory and more time; the latter
+            wants a module that draws no random numbers.
 
     Raises ValueError, naming what came, where the arguments do not fit.
     """
     for what, given, wanted in (("module", module, nn.Module), ("inner", inner, InnerLoop)):
         if not isinstance(given, wanted):
             raise ValueError(f"{what} must be of the class {wanted.__name__}, not {given!r}")
+    require(keep in get_args(Keep), "keep", repr(keep), " or ".join(get_args(Keep)))
     check(module)
     layout = Layout.of(module)
     theta = _vector(module, layout, parameters or {})
@@ -94,8 +97,8 @@ def meta_gradient(
             )
         inner = replace(inner, lr=inner.lr.to(theta))
     of_task = batch.support_set.x.shape[1] + batch.query_set.x.shape[1]
-    computing = Engine(objective, default_chunk(objective, of_task, theta.device), keep)
-    found = engine.meta_gradient(computing, theta, batch, inner)
+    chunk = default_chunk(objective, of_task, theta.device)
+    found = engine.meta_gradient(Engine(objective, chunk, keep), theta, batch, inner)
     rates = {}
     if isinstance(inner.lr, Rates) and found.rates is not None:
         rates = inner.lr.layout.views(found.rates / len(batch))

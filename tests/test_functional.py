@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import hpc_dmaml
 from examples import own_loop
 from hpc_dmaml import InnerLoop, meta_gradient
 from hpc_dmaml.engine import rates
+from hpc_dmaml.engine.meta_gradient import Keep
 from hpc_dmaml.losses import SquaredError
 from hpc_dmaml.parameters import Layout
 from tests.engine.reference import PROBLEMS, Problem, adapted_losses, plain_loop
@@ -150,6 +152,14 @@ def test_gradients_add_up_in_grad_as_those_of_backward_do() -> None:
     torch.testing.assert_close(found.gradients, kept)
 
 
+@problems
+def test_it_is_the_same_from_parameters_alone(name: str) -> None:
+    problem = PROBLEMS[name]
+    module, inner = problem.module(), InnerLoop(0.2, 3)
+    kept, again = (meta_gradient(module, problem.loss, *tensors(problem), inner, keep=k) for k in get_args(Keep))
+    torch.testing.assert_close(kept.gradients, again.gradients)
+
+
 def test_a_frozen_parameter_neither_adapts_nor_has_a_gradient() -> None:
     module = PROBLEMS["mlp"].module()
     frozen = next(iter(dict(module.named_parameters())))
@@ -220,6 +230,7 @@ DOUBLE_BIAS.bias.data = DOUBLE_BIAS.bias.data.double()
     ({"support": (X, Y[..., 0])}, r"support y must be \(4, 2\)"),
     ({"loss": ["squared_error"]}, "loss must be one of"),
     ({"module": F.relu}, "module must be of the class Module, not <function relu"),
+    ({"keep": "all"}, "keep must be activations or parameters, not 'all'"),
     ({"inner": 0.1}, r"inner must be of the class InnerLoop, not 0\.1"),
     ({"query": (X[:1], Y[:1])}, "query has 1 tasks in x and 1 in y, where 2"),
     ({"query": (X[..., :2], Y)}, r"query x must be n samples \(n, 3\) for a task, not shape \(4, 2\)"),
