@@ -1,11 +1,18 @@
 """Distributed model-agnostic meta-learning for few-shot tasks on MPI and SLURM clusters.
 
 `mpirun -n 16 python -m hpc_dmaml` trains; `hpc_dmaml.results.read` reads what it wrote, without MPI and torch;
-`hpc_dmaml.load` brings back the trained model.
+`hpc_dmaml.load` brings back the trained model; `hpc_dmaml.meta_gradient` is its engine, for a training loop of one's own.
 """
 
+import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpc_dmaml import results
+    from hpc_dmaml.engine import InnerLoop
+    from hpc_dmaml.functional import meta_gradient
+    from hpc_dmaml.meta_model import load
 
 if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no signal may end it before it can answer
     from hpc_dmaml import launcher, stopping
@@ -14,13 +21,18 @@ if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no sign
     launcher.announce()
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["InnerLoop", "load", "meta_gradient", "results"]
+_HOMES = {"InnerLoop": "hpc_dmaml.engine", "load": "hpc_dmaml.meta_model", "meta_gradient": "hpc_dmaml.functional"}
 
 
 def __getattr__(name: str) -> Any:
-    """`load` is imported when it is used, because it brings torch."""
-    if name == "load":
-        from hpc_dmaml.meta_model import load
-
-        return load
+    """What is public is imported when it is used, because most of it brings torch."""
+    if name == "results":
+        return importlib.import_module("hpc_dmaml.results")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'hpc_dmaml' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

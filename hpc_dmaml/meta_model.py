@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -39,8 +39,13 @@ class TrainedModel:
     """Of the module's parameters θ (P,)."""
     learned: Tensor
     """What the algorithm learned besides, such as inner rates, (Q,)."""
-    layerwise: bool = True
+    layerwise: bool
     """May the layers' own formulas be used, if it is a chain of known layers?"""
+    told: str
+    """Which parameters of which job these are, in three lines."""
+
+    def __repr__(self) -> str:
+        return self.told
 
     def adapt(self, x: Array, y: Array, steps: int | None = None, lr: float | None = None) -> nn.Module:
         """A copy of the model, adapted to one task by gradient descent.
@@ -105,6 +110,7 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
 
     Raises ValueError, naming the file, where it is damaged or not a result, or asks for an import that is not trusted.
     """
+    require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
     source = results.read(expanded(path))
     config = stored_in(source, lambda _: trust)
     sample_shape, outputs = tuple(int(n) for n in source.attribute("sample_shape")), int(source.attribute("outputs"))
@@ -115,4 +121,6 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
     loss, learned = named(str(source.attribute("loss")), lambda _: trust), phi[layout.size :]
     set_constants(module, source.group("meta_model/constants/"), str(source.path))
     layerwise = source.attributes.get("derivatives") != "autograd"
-    return TrainedModel(config, module, sample_shape, outputs, loss, layout, learned, layerwise)
+    return TrainedModel(
+        config, module, sample_shape, outputs, loss, layout, learned, layerwise, f"{which} parameters of {source!r}"
+    )

@@ -19,7 +19,9 @@ import h5py
 import numpy as np
 
 from hpc_dmaml import plain_hdf5
+from hpc_dmaml.analysis import words
 from hpc_dmaml.files import Lock, is_sealed, replacing, seal
+from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.old_names import modernised
 from hpc_dmaml.plain_yaml import load_yaml
@@ -252,10 +254,45 @@ class Results:
     arrays: Arrays
     """Every array by its path in the file, such as "workers/loss"."""
 
+    def __repr__(self) -> str:
+        """Three lines: what file, what job, and how it did."""
+        parts = [self.config.get(name) for name in ("task", "model", "algorithm", "optimizer", "weight_generator")]
+        job = [str(each["class_path"]) for each in parts if isinstance(each, dict) and "class_path" in each]
+        lines = (
+            f"{self.path}: {self._progress()}",
+            f"{', '.join(job)}, seed {self.attributes['seed']}",
+            self._outcome(),
+        )
+        return "\n".join(words.printable(line, 500) for line in lines)
+
+    def _progress(self) -> str:
+        """How far the job has come."""
+        runs, wall_s = (self.arrays.get(name, np.empty(0)) for name in ("runs/run", "runs/wall_s"))
+        if not len(runs) or not len(wall_s):
+            return self.status
+        return f"{self.status}, {runs[-1] + 1:,} of {self.config.get('runs')} runs in {words.clock(wall_s[-1])}"
+
+    def _outcome(self) -> str:
+        """The last validation: means over its tasks, before adaptation and after each step of it."""
+        name, stored, digits = ("loss", "loss", 3) if self.metric is None else (self.metric.name, "metric", 2)
+        values, runs = (self.arrays.get(f"validation/{each}") for each in (stored, "run"))
+        if values is None or runs is None:
+            return "validations were not read"
+        if not values.size:
+            return "no validation yet"
+        curve = " → ".join(f"{value:.{digits}f}" for value in values[-1].mean(1))
+        return f"validation {name} {curve}, before adaptation and after each step of it, after run {runs[-1] + 1:,}"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.arrays)
+
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array. Raises ValueError where there is none."""
+        """An array. Raises ValueError where there is none, saying what there is."""
         if name not in self.arrays:
-            raise ValueError(f"{self.path} holds no {name}")
+            group = f"{name}".partition("/")[0] + "/"
+            there = [each for each in self.arrays if each.startswith(group)] or list(self.arrays)
+            near = did_you_mean(f"{name}", there)
+            raise ValueError(f"{self.path} holds no {name}; there are {words.some(there, 20) or 'no arrays'}{near}")
         return self.arrays[name]
 
     def attribute(self, name: str) -> Any:

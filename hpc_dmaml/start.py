@@ -72,8 +72,6 @@ def stored_parameters(source: results.Results, layout: Layout, which: str, other
 
     What the algorithm learns besides, and the file does not hold, is that of `otherwise` (P,).
     """
-    if which not in ("last", "best"):
-        raise ValueError(f"which must be last or best, not {which!r}")
     stored = layout_of(source)
     stored.model.check_same(layout.model, str(source.path))
     phi = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])

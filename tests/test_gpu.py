@@ -48,3 +48,19 @@ def test_the_gpu_of_a_rank_is_that_of_its_place_on_the_node():
     node = Communicator()
     node.rank = torch.cuda.device_count() + 1
     assert choose_device("auto", node).index == 1 % torch.cuda.device_count()
+
+
+@pytest.mark.parametrize("name", ["conv4_max_pool", "not_a_chain"])
+def test_a_loop_of_ones_own_gets_the_gradients_of_the_cpu_where_its_parameters_are(name):
+    from hpc_dmaml import InnerLoop, meta_gradient
+    from tests.engine.reference import PROBLEMS
+
+    problem = PROBLEMS[name]
+    batch, found = problem.batch(), {}
+    for device in ("cpu", "cuda"):
+        module = problem.module().to(device)
+        found[device] = meta_gradient(module, problem.loss, batch.support_set, batch.query_set, InnerLoop(0.2, 2))
+        found[device].accumulate(module)
+        assert all(p.grad.device == p.device for p in module.parameters())
+    for parameter, gradient in found["cpu"].gradients.items():
+        np.testing.assert_allclose(found["cuda"].gradients[parameter].cpu(), gradient, rtol=1e-8, atol=1e-12)

@@ -205,9 +205,14 @@ def test_byte_images_are_scaled_as_in_training(tmp_path):
         model.adapt(scaled, labels + 1)
 
 
-def test_only_the_last_and_the_best_parameters_can_be_asked_for(trained, tmp_path):
+def test_only_the_last_and_the_best_parameters_can_be_asked_for_and_nothing_else_is_read(tmp_path):
     with pytest.raises(ValueError, match="which must be last or best, not 'first'"):
-        load(run(small_config(), tmp_path).path, which="first")
+        load(tmp_path / "there_is_none.h5", which="first")
+
+
+def test_a_loaded_model_shows_which_parameters_of_which_job_it_has(tmp_path):
+    source = run(small_config(), tmp_path)
+    assert repr(load(source.path, "best")) == f"best parameters of {source!r}"
 
 
 # ---- weight generators

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml import results
+from hpc_dmaml.config import RunConfig, Validation
 from hpc_dmaml.files import seal
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.results import Log
@@ -41,6 +42,43 @@ def test_what_is_written_is_read(tmp_path):
     assert source.config == {"runs": 3}
     for name, values in arrays.items():
         np.testing.assert_array_equal(source[name], values, err_msg=name)
+
+
+def test_a_file_shows_itself_in_three_lines(tmp_path):
+    path = tmp_path / "x.h5"
+    config = RunConfig(runs=40, workers=2, seed=7, validation=Validation(every=10, tasks=5, steps=2))
+    write_job(path, config, status="interrupted", runs=25)
+    source = results.read(path)
+    curve = " → ".join(f"{accuracy:.2f}" for accuracy in source["validation/metric"][-1].mean(1))
+    assert repr(source).splitlines() == [
+        f"{path}: interrupted, 25 of 40 runs in 2 s",
+        "Glyphs, Conv4, MAML, Adam, ArithmeticMean, seed 7",
+        f"validation accuracy {curve}, before adaptation and after each step of it, after run 20",
+    ]
+    assert repr(results.read(path, "workers")).splitlines()[::2] == [
+        f"{path}: interrupted",
+        "validations were not read",
+    ]
+
+
+def test_a_file_shows_nothing_that_would_speak_to_a_terminal(tmp_path):
+    told = {**ATTRIBUTES, "config": 'task: {class_path: "Evil\\x1b[2J"}\nmodel: []\nruns: [3]\n'}
+    results.write(tmp_path / "x.h5", filled_log(0).arrays(), told)
+    assert repr(results.read(tmp_path / "x.h5")).splitlines()[1:] == ["Evil?[2J, seed 0", "no validation yet"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("workers/los", "there are workers/loss, workers/metric, .*; did you mean 'workers/loss'"),
+        ("workers/nope", "there are workers/loss, workers/metric, workers/weight, workers/work_s, workers/worker"),
+        ("worker/loss", "did you mean 'workers/loss'"),
+    ],
+)
+def test_an_array_that_is_not_there_is_answered_with_those_that_are(tmp_path, asked, answer):
+    results.write(tmp_path / "x.h5", filled_log(1).arrays(), ATTRIBUTES)
+    with pytest.raises(ValueError, match=f"holds no {asked}; {answer}" if "there" in answer else answer):
+        results.read(tmp_path / "x.h5")[asked]
 
 
 def test_an_empty_log_has_the_shapes_of_a_full_one(tmp_path):

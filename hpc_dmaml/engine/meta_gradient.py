@@ -13,6 +13,7 @@ equation 3), v_k gets w_k ∇L_q(θ_k) as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from hpc_dmaml.engine.objective import Gradient, Objective, Parameters
 from hpc_dmaml.engine.rates import Rates
+from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks import Batch, Samples
 
 Keep = Literal["activations", "parameters"]
@@ -43,13 +45,22 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """How a task adapts in training."""
+    """How a task adapts in training: by gradient descent on its support data."""
 
     lr: float | Rates
-    steps: int
+    """Inner learning rate α, or several: see `rates`."""
+    steps: int = 1
     first_order: bool = False
+    """Leave out the second derivatives (first-order MAML)."""
     weights: tuple[float, ...] | None = None
     """How much the query loss counts after each of the steps; by default after the last alone."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr >= 0
+        require(number or isinstance(self.lr, Rates), "inner.lr", self.lr, "a number, 0 or more, or Rates")
+        require(isinstance(self.steps, int) and self.steps >= 0, "inner.steps", self.steps, "a whole number, 0 or more")
+        if self.weights is not None and len(self.weights) != self.steps:
+            raise ValueError(f"inner.weights must be one for each of the {self.steps} steps, not {self.weights}")
 
 
 class MetaGradient(NamedTuple):

@@ -21,9 +21,6 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
 
     Raises ValueError for what is no model. `empty`: its tensors may be without values.
     """
-    for part in module.modules():
-        if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
-            raise ValueError(f"model: {type(part).__name__} has no place here; give the module that is inside it")
     if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
         try:
             with torch.no_grad():
@@ -36,8 +33,20 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:
             part.track_running_stats = False
             part.running_mean = part.running_var = part.num_batches_tracked = None
+    check(module, empty)
+    copied(module)
+    return module
+
+
+def check(module: nn.Module, empty: bool = False) -> None:
+    """Raise ValueError for what is no model. `empty`: its tensors may be without values."""
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
+            raise ValueError(f"model: {type(part).__name__} has no place here; give the module that is inside it")
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in named.items():
+        if is_lazy(tensor):
+            raise ValueError(f"model: {name} has no shape yet; call the module once on some samples")
         if tensor.is_meta and not empty:
             raise ValueError(f"model: {name} has no values (device meta)")
         if tensor.is_complex():
@@ -47,8 +56,6 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
             raise ValueError(f"model: {name} has a gradient hook, which adaptation would pass by; leave it out")
     if not any(p.requires_grad for p in module.parameters()):
         raise ValueError("model: it has no parameters to learn")
-    copied(module)
-    return module
 
 
 def copied(module: nn.Module) -> nn.Module:

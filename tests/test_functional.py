@@ -1,0 +1,277 @@
+"""`hpc_dmaml.meta_gradient`, in a training loop of one's own: exact for any module and loss, and it changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import hpc_dmaml
+from examples import own_loop
+from hpc_dmaml import InnerLoop, meta_gradient
+from hpc_dmaml.engine import rates
+from hpc_dmaml.engine.meta_gradient import Keep
+from hpc_dmaml.losses import SquaredError
+from hpc_dmaml.parameters import Layout
+from tests.engine.reference import PROBLEMS, Problem, adapted_losses, plain_loop
+from tests.helpers import docstring_command
+from tests.processes import ROOT
+
+problems = pytest.mark.parametrize("name", ["mlp", "conv4_max_pool", "layers_without_formulas", "not_a_chain"])
+
+
+def tensors(problem: Problem, **sizes: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Support and query of some tasks, in double precision."""
+    batch = problem.batch(**sizes).to(torch.device("cpu"), torch.float64)
+    return (*batch.support_set,), (*batch.query_set,)  # type: ignore[return-value]
+
+
+def flat(named: dict[str, Tensor]) -> Tensor:
+    return torch.cat([each.reshape(-1) for each in named.values()])
+
+
+@problems
+@pytest.mark.parametrize("inner", [InnerLoop(0.2), InnerLoop(0.2, 3), InnerLoop(0.2, 2, True)], ids=str)
+def test_it_is_the_mean_over_the_tasks_of_what_autograd_gives(name: str, inner: InnerLoop) -> None:
+    problem = PROBLEMS[name]
+    module = problem.module()
+    expected, losses = plain_loop(module, problem.loss, problem.batch(), inner)
+    found = meta_gradient(module, problem.loss, *tensors(problem), inner)
+    assert list(found.gradients) == [name for name, _ in module.named_parameters()]
+    torch.testing.assert_close(flat(found.gradients), expected / 3)
+    torch.testing.assert_close(found.losses, losses)
+    assert found.derivatives == ("layerwise" if problem.fast else "autograd")
+
+
+@problems
+def test_it_is_what_central_differences_give(name: str) -> None:
+    problem = PROBLEMS[name]
+    module, inner, h = problem.module(), InnerLoop(0.2, 2), 1e-6
+    layout = Layout.of(module)
+    theta, direction = layout.flatten(module), F.normalize(torch.randn(layout.size, dtype=torch.float64), dim=0)
+    ahead, behind = (
+        meta_gradient(
+            module, problem.loss, *tensors(problem), inner, parameters=layout.views(theta + shift * direction)
+        ).losses
+        for shift in (h, -h)
+    )
+    slope = flat(meta_gradient(module, problem.loss, *tensors(problem), inner).gradients) @ direction
+    assert ((ahead - behind).mean() / (2 * h)).item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-7)
+
+
+def huber(z: Tensor, y: Tensor) -> Tensor:
+    return F.huber_loss(z, y, delta=0.3)
+
+
+@pytest.mark.parametrize(("name", "named", "function"), [
+    ("mlp", "squared_error", F.mse_loss),
+    ("not_a_chain", "cross_entropy", F.cross_entropy),
+    ("conv4_max_pool", "cross_entropy", nn.CrossEntropyLoss()),
+    ("mlp", SquaredError(), nn.MSELoss()),
+])  # fmt: skip
+def test_a_loss_is_a_name_or_an_object_or_a_function_of_one_task(
+    name: str, named: object, function: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    problem = PROBLEMS[name]
+    module = problem.module()
+    one, other = (
+        meta_gradient(module, loss, *tensors(problem), InnerLoop(0.2, 2))  # type: ignore[arg-type]
+        for loss in (named, function)
+    )
+    torch.testing.assert_close(one.gradients, other.gradients)
+    torch.testing.assert_close(one.losses, other.losses)
+    assert one.metric.isnan().all() == (name == "mlp")
+    assert other.metric.isnan().all()
+
+
+def test_a_function_of_ones_own_is_differentiated_twice() -> None:
+    problem = PROBLEMS["mlp"]
+    module, inner = problem.module(), InnerLoop(0.5, 2)
+    (x, y), (query_x, query_y) = tensors(problem)
+    own = {name: p.detach().requires_grad_() for name, p in module.named_parameters()}
+    losses = []
+    for b in range(len(x)):
+        at = own
+        for _ in range(inner.steps):
+            slopes = torch.autograd.grad(
+                huber(functional_call(module, at, (x[b],)), y[b]), [*at.values()], create_graph=True
+            )
+            at = {name: p - inner.lr * slope for (name, p), slope in zip(at.items(), slopes, strict=True)}
+        losses.append(huber(functional_call(module, at, (query_x[b],)), query_y[b]))
+    expected = torch.autograd.grad(torch.stack(losses).mean(), [*own.values()])
+    found = meta_gradient(module, huber, (x, y), (query_x, query_y), inner)
+    torch.testing.assert_close(found.gradients, dict(zip(own, expected, strict=True)))
+
+
+def test_outputs_of_any_shape_go_to_a_function() -> None:
+    class Squeezed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, 0]
+
+    plain = nn.Linear(3, 1)
+    squeezed = Squeezed(3, 1)
+    squeezed.load_state_dict(plain.state_dict())
+    x, y = torch.randn(2, 2, 5, 3), torch.randn(2, 2, 5)
+    one = meta_gradient(squeezed, F.mse_loss, (x[0], y[0]), (x[1], y[1]), InnerLoop(0.1))
+    other = meta_gradient(plain, "squared_error", (x[0], y[0, ..., None]), (x[1], y[1, ..., None]), InnerLoop(0.1))
+    torch.testing.assert_close(one.gradients, other.gradients)
+
+
+@problems
+def test_the_module_stays_as_it_was(name: str) -> None:
+    problem = PROBLEMS[name]
+    module = problem.module()
+    before = {name: each.clone() for name, each in module.state_dict().items()}
+    modes, random = [part.training for part in module.modules()], torch.get_rng_state()
+    meta_gradient(module, problem.loss, *tensors(problem), InnerLoop(0.2, 2))
+    assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+    assert [part.training for part in module.modules()] == modes
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_gradients_add_up_in_grad_as_those_of_backward_do() -> None:
+    problem = PROBLEMS["mlp"]
+    module = problem.module()
+    found = meta_gradient(module, problem.loss, *tensors(problem), InnerLoop(0.2))
+    kept = {name: each.clone() for name, each in found.gradients.items()}
+    for times in (1, 2):
+        found.accumulate(module)
+        torch.testing.assert_close(
+            {n: p.grad for n, p in module.named_parameters()}, {n: times * g for n, g in kept.items()}
+        )
+    torch.testing.assert_close(found.gradients, kept)
+
+
+@problems
+def test_it_is_the_same_from_parameters_alone(name: str) -> None:
+    problem = PROBLEMS[name]
+    module, inner = problem.module(), InnerLoop(0.2, 3)
+    kept, again = (meta_gradient(module, problem.loss, *tensors(problem), inner, keep=k) for k in get_args(Keep))
+    torch.testing.assert_close(kept.gradients, again.gradients)
+
+
+def test_a_frozen_parameter_neither_adapts_nor_has_a_gradient() -> None:
+    module = PROBLEMS["mlp"].module()
+    frozen = next(iter(dict(module.named_parameters())))
+    module.get_parameter(frozen).requires_grad_(False)
+    found = meta_gradient(module, "squared_error", *tensors(PROBLEMS["mlp"]), InnerLoop(0.2, 2))
+    expected, _ = plain_loop(module, "squared_error", PROBLEMS["mlp"].batch(), InnerLoop(0.2, 2))
+    assert frozen not in found.gradients
+    torch.testing.assert_close(flat(found.gradients), expected / 3)
+
+
+@pytest.mark.parametrize("names", ["all", "one"])
+def test_parameters_by_name_stand_in_for_the_modules_own(names: str) -> None:
+    problem = PROBLEMS["not_a_chain"]
+    module, other = problem.module(seed=0), problem.module(seed=1)
+    given = {n: p for n, p in other.named_parameters() if names == "all" or n == "scale"}
+    expected = problem.module(seed=0)
+    expected.load_state_dict(given, strict=False)
+    one, two = (
+        meta_gradient(at, problem.loss, *tensors(problem), InnerLoop(0.2, 2), parameters=instead)
+        for at, instead in ((module, given), (expected, None))
+    )
+    torch.testing.assert_close(one.gradients, two.gradients)
+
+
+def test_inner_rates_that_are_learned_have_gradients_too() -> None:
+    problem = PROBLEMS["mlp"]
+    module = problem.module()
+    layout = Layout.of(module)
+    found = meta_gradient(
+        module, problem.loss, *tensors(problem), InnerLoop(rates(layout, 0.2, "layer", 2, learned=True), 2)
+    )
+    scale = torch.full((2,), 0.2, dtype=torch.float64, requires_grad=True)
+    losses = adapted_losses(
+        module,
+        problem.loss,
+        layout.flatten(module).requires_grad_(),
+        problem.batch(),
+        InnerLoop(0.2, 2),
+        lambda k: scale[k],
+    )
+    torch.testing.assert_close(sum(found.rates.values()), torch.autograd.grad(losses.mean(), scale)[0])
+
+
+def test_arrays_and_bytes_are_taken_to_the_parameters_precision() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 2, 8, 8), dtype=np.uint8)
+    labels = np.arange(18).reshape(3, 6) % 3
+    module = PROBLEMS["conv4_max_pool"].module(dtype=torch.float32)
+    one, other = (
+        meta_gradient(module, "cross_entropy", (x[0], labels), (x[1], labels), InnerLoop(0.2))
+        for x in (images, torch.from_numpy(images / 255))
+    )
+    assert {each.dtype for each in one.gradients.values()} == {torch.float32}
+    torch.testing.assert_close(one.gradients, other.gradients)
+
+
+X, Y = torch.randn(2, 4, 3), torch.randn(2, 4, 2)
+LINEAR = partial(nn.Linear, 3, 2)
+DOUBLE_BIAS = LINEAR()
+DOUBLE_BIAS.bias.data = DOUBLE_BIAS.bias.data.double()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"loss": "squared_eror"}, "squared_eror.*did you mean 'squared_error'"),
+    ({"loss": nn.MSELoss}, "loss must be one of cross_entropy, squared_error, a Loss, or a function"),
+    ({"loss": partial(F.mse_loss, reduction="none")}, r"loss must give one number.*not shape \(4, 2\)"),
+    ({"loss": lambda z, y: 0.0}, "loss must give one number.* not float"),
+    ({"loss": "cross_entropy"}, r"support y must be 4 class numbers.*\(not one-hot\), not shape"),
+    ({"support": (X, Y[..., 0])}, r"support y must be \(4, 2\)"),
+    ({"loss": ["squared_error"]}, "loss must be one of"),
+    ({"module": F.relu}, "module must be of the class Module, not <function relu"),
+    ({"keep": "all"}, "keep must be activations or parameters, not 'all'"),
+    ({"inner": 0.1}, r"inner must be of the class InnerLoop, not 0\.1"),
+    ({"query": (X[:1], Y[:1])}, "query has 1 tasks in x and 1 in y, where 2"),
+    ({"query": (X[..., :2], Y)}, r"query x must be n samples \(n, 3\) for a task, not shape \(4, 2\)"),
+    ({"support": X}, r"support must be a pair \(x, y\) of tensors or arrays: it is a Tensor"),
+    ({"support": (X[0, 0], Y[0])}, r"support x must be \(tasks, samples, …\).*not \(3,\)"),
+    ({"support": (X[:0], Y[:0]), "query": (X[:0], Y[:0])}, "one of each at least"),
+    ({"module": nn.Linear(5, 2)}, r"model: Linear gives no outputs for a task's x \(4, 3\): mat1 and mat2"),
+    ({"module": nn.Flatten(0)}, "model: it has no parameters to learn"),
+    ({"module": nn.LazyLinear(2)}, "model: weight has no shape yet"),
+    ({"module": nn.Sequential(LINEAR(), nn.Flatten(0))}, r"gives \(8,\) for a task's x \(4, 3\) where the loss needs \(4, "),
+    ({"module": DOUBLE_BIAS}, "parameters must be of one precision.*float32 on cpu and torch.float64"),
+    ({"parameters": {"wieght": X}}, "no trainable parameter 'wieght'; there are weight, bias; did you mean 'weight'"),
+    ({"parameters": {"weight": X}}, r"parameters: weight must be \(2, 3\), not \(2, 4, 3\)"),
+    ({"inner": InnerLoop(rates(Layout(("a",), ((3,),)), 0.1))}, "inner.lr: rates of 3 parameters, where the model has 8"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+    fitting = {"module": LINEAR(), "loss": "squared_error", "support": (X, Y), "query": (X, Y), "inner": InnerLoop(0.1)}
+    meta_gradient(**fitting)
+    with pytest.raises(ValueError, match=message):
+        meta_gradient(**{**fitting, **changes})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("lr", -0.1), ("lr", "0.1"), ("steps", 1.5), ("steps", -1), ("weights", (1.0,))]
+)
+def test_an_inner_loop_that_is_none_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"inner.{field} must be"):
+        InnerLoop(**{"lr": 0.1, "steps": 2, field: value})  # type: ignore[arg-type]
+
+
+def test_the_package_shows_what_is_public_and_imports_none_of_it_before_it_is_used() -> None:
+    code = (
+        "import sys, hpc_dmaml; print(dir(hpc_dmaml)); print({'torch', 'numpy', 'h5py', 'mpi4py'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["['InnerLoop', '__version__', 'load', 'meta_gradient', 'results']", "set()"]
+    assert all(getattr(hpc_dmaml, name) is not None for name in hpc_dmaml.__all__)
+
+
+def test_the_example_learns_to_adapt() -> None:
+    command = [sys.executable, *docstring_command(own_loop, "python")[1:], "--steps", "1500"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    before, after = (float(line.split()[-1]) for line in done.stdout.splitlines()[-2:])
+    assert after < 0.6 * before
