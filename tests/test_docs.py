@@ -1,7 +1,7 @@
 """README and the pages of docs/: what they print runs as it is printed, in a fresh copy, page by page.
 
 Long commands are shortened as `SHORTENED` says, and what cannot run here is left out for the reasons in `LEFT_OUT`; nothing else.
-Blocks marked bash and python are run, those marked sh are files. The pages' commands are marked `docs`: .ci/run runs them.
+Blocks marked bash and python are run, those marked sh are files. The pages' commands are marked long.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def test_every_command_of_the_readme_runs(copy):
 
 
 @needs_mpirun
-@pytest.mark.docs
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if blocks(p, "bash", "python")], ids=lambda p: str(p.relative_to(ROOT))
 )

@@ -1,6 +1,6 @@
 """A job is killed again and again, at any moment, resumed each time, and ends where an undisturbed one does.
 
-HPC_DMAML_KILLS=100 pytest -s tests/test_torture.py    the long form
+HPC_DMAML_KILLS=100 pytest --all -s tests/test_torture.py    the long form
 """
 
 from __future__ import annotations
