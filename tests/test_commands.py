@@ -82,7 +82,8 @@ def test_an_unknown_command_is_one_message(tmp_path, word, hint):
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, capsys):
     write_job(tmp_path / "a.h5", small_config(workers=1))
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in ["tensorboard", *(name for name in sys.modules if name.startswith("tensorboard."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(sys, "argv", ["hpc_dmaml", "export", "tensorboard", str(tmp_path)])
     assert commands.main() == 2
     assert "export: needs tensorboard: pip install 'hpc_dmaml[tensorboard]'" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from hpc_dmaml import results
 from tests.helpers import differing
 from tests.processes import Job, needs_mpirun
 
+pytestmark = pytest.mark.long
 KILLS = int(os.environ.get("HPC_DMAML_KILLS", "8"))
 RUNS_BETWEEN_KILLS = 25
 HOW = {

@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from hpc_dmaml.algorithms import MAML, MetaSGD, Reptile
 from hpc_dmaml.engine import Engine, objective_for
 from hpc_dmaml.losses import CategoricalPolicyGradient, GaussianPolicyGradient
-from hpc_dmaml.losses.policy_gradient import Divergence
+from hpc_dmaml.losses.policy_gradient import Divergence, joined
 from hpc_dmaml.models import GaussianPolicy
 from hpc_dmaml.optimizers import SGD, TRPO
 from hpc_dmaml.parameters import Layout, flatten
@@ -41,7 +41,8 @@ def test_steps_that_were_not_made_are_no_part_of_the_divergence() -> None:
     policy = GaussianPolicyGradient()
     old, z = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = torch.tensor([1.0, 1, 0, 1], dtype=torch.float64)
-    given = torch.cat([torch.zeros(1, 4, 3, dtype=torch.float64), made[None, :, None], torch.zeros(1, 4, 1)], -1)
+    zeros = torch.zeros(1, 4, dtype=torch.float64)
+    given = joined(torch.zeros(1, 4, 2, dtype=torch.float64), zeros, made[None], zeros, zeros)
     loss = Divergence(policy)
     value = loss.value(z, loss.targets_of(old, given))
     assert value.item() == pytest.approx(policy.divergence(old, z)[0, made > 0].mean().item(), rel=1e-12)

@@ -127,6 +127,7 @@ def test_workers_are_drawn_on_the_scale_of_their_numbers(tmp_path, bad):
         np.testing.assert_allclose(line.get_ydata(), unspoilt.get_ydata(), rtol=0.2)  # a mean of one run fewer, in one
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bad", BAD)
 def test_a_bad_value_is_never_the_best(tmp_path, bad):
     for rate, loss in ((0.01, 0.5), (0.1, 0.25), (1.0, bad)):

@@ -20,6 +20,7 @@ from tests.analysis.mutations import mutate
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
+pytestmark = pytest.mark.long
 MUTATIONS = int(os.environ.get("HPC_DMAML_MUTATIONS", "24"))
 FIRST = int(os.environ.get("HPC_DMAML_FIRST", "0"))
 

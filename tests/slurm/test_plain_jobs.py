@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from hpc_dmaml import results
 from tests.slurm.cluster import MPIRUN, SRUN, wait_for
 
+pytestmark = pytest.mark.long
 FIELDS = {"task": "Sinusoid", "model": "MLP", "tasks": 2, "algorithm.inner_lr": 0.01, "exchange": "gather", "runs": 5}
 TASK = " ".join(f"--{name} {value}" for name, value in FIELDS.items())
 

@@ -20,6 +20,7 @@ from tests.helpers import differing
 from tests.processes import ROOT
 from tests.slurm.cluster import MPIRUN, SRUN, wait_for
 
+pytestmark = pytest.mark.long
 COMMON = """
 set:
   workers: 2

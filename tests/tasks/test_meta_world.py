@@ -47,6 +47,7 @@ def test_splits_have_goals_of_their_own(reach):
     assert not goals["validation"] & (goals["train"] | goals["test"])
 
 
+@pytest.mark.long
 def test_a_batch_has_as_many_tasks_of_each_environment_as_can_be():
     pytest.importorskip("metaworld")
     environments = MetaWorld(benchmark="ML10", trajectories=1, horizon=3).load()
