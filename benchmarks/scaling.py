@@ -28,8 +28,8 @@ from hpc_dmaml.communicator import Communicator, MpiCommunicator, connect
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.exchange import Exchange, RankReport
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.optimizers import SGD
-from hpc_dmaml.outer import MetaModel
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.setup import make_learner

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hpc_dmaml.communicator import Communicator, connect
 from hpc_dmaml.config import parse
-from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator

@@ -17,16 +17,16 @@ from torch import Tensor
 
 from hpc_dmaml import console, load
 from hpc_dmaml.engine import acting, objective_for
-from hpc_dmaml.meta_model import TrainedModel
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.tasks.navigation import Plane, Points
 from hpc_dmaml.tasks.rollouts import QUERY
+from hpc_dmaml.trained_model import TrainedModel
 
 
 def walks(model: TrainedModel, batch: Points, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Positions (B, N, T, 2) and returns (B,), before adaptation and after each step of it."""
     objective = objective_for(model.module, model.sample_shape, model.loss, model.layout, model.layerwise)
-    start = objective.enter(model.phi[: model.layout.size], len(batch))
+    start = objective.unflatten(model.phi[: model.layout.size], len(batch))
     for parameters in model.config.algorithm.adapt(objective, model.phi, start, batch, steps):
         walked = batch.walk(QUERY, acting(objective, parameters))
         assert walked.positions is not None

@@ -22,7 +22,7 @@ from hpc_dmaml import console
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
 from hpc_dmaml.engine.allocator import keep_freed_memory
-from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.setup import load_task, make_learner

@@ -81,7 +81,7 @@ class Communicator:
         os._exit(code)
 
     @contextmanager
-    def agreeing(self) -> Iterator[None]:
+    def raising_together(self) -> Iterator[None]:
         """Bad input that any rank finds in this block is refused by all of them, with the first one's message."""
         refusal = None
         try:

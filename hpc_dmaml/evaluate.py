@@ -26,8 +26,8 @@ from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hpc_dmaml.meta_model import TrainedModel
     from hpc_dmaml.state import Validation
+    from hpc_dmaml.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ def _help() -> NoReturn:
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
     with importing():
-        from hpc_dmaml.meta_model import load
         from hpc_dmaml.progress import Bar
         from hpc_dmaml.randomness import Purpose, generator
         from hpc_dmaml.setup import load_task, make_learner, use_device
@@ -112,15 +111,16 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
         from hpc_dmaml.tasks.border import draw
         from hpc_dmaml.tasks.environments import Rollouts
         from hpc_dmaml.tasks.rollouts import Watch, first_success
+        from hpc_dmaml.trained_model import load
         from hpc_dmaml.validation import validate
 
     evaluation, config = settings
     node = comm.split_node()
     sampler = load_task(config.task, comm, node, ())
-    with comm.agreeing():
+    with comm.raising_together():
         sampler, split, source = _classes(sampler, evaluation)
     device = use_device(config, comm, node)
-    with comm.agreeing():
+    with comm.raising_together():
         model = load(evaluation.file, evaluation.which, evaluation.trust)
         _check_form(model, sampler, evaluation.file)
     learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)

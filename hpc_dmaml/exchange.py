@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.weight_generators import WeightGenerator, check_any_finite, worker_weights
 from hpc_dmaml.worker import Report

@@ -1,4 +1,4 @@
-"""Files that are never half written, seals that show damage, and locks that die with their process."""
+"""Files that are never half written, checksums that show damage, and locks that die with their process."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def seal(path: Path) -> None:
+def add_checksum(path: Path) -> None:
     """Append a digest of a file's bytes to it. HDF5 overlooks what stands behind its own data."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
@@ -113,8 +113,8 @@ def seal(path: Path) -> None:
         file.write(mark)
 
 
-def is_sealed(path: Path) -> bool | None:
-    """Is the file as it was sealed? None if it bears no seal. To be asked before a damaged file is given to a library
+def checksum_fits(path: Path) -> bool | None:
+    """Is the file as it was when its checksum was added? None if it has none. To be asked before a damaged file is given to a library
     that may never come back from it, as HDF5 does."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
@@ -126,7 +126,7 @@ def is_sealed(path: Path) -> bool | None:
 
 
 def _mark(path: Path) -> bytes | None:
-    """The seal of a file, unchecked; None if there is no file, or it bears none."""
+    """The checksum of a file, unchecked; None if there is no file, or it has none."""
     try:
         with path.open("rb") as file:
             file.seek(-_SEAL_SIZE, os.SEEK_END)

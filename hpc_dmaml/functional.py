@@ -179,7 +179,7 @@ def _outputs(objective: Objective, name: str, theta: Tensor, batch: TaskBatch) -
     """How many outputs a sample has, seen on the first task. Raises ValueError where model and loss do not fit it."""
     x = batch.part(slice(1)).to(theta.device, theta.dtype).support_set.x
     try:
-        z = objective.outputs(objective.enter(theta, 1), x)
+        z = objective.outputs(objective.unflatten(theta, 1), x)
     except Exception as error:  # a module may fail in any way
         raise ValueError(
             f"model: {name} gives no outputs for a task's x {tuple(x.shape[1:])}: {first_line(error)}"

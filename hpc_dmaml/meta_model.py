@@ -1,126 +1,73 @@
-"""A trained meta-model, to be used: load it, adapt it to a few labelled samples, export it."""
+"""Parameters and the optimizer that steps them: the meta-model φ of the outer loop, and a worker's own copy of it."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, get_args
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpc_dmaml import results
-from hpc_dmaml.algorithms import Algorithm, whole_layout
-from hpc_dmaml.config import RunConfig, positive, require, stored_in
-from hpc_dmaml.engine import objective_for
-from hpc_dmaml.files import expanded
-from hpc_dmaml.losses import Loss, named
-from hpc_dmaml.parameters import Layout, set_constants
-from hpc_dmaml.start import layout_of, stored_module, stored_parameters
-from hpc_dmaml.tasks import Samples, TaskBatch, border
+from hpc_dmaml.optimizers import Optimizer
 
-Which = Literal["last", "best"]
-Array = Tensor | np.ndarray
+State = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A meta-model with the configuration that it was trained with."""
+class MetaModel:
+    """φ (P,) and the optimizer that steps it."""
 
-    config: RunConfig
-    module: nn.Module
-    """The meta-model itself: a starting point, not yet a solution."""
-    sample_shape: tuple[int, ...]
-    outputs: int
-    loss: Loss
-    layout: Layout
-    """Of the module's parameters θ (P,)."""
-    learned: Tensor
-    """What the algorithm learned besides, such as inner rates, (Q,)."""
-    layerwise: bool
-    """May the layers' own formulas be used, if it is a chain of known layers?"""
-    told: str
-    """Which parameters of which job these are, in three lines."""
-
-    def __repr__(self) -> str:
-        return self.told
-
-    def adapt(self, x: Array, y: Array, steps: int | None = None, lr: float | None = None) -> nn.Module:
-        """A copy of the model, adapted to one task by gradient descent.
-
-        Batch norm goes on using the statistics of whatever batch it is given, as in training, also after `.eval()`.
-
-        Args:
-            x: (n, *sample_shape), scaled as in training: images as numbers in [0, 1], or as bytes.
-            y: (n,) class numbers from 0 below the ways, or (n, outputs) in regression.
-            steps: adaptation steps; default those of validation in training.
-            lr: inner learning rate; default what the algorithm has, or has learned.
-
-        Raises ValueError where they are not such.
-        """
-        steps = self.config.validation.steps if steps is None else steps
-        algorithm = self.config.algorithm if lr is None else self._with(lr)
-        require(isinstance(steps, int) and steps >= 0, "steps", steps, "a whole number, 0 or more")
-        given = Samples(*(each[None] if isinstance(each, Tensor) else np.asarray(each)[None] for each in (x, y)))
-        border.check(given, self, "adapt:", tasks=1)
-        phi = self.phi
-        support = given.to(phi.device, phi.dtype)
-        for name, each in zip("xy", support, strict=True):
-            require(bool(each.isfinite().all()), f"adapt: {name}", "inf or NaN", "finite")
-        objective = objective_for(self.module, self.sample_shape, self.loss, self.layout, self.layerwise)
-        try:
-            start = objective.enter(phi[: self.layout.size], 1)
-            *_, adapted = algorithm.adapt(objective, phi, start, TaskBatch(support, support), steps)
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(f"adapt: the model cannot take these samples: {error}") from error
-        return self.layout.fill(copy.deepcopy(self.module), objective.flat(adapted)[0])
+    def __init__(self, theta: Tensor, optimizer: Optimizer) -> None:
+        self._theta = torch.nn.Parameter(theta.clone())
+        self._configured = optimizer
+        self._optimizer = optimizer.build(self._theta)
+        self._lr = optimizer.lr
 
     @property
-    def phi(self) -> Tensor:
-        """All that was learned over tasks, (P + Q,): the module's parameters, and what the algorithm learned besides."""
-        return torch.cat([self.layout.flatten(self.module), self.learned])
+    def theta(self) -> Tensor:
+        """φ (P,); changes in place."""
+        return self._theta.detach()
 
-    def _with(self, lr: float) -> Algorithm:
-        """The algorithm with another inner rate. Raises ValueError where the rates are its own affair."""
-        positive("lr", lr)
-        try:
-            algorithm = replace(self.config.algorithm, inner_lr=lr)  # type: ignore[type-var]
-        except TypeError as error:
-            raise ValueError(f"lr: {type(self.config.algorithm).__name__} has no inner_lr: leave it out") from error
-        if len(self.learned):
-            raise ValueError(f"lr: {type(algorithm).__name__} has learned its inner rates: leave it out")
-        return algorithm
+    def step(self, update: Tensor, factor: float = 1.0) -> None:
+        """One step of the optimizer along `update` (P,), taken as the gradient; its lr times `factor`."""
+        self._theta.grad = update
+        for group in self._optimizer.param_groups:
+            group["lr"] = factor * self._lr
+        self._optimizer.step()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The meta-model's parameters, as any PyTorch code loads them; with task.normalize its constants stand beside them.
+    def set_theta(self, theta: np.ndarray) -> None:
+        self.theta.copy_(torch.from_numpy(theta))
 
-        Norms have no running statistics, for there are none that say anything of an adapted model: a module that keeps
-        some takes this by `load_state_dict(…, strict=False)`, and is to be left in training mode.
-        """
-        return dict(self.module.state_dict())
+    def optimizer_state(self) -> State:
+        """The optimizer's state as plain arrays."""
+        state = self._optimizer.state.get(self._theta, {})
+        return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in state.items()}
+
+    @cached_property
+    def example(self) -> MetaModel:
+        """Another of its kind, after its first step."""
+        example = MetaModel(torch.ones_like(self.theta), self._configured)
+        example.step(torch.ones_like(self.theta))
+        return example
+
+    def load_optimizer_state(self, state: State, stepped: bool) -> None:
+        """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
+        wanted = types_of((self.example if stepped else MetaModel(self.theta, self._configured)).optimizer_state())
+        held = types_of(state)
+        if held != wanted:
+            raise ValueError(f"checkpoint/optimizer is not the state of {self._configured}: {held}, not {wanted}")
+        self.set_optimizer_state(state)
+
+    def set_optimizer_state(self, state: State) -> None:
+        """Restore what `optimizer_state` gave."""
+        self._optimizer = self._configured.build(self._theta)
+        like = self.example._optimizer.state[self.example._theta] if state else {}
+        for name, value in state.items():  # not by load_state_dict, which would give scalars the precision of θ
+            tensor, known = torch.from_numpy(np.array(value)), like[name]
+            self._optimizer.state[self._theta][name] = (
+                tensor.to(known.device) if isinstance(known, Tensor) else type(known)(tensor.item())
+            )
 
 
-def load(path: str | Path, which: Which = "last", trust: bool = False) -> TrainedModel:
-    """The meta-model in a result file: its last parameters, or the best by validation.
-
-    A file names classes: those of this package and of torch.nn are taken as they are. With `trust`, modules of your own are
-    imported too, which runs their code.
-
-    Raises ValueError, naming the file, where it is damaged or not a result, or asks for an import that is not trusted.
-    """
-    require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
-    source = results.read(expanded(path))
-    config = stored_in(source, lambda _: trust)
-    sample_shape, outputs = tuple(int(n) for n in source.attribute("sample_shape")), int(source.attribute("outputs"))
-    module, layout = stored_module(source, config, sample_shape, outputs), layout_of(source).model
-    whole = whole_layout(config.algorithm, layout)
-    phi = stored_parameters(source, whole, which, torch.zeros(whole.size))
-    layout.fill(module, phi[: layout.size])
-    loss, learned = named(str(source.attribute("loss")), lambda _: trust), phi[layout.size :]
-    set_constants(module, source.group("meta_model/constants/"), str(source.path))
-    layerwise = source.attributes.get("derivatives") != "autograd"
-    return TrainedModel(
-        config, module, sample_shape, outputs, loss, layout, learned, layerwise, f"{which} parameters of {source!r}"
-    )
+def types_of(state: State) -> dict[str, str]:
+    """What a state consists of."""
+    return {name: f"{value.dtype}{list(value.shape)}" for name, value in sorted(state.items())}

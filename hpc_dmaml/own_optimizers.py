@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.meta_model import MetaModel, State, types_of
 from hpc_dmaml.optimizers import Optimizer
-from hpc_dmaml.outer import MetaModel, State, types_of
 from hpc_dmaml.placement import Placement
 
 GROUP = "checkpoint/workers/"

@@ -1,4 +1,4 @@
-"""What a user sees of a job: a header, its progress, the result and what to do next. Rank 0 alone speaks."""
+"""What a user sees of a job: a header, its progress, the result and what to do next. Only rank 0 prints."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from hpc_dmaml import plain_hdf5
 from hpc_dmaml.analysis import words
-from hpc_dmaml.files import Lock, is_sealed, replacing, seal
+from hpc_dmaml.files import Lock, add_checksum, checksum_fits, replacing
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.old_names import modernised
@@ -214,7 +214,7 @@ def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], 
                 _fill(content, arrays, attributes)
             if target.error is not None:
                 raise target.error
-        seal(temporary)
+        add_checksum(temporary)
 
 
 def _fill(file: h5py.File, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
@@ -337,11 +337,11 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
         size, written = path.stat().st_size, path.stat().st_blocks * 512
         if size > 2**30 and written < size // 8:  # its digest would take minutes
             raise ValueError(f"of its {size} bytes most were never written")
-        sealed = is_sealed(path)
-        if sealed is False:
-            raise ValueError("it was damaged after it was written: its content does not match its seal")
-        if verify and sealed is None:
-            raise ValueError("it was cut off, or changed by another program, or is not one of ours: it bears no seal")
+        fits = checksum_fits(path)
+        if fits is False:
+            raise ValueError("it was damaged after it was written: its content does not match its checksum")
+        if verify and fits is None:
+            raise ValueError("it was cut off, or changed by another program, or is not one of ours: it has no checksum")
         plain_hdf5.check_heaps(path)
         # The file is replaced and never changed, so it needs no lock, which some file systems cannot give.
         with h5py.File(path, "r", locking=False) as file:

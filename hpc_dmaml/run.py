@@ -27,7 +27,7 @@ def run_job(config: RunConfig, comm: Communicator, stop: Stop | None = None) -> 
     with ExitStack() as stack:
         job = set_up(config, comm, stop, stack)
         places = comm.all_gather_objects((platform.node(), str(job.device)))
-        with comm.agreeing():
+        with comm.raising_together():
             recorder = Recorder(job, places, stop)
         progress = stack.enter_context(Progress(job))
         if recorder.stands_still():

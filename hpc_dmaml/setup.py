@@ -1,6 +1,6 @@
 """From a configuration to a job that is ready to run. Whatever is wrong with the input is found here, before any work.
 
-Every step is taken by all ranks together, and what one of them finds wrong, all refuse (`Communicator.agreeing`).
+Every step is taken by all ranks together, and what one of them finds wrong, all refuse (`Communicator.raising_together`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpc_dmaml.engine import Engine, acting, default_chunk, objective_for, try_o
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Lock
 from hpc_dmaml.losses import named
-from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.own_optimizers import OwnOptimizers
 from hpc_dmaml.parameters import Layout, digest, set_constants
 from hpc_dmaml.placement import Placement
@@ -66,14 +66,14 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     workers, warnings = config.workers or 1, []
     by_region = isinstance(config.local_optimizer, optimizers.TRPO)
     stepping = None if by_region else config.local_optimizer
-    with comm.agreeing():
+    with comm.raising_together():
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
         if stepping is not None:
             optimizers.check(stepping, "local_optimizer")
     output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
     lock = None
-    with comm.agreeing():
+    with comm.raising_together():
         if comm.rank == 0:
             lock = claim(output, config.resume is not None, stop.asked, stack)
             if not lock.works:
@@ -83,7 +83,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     sampler = load_task(config.task, comm, node, splits)
     device = use_device(config, comm, node)
     previous = None
-    with comm.agreeing():
+    with comm.raising_together():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
             previous["checkpoint/memory"]  # as wide as there are workers: without it a file could claim any number
@@ -94,18 +94,18 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     warnings += more
     anew = previous is None and config.init_from is None  # else the numbers of normalisation came with the file
     if anew and is_normalized(config.task) and isinstance(sampler, FewShotSampler):
-        with comm.agreeing():
+        with comm.raising_together():
             statistics = sampler.statistics() if comm.rank == 0 else None
         set_constants(module.get_submodule("normalize"), comm.broadcast_object(statistics), "task")
     phi, place = phi.to(device), Placement(comm.size, workers, comm.rank)
     learner = make_learner(config, sampler, module, device, layout.model, comm)
-    with comm.agreeing():
+    with comm.raising_together():
         if by_region:
             trust_region.check(learner.loss, config.algorithm, config.clip)
     own = OwnOptimizers(phi, stepping, config.local_state, place)
     state = State(MetaModel(phi, config.optimizer), own, np.empty((0, workers)))
     if previous is not None:
-        with comm.agreeing():
+        with comm.raising_together():
             state.resume(previous, writes=comm.rank == 0)
     warnings += learner.warnings
     return Job(config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
@@ -116,10 +116,10 @@ def load_task(
 ) -> TaskSampler:
     """One rank a node brings the data, then all open it, and see that there are tasks of these splits."""
     prepared = None
-    with comm.agreeing():
+    with comm.raising_together():
         if node.rank == 0:
             prepared = family.prepare()
-    with comm.agreeing():
+    with comm.raising_together():
         sampler = check_sampler(family.load())
         for split in splits:
             draw(sampler, split, generator(0, Purpose.INITIALISATION), 1)
@@ -132,7 +132,7 @@ def load_task(
 def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
     """This rank's device, with its threads, precision and allocator set."""
     cores = available_cores(node)
-    with comm.agreeing():
+    with comm.raising_together():
         device = choose_device(config.device, node)
         torch.set_num_threads(choose_threads(config.threads, cores, node.size))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
@@ -155,11 +155,11 @@ def make_learner(
     """
     comm, layout = comm or Communicator(), layout or Layout.of(module)
     dtype = getattr(torch, config.dtype)
-    with comm.agreeing():
+    with comm.raising_together():
         batch = draw(sampler, split, generator(config.seed, Purpose.INITIALISATION), 1).to(device, dtype)
         loss = named(sampler.loss)
         objective = objective_for(module.to(device), sampler.sample_shape, loss, layout)
-        act = acting(objective, objective.enter(layout.flatten(module), 1))
+        act = acting(objective, objective.unflatten(layout.flatten(module), 1))
         support, query = batch.support(0, act), batch.query(act)
         if not isinstance(batch, TaskBatch):  # whose data `draw` has not seen
             for what, samples in (("support", support), ("query", query)):
@@ -168,14 +168,14 @@ def make_learner(
                 check_place(samples, device, dtype, of)
     draws = comm.all_gather_objects([digest(each.cpu().numpy()) for each in (*support, *query)])
     trial = None
-    with comm.agreeing():
+    with comm.raising_together():
         if comm.rank == 0:
             trial = try_out(module, layout, support, sampler.outputs, loss, config.algorithm.is_second_order)
     trial = comm.broadcast_object(trial)
     objective = objective_for(module, sampler.sample_shape, loss, layout, trial.layerwise)
     chunk = default_chunk(objective, support.x.shape[1] + query.x.shape[1], device)
     engine = Engine(objective, config.chunk or chunk, config.keep)
-    with comm.agreeing():
+    with comm.raising_together():
         if comm.rank == 0:
             algorithms.check(config.algorithm, engine, beginning(config.algorithm, layout, module), batch)
     warnings = tuple(trial.warnings)

@@ -108,7 +108,7 @@ def start(
     Refusal where a rank has built another model, or the file holds one.
     """
     source = previous
-    with comm.agreeing():
+    with comm.raising_together():
         if previous is not None:
             module = stored_module(previous, config, sample_shape, outputs)
         else:
@@ -116,17 +116,17 @@ def start(
             if comm.rank == 0 and config.init_from is not None:
                 source = results.read(config.init_from)
     layout: Layout = comm.broadcast_object(Layout.of(module) if previous is None else layout_of(previous).model)
-    with comm.agreeing():
+    with comm.raising_together():
         layout.check_same(Layout.of(module), "rank 0")
         whole, phi = whole_layout(config.algorithm, layout), beginning(config.algorithm, layout, module)
     own = constant_arrays(module)  # which share its memory
     starts = comm.all_gather_objects([digest(phi.numpy()), *(digest(own[n]) for n in sorted(own))])
-    with comm.agreeing():
+    with comm.raising_together():
         if comm.rank == 0 and source is not None:
             phi = stored_parameters(source, whole, "last", phi)
             set_constants(module, source.group("meta_model/constants/"), str(source.path))
     comm.broadcast(phi.numpy())
-    with comm.agreeing():
+    with comm.raising_together():
         layout.fill(module, phi[: layout.size])
         set_constants(module, comm.broadcast_object(own), "rank 0")
     if source is not None or all(other == starts[0] for other in starts):

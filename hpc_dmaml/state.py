@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpc_dmaml.losses import Metric
-from hpc_dmaml.outer import MetaModel
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.own_optimizers import GROUP, OwnOptimizers
 from hpc_dmaml.results import Results
 

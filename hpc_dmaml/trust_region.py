@@ -76,7 +76,7 @@ class _Worker:
     def outputs(self, phi: Tensor) -> list[Tensor]:
         """Of every part's adapted policies on its query states."""
         objective, found = self.engine.objective, []
-        entered = objective.enter(phi[: objective.layout.size], 1)
+        entered = objective.unflatten(phi[: objective.layout.size], 1)
         for part in self.parts:
             start = for_tasks(entered, len(part))
             *_, adapted = self.algorithm.adapt(objective, phi, start, part, self.algorithm.inner_steps)

@@ -1,4 +1,4 @@
-"""Result files changed on purpose, and sealed again: what somebody could send who wants to do harm, or what a bug could write.
+"""Result files changed on purpose, with a checksum that fits again: what somebody could send who wants to do harm, or what a bug could write.
 
     path = mutated(good, folder / "bad.h5", seed)    # 1 to 3 changes of `good`, by the seed; good itself stays
     with watched(folder) as deeds:
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import yaml
 
-from hpc_dmaml.files import seal
+from hpc_dmaml.files import add_checksum
 
 CANARY = "hpc_dmaml_canary"
 """A module that nobody may import."""
@@ -46,7 +46,7 @@ _watching: list[list[str]] = []
 
 
 def mutated(good: Path, bad: Path, seed: int) -> Path:
-    """A copy of a result file with 1 to 3 changes, sealed."""
+    """A copy of a result file with 1 to 3 changes, and a checksum that fits."""
     rng = random.Random(seed)
     shutil.copyfile(good, bad)
     with h5py.File(bad, "r+") as file:
@@ -54,7 +54,7 @@ def mutated(good: Path, bad: Path, seed: int) -> Path:
             # HDF5 cannot make some of them, or the last change took away what this one is for
             with suppress(Exception):
                 change(file, rng)
-    seal(bad)
+    add_checksum(bad)
     return bad
 
 
@@ -98,7 +98,7 @@ def huge(file: h5py.File, rng: random.Random) -> None:
     del file[name]
     axis = rng.randrange(len(shape))
     shape = (*shape[:axis], rng.choice([10**9, 10**12]), *shape[axis + 1 :])
-    # without chunks the file would be so large, of holes, and to seal it would take as long
+    # without chunks the file would be so large, of holes, and its checksum would take as long
     file.create_dataset(name, shape, "f8", chunks=(1,) * len(shape))
 
 

@@ -147,7 +147,7 @@ def test_its_update_equals_central_differences(case: Case, steps: int) -> None:
 
     def loss(at: Tensor) -> Tensor:
         """By the algorithm's own adaptation."""
-        start, part = for_tasks(of.objective.enter(at[: LAYOUT.size], 1), 3), batch.to(at.device, at.dtype)
+        start, part = for_tasks(of.objective.unflatten(at[: LAYOUT.size], 1), 3), batch.to(at.device, at.dtype)
         path = list(algorithm.adapt(of.objective, at, start, part, steps))[1:]
         curve = [of.objective.value(parameters, *part.query_set)[0].sum() for parameters in path]
         return torch.stack([w * each for w, each in zip(weights, curve, strict=True)]).sum()
@@ -174,9 +174,9 @@ def test_what_it_learns_besides_the_parameters_has_names_and_starts_at_the_inner
 def test_parameters_that_do_not_adapt_stay_and_are_learned_all_the_same(case: Case) -> None:
     module, phi = at_random(case.algorithm, PROBLEM)
     of, batch = engine(PROBLEM, module), PROBLEM.batch().to(phi.device, phi.dtype)
-    start = for_tasks(of.objective.enter(phi[: LAYOUT.size], 1), 3)
+    start = for_tasks(of.objective.unflatten(phi[: LAYOUT.size], 1), 3)
     *_, adapted = case.algorithm.adapt(of.objective, phi, start, batch, STEPS)
-    moved = (of.objective.flat(adapted) != phi[: LAYOUT.size]).any(0)
+    moved = (of.objective.flatten(adapted) != phi[: LAYOUT.size]).any(0)
     update = case.algorithm.update(of, phi, batch, 0).gradient[: LAYOUT.size]
     adapts = case.alpha(LAYOUT)(phi, 0) != 0
     assert not (moved & ~adapts).any()
@@ -188,26 +188,28 @@ def test_steps_beyond_the_training_s_take_the_last_one_s_rates() -> None:
     algorithm = LSLR(0.2, STEPS)
     module, phi = at_random(algorithm, PROBLEM)
     of, batch = engine(PROBLEM, module), PROBLEM.batch().to(phi.device, phi.dtype)
-    start = for_tasks(of.objective.enter(phi[: LAYOUT.size], 1), 3)
+    start = for_tasks(of.objective.unflatten(phi[: LAYOUT.size], 1), 3)
     path = list(algorithm.adapt(of.objective, phi, start, batch, 4))
     alpha = by_layer_and_step(LAYOUT)(phi, STEPS - 1)
-    gradient = of.objective.flat(of.objective.gradient(path[3], *batch.support_set).value)
-    torch.testing.assert_close(of.objective.flat(path[4]), of.objective.flat(path[3]) - alpha * gradient)
+    gradient = of.objective.flatten(of.objective.gradient(path[3], *batch.support_set).value)
+    torch.testing.assert_close(of.objective.flatten(path[4]), of.objective.flatten(path[3]) - alpha * gradient)
 
 
 @pytest.mark.parametrize("algorithm", [MAML(0.2, 1, beyond=0.5), LSLR(0.2, 2, beyond=0.5)])
 def test_in_steps_beyond_the_training_s_the_rates_are_multiplied(algorithm: MAML) -> None:
     module, phi = at_random(algorithm, PROBLEM)
     of, batch = engine(PROBLEM, module), PROBLEM.batch().to(phi.device, phi.dtype)
-    start = for_tasks(of.objective.enter(phi[: LAYOUT.size], 1), 3)
+    start = for_tasks(of.objective.unflatten(phi[: LAYOUT.size], 1), 3)
     halved, plain = (
         list(a.adapt(of.objective, phi, start, batch, 4)) for a in (algorithm, replace(algorithm, beyond=1.0))
     )
     trained = algorithm.inner_steps
     for k in range(trained + 1):
-        assert torch.equal(of.objective.flat(halved[k]), of.objective.flat(plain[k]))
-    moved = of.objective.flat(plain[trained + 1]) - of.objective.flat(plain[trained])
-    torch.testing.assert_close(of.objective.flat(halved[trained + 1]), of.objective.flat(plain[trained]) + moved / 2)
+        assert torch.equal(of.objective.flatten(halved[k]), of.objective.flatten(plain[k]))
+    moved = of.objective.flatten(plain[trained + 1]) - of.objective.flatten(plain[trained])
+    torch.testing.assert_close(
+        of.objective.flatten(halved[trained + 1]), of.objective.flatten(plain[trained]) + moved / 2
+    )
 
 
 def test_the_order_of_the_derivatives_and_the_weights_of_the_steps_follow_from_the_run() -> None:
@@ -235,8 +237,8 @@ def test_reptile_goes_where_the_adaptation_leads(joint: bool, steps: int) -> Non
     part = batch.to(phi.device, phi.dtype)
     both = Samples(*(torch.cat(each, 1) for each in zip(part.support_set, part.query_set, strict=True)))
     given = TaskBatch(both, both) if joint else part
-    *_, adapted = adapt(of.objective, of.objective.enter(phi, 5), given, 0.2, steps)
-    assert distance(found.gradient, (phi - of.objective.flat(adapted)).sum(0)) < 1e-12
+    *_, adapted = adapt(of.objective, of.objective.unflatten(phi, 5), given, 0.2, steps)
+    assert distance(found.gradient, (phi - of.objective.flatten(adapted)).sum(0)) < 1e-12
     losses, _ = of.objective.value(adapted, *part.query_set)
     torch.testing.assert_close(found.losses, losses)
 

@@ -43,5 +43,5 @@ def test_a_launcher_that_does_not_belong_to_the_library_is_refused(monkeypatch):
 
 
 def test_what_one_rank_finds_wrong_all_refuse():
-    with pytest.raises(Refusal, match="no such thing"), Communicator().agreeing():
+    with pytest.raises(Refusal, match="no such thing"), Communicator().raising_together():
         raise ValueError("no such thing")

@@ -272,7 +272,7 @@ def test_a_log_that_cannot_be_written_ends_no_job(tmp_path):
 
 @pytest.mark.parametrize("missing", ["checkpoint/memory", "meta_model/names", "meta_model/best_parameters"])
 def test_a_checkpoint_without_what_a_job_needs_is_refused_by_name(tmp_path, missing):
-    """A file that is whole and sealed, but was not written by a job."""
+    """A file that is whole, with a checksum that fits, but was not written by a job."""
     source, odd = run(small_config(), tmp_path), str(tmp_path / "odd.h5")
     results.write(Path(odd), {n: a for n, a in source.arrays.items() if n != missing}, source.attributes)
     with pytest.raises(Refusal, match=rf"odd\.h5 holds no {missing}"):

@@ -12,18 +12,29 @@ import time
 
 import pytest
 
-from hpc_dmaml.files import LONGEST_WRITE_S, Busy, Lock, Taken, is_locked, is_sealed, lock_file, locked, replacing, seal
+from hpc_dmaml.files import (
+    LONGEST_WRITE_S,
+    Busy,
+    Lock,
+    Taken,
+    add_checksum,
+    checksum_fits,
+    is_locked,
+    lock_file,
+    locked,
+    replacing,
+)
 from tests.processes import ROOT
 
 WRITER = """
 import sys
 from pathlib import Path
-from hpc_dmaml.files import replacing, seal
+from hpc_dmaml.files import replacing, add_checksum
 path, size = Path(sys.argv[1]), int(sys.argv[2])
 while True:
     with replacing(path) as temporary:
         temporary.write_bytes(bytes(size))
-        seal(temporary)
+        add_checksum(temporary)
 """
 HALF_WRITER = """
 import sys, time
@@ -44,7 +55,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 def write(path, text: str, lock: Lock | None = None) -> None:
     with replacing(path, lock) as temporary:
         temporary.write_text(text)
-        seal(temporary)
+        add_checksum(temporary)
 
 
 @pytest.fixture(params=["locks", "no locks"])
@@ -95,18 +106,18 @@ def test_of_two_writers_the_last_wins_and_no_reader_sees_a_damaged_file(tmp_path
     try:
         sizes = set()
         while len(sizes) < 3:  # until both have been seen, and the first
-            assert is_sealed(path)
+            assert checksum_fits(path)
             assert all(writer.poll() is None for writer in writers)
             sizes.add(path.stat().st_size // 100_000)
         for _ in range(200):
-            assert is_sealed(path)
+            assert checksum_fits(path)
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as HDF5 does with what it reads
     finally:
         for writer in writers:
             writer.kill()
             writer.wait()
-    assert is_sealed(path)
+    assert checksum_fits(path)
 
 
 def test_what_a_killed_writer_left_behind_goes_with_the_next_lock_and_what_a_living_one_writes_stays(tmp_path):
@@ -183,7 +194,7 @@ def test_a_lock_file_that_somebody_deleted_is_made_again(tmp_path):
 
 
 def test_a_file_that_was_changed_by_hand_is_written_over(tmp_path):
-    """It bears no seal: this is no other job, and the job's own state is worth more."""
+    """It has no checksum: this is no other job, and the job's own state is worth more."""
     path = tmp_path / "x"
     with locked(path) as lock:
         write(path, "content", lock)

@@ -17,7 +17,7 @@ import hpc_dmaml
 from hpc_dmaml import evaluate, results
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
-from hpc_dmaml.files import seal
+from hpc_dmaml.files import add_checksum
 from hpc_dmaml.models import Module
 from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Sinusoid
@@ -51,14 +51,14 @@ READERS = {
 
 @pytest.fixture
 def changed(good, tmp_path):
-    """A function that changes a copy of the good file, seals it, and gives its path."""
+    """A function that changes a copy of the good file, gives it a checksum that fits, and gives its path."""
 
     def make(change) -> Path:
         path = tmp_path / "bad.h5"
         shutil.copyfile(good, path)
         with h5py.File(path, "r+") as file:
             change(file)
-        seal(path)
+        add_checksum(path)
         return path
 
     return make
@@ -292,7 +292,7 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize(("change", "message"), CONTENTS.values(), ids=CONTENTS)
-def test_impossible_content_under_a_valid_seal_is_refused_by_name(changed, tmp_path, change, message):
+def test_impossible_content_under_a_valid_checksum_is_refused_by_name(changed, tmp_path, change, message):
     path = changed(change)
     with watched(tmp_path) as deeds:
         for reader in READERS.values():
@@ -326,7 +326,7 @@ def test_a_text_that_many_share_is_not_read_many_times(changed):
         place = file["ranks/host"].id.get_offset()
     content[place : place + 16 * 2000] = content[place : place + 16] * 2000  # all refer to the first
     path.write_bytes(content)
-    seal(path)
+    add_checksum(path)
     with pytest.raises(ValueError, match="ranks/host holds more text than the file"):
         results.read(path)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.optimizers import SGD, Adam, Optimizer, check
-from hpc_dmaml.outer import MetaModel
 
 PAIRS: dict[str, tuple[Optimizer, Any]] = {
     "SGD": (SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),

@@ -233,8 +233,8 @@ class Joint(Algorithm):
         batch = batch.to(phi.device, phi.dtype)
         objective = engine.objective
         x, y = batch.query(lambda x: x)
-        at = objective.gradient(objective.enter(phi, len(batch)), x, y)
-        return MetaGradient(objective.flat(at.value).sum(0), at.losses, objective.loss.measure(at.outputs, y))
+        at = objective.gradient(objective.unflatten(phi, len(batch)), x, y)
+        return MetaGradient(objective.flatten(at.value).sum(0), at.losses, objective.loss.measure(at.outputs, y))
 
     def adapt(self, objective, phi, parameters, batch, steps) -> Iterator[Any]:
         yield parameters

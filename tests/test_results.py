@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpc_dmaml import results
 from hpc_dmaml.config import RunConfig, Validation
-from hpc_dmaml.files import seal
+from hpc_dmaml.files import add_checksum
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.results import Log
 from hpc_dmaml.tasks import Glyphs, Sinusoid
@@ -231,7 +231,7 @@ def test_a_file_that_hdf5_would_never_come_back_from_is_not_given_to_it(job_file
     with pytest.raises(ValueError, match="it was damaged after it was written"):
         results.read(tmp_path / "damaged.h5")
     (tmp_path / "sealed.h5").write_bytes(bad[: -len(SEAL)])
-    seal(tmp_path / "sealed.h5")
+    add_checksum(tmp_path / "sealed.h5")
     with pytest.raises(ValueError, match=r"sealed\.h5 is not a readable result file: its texts are damaged"):
         results.read(tmp_path / "sealed.h5")
 
@@ -240,9 +240,9 @@ def test_a_file_that_hdf5_would_never_come_back_from_is_not_given_to_it(job_file
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_damage_under_a_valid_seal_is_refused_by_name_or_harmless(job_file, tmp_path, data):
+def test_damage_under_a_valid_checksum_is_refused_by_name_or_harmless(job_file, tmp_path, data):
     (tmp_path / "odd.h5").write_bytes(damaged(data, job_file.read_bytes()[: -len(SEAL)]))
-    seal(tmp_path / "odd.h5")
+    add_checksum(tmp_path / "odd.h5")
     try:
         assert results.read(tmp_path / "odd.h5", verify=True).status in results.STATUSES
     except ValueError as error:

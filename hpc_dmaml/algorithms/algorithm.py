@@ -69,7 +69,7 @@ def check(algorithm: Algorithm, engine: Engine, phi: Tensor, batch: Batch) -> No
     from hpc_dmaml.engine import MetaGradient, for_tasks
 
     objective, before, name = engine.objective, phi.clone(), f"algorithm: {type(algorithm).__name__}"
-    start = for_tasks(objective.enter(phi[: objective.layout.size], 1), len(batch))
+    start = for_tasks(objective.unflatten(phi[: objective.layout.size], 1), len(batch))
     method = f"{name}.update"
     try:
         update = algorithm.update(engine, phi, batch, 0)

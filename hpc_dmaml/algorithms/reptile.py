@@ -41,7 +41,7 @@ class Reptile(Algorithm):
         from hpc_dmaml.tasks import Samples, TaskBatch
 
         objective, total, losses, metrics = engine.objective, torch.zeros_like(phi), [], []
-        entered = objective.enter(phi, 1)
+        entered = objective.unflatten(phi, 1)
         for part in chunks(batch, engine.chunk, phi):
             start, given = for_tasks(entered, len(part)), part
             if self.joint:
@@ -51,7 +51,7 @@ class Reptile(Algorithm):
                 )
                 given = TaskBatch(both, both)
             *_, adapted = self.adapt(objective, phi, start, given, self.inner_steps)
-            total += objective.flat(tuple(a - b for a, b in zip(start, adapted, strict=True))).sum(0)
+            total += objective.flatten(tuple(a - b for a, b in zip(start, adapted, strict=True))).sum(0)
             x, y = part.query(acting(objective, adapted))
             loss, outputs = objective.value(adapted, x, y)
             losses.append(objective.loss.reported(loss, outputs, y))

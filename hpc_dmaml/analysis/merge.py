@@ -27,7 +27,7 @@ import numpy as np
 
 from hpc_dmaml import results
 from hpc_dmaml.analysis import command
-from hpc_dmaml.files import is_sealed, locked, replacing, seal
+from hpc_dmaml.files import add_checksum, checksum_fits, locked, replacing
 
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
@@ -67,7 +67,7 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
                     big = values.nbytes >= COMPRESSED_FROM and kind is None
                     options = {"compression": "gzip", "shuffle": True, "fletcher32": True} if big else {}
                     job.create_dataset(array, data=values, dtype=kind, **options)
-        seal(temporary)
+        add_checksum(temporary)
 
 
 def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
@@ -95,11 +95,11 @@ def _read(path: Path, groups: Sequence[str], checkpoints: bool) -> results.Resul
 
 
 def split(archive: Path, folder: Path) -> int:
-    """Write each job of an archive as a result file of its own, with its seal; gives their number. Raises ValueError
+    """Write each job of an archive as a result file of its own, with its checksum; gives their number. Raises ValueError
     where a file is there already, or where the archive holds only some groups."""
     try:
-        if is_sealed(archive) is not True:
-            raise ValueError("it bears no seal that fits: it was damaged, or is not one of ours")
+        if checksum_fits(archive) is not True:
+            raise ValueError("it has no checksum that fits: it was damaged, or is not one of ours")
         with h5py.File(archive, "r", locking=False) as file:
             if file.attrs.get("content") != ARCHIVE:
                 raise ValueError("it is a result file of one job")

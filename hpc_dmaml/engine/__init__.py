@@ -1,4 +1,4 @@
-"""The heart: exact meta-gradients for a batch of tasks, and learning curves of their adaptation.
+"""The engine: exact meta-gradients for a batch of tasks, and learning curves of their adaptation.
 
 `objective_for` chooses how a model's derivatives are computed; `meta_gradient` and `learning_curve` do the rest.
 """

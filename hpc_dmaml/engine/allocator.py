@@ -23,7 +23,7 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def keep_freed_memory() -> bool:
-    """Tell the allocator, once in the life of the process. Returns whether it listened."""
+    """Tell the allocator, once in the life of the process. Returns whether it took the setting."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -42,10 +42,10 @@ class AutogradObjective:
         other.loss = loss
         return other
 
-    def enter(self, theta: Tensor, tasks: int) -> Parameters:
+    def unflatten(self, theta: Tensor, tasks: int) -> Parameters:
         return tuple(self.layout.views(theta.expand(tasks, -1)).values())
 
-    def flat(self, parameters: Parameters) -> Tensor:
+    def flatten(self, parameters: Parameters) -> Tensor:
         return torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:

@@ -71,13 +71,13 @@ class LayerwiseObjective:
         other.loss = loss
         return other
 
-    def enter(self, theta: Tensor, tasks: int) -> Parameters:
+    def unflatten(self, theta: Tensor, tasks: int) -> Parameters:
         self.order = self.order.to(theta.device)
         parts = theta.index_select(0, self.order).split(self.sizes)
         one = tuple(p.view(1, *s) for p, s in zip(parts, self.shapes, strict=True))
         return one if tasks == 1 else tuple(p.expand(tasks, *s) for p, s in zip(one, self.shapes, strict=True))
 
-    def flat(self, parameters: Parameters) -> Tensor:
+    def flatten(self, parameters: Parameters) -> Tensor:
         packed = torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
         return torch.empty_like(packed).index_copy_(1, self.order.to(packed.device), packed)
 

@@ -78,7 +78,7 @@ class MetaGradient(NamedTuple):
 def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop) -> MetaGradient:
     """The meta-gradient at θ (P,) of a batch of tasks."""
     objective, sweep = engine.objective, _Sweep(engine, inner)
-    entered, total = objective.enter(theta, 1), None
+    entered, total = objective.unflatten(theta, 1), None
     losses, metrics = [], []
     for part in chunks(batch, engine.chunk, theta):
         v, loss, metric = sweep(for_tasks(entered, len(part)), part)
@@ -88,7 +88,7 @@ def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop)
     if total is None:
         raise ValueError("meta_gradient: a batch without tasks")
     slopes = sweep.slopes()
-    return MetaGradient(objective.flat(total)[0], torch.cat(losses), torch.cat(metrics), slopes)
+    return MetaGradient(objective.flatten(total)[0], torch.cat(losses), torch.cat(metrics), slopes)
 
 
 class _Step(NamedTuple):
@@ -156,7 +156,7 @@ class _Sweep:
         if self.rates is None:
             return None
         none = self.rates.values.new_zeros(self.rates.places.shape[1])
-        rows = [none if slope is None else self.objective.flat(slope)[0] for slope in self._slopes]
+        rows = [none if slope is None else self.objective.flatten(slope)[0] for slope in self._slopes]
         return self.rates.gather(torch.stack(rows)).neg_()
 
 
@@ -191,7 +191,7 @@ def learning_curve(
 
     `adaptation`: the parameters of some tasks that start from these, before and after each step.
     """
-    objective, entered = engine.objective, engine.objective.enter(theta, 1)
+    objective, entered = engine.objective, engine.objective.unflatten(theta, 1)
     losses, metrics = [], []
     for part in chunks(batch, engine.chunk, theta):
         curve = []
@@ -224,7 +224,7 @@ def for_tasks(parameters: Parameters, tasks: int) -> Parameters:
 
 def factors(objective: Objective, lr: float | Rates) -> list[Factor]:
     """α of the inner steps, as `descend` wants it; further steps are like the last."""
-    return [objective.enter(row, 1) for row in lr.each()] if isinstance(lr, Rates) else [lr]
+    return [objective.unflatten(row, 1) for row in lr.each()] if isinstance(lr, Rates) else [lr]
 
 
 def at_step(by_step: list[Factor], step: int) -> Factor:

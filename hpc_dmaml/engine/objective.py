@@ -44,11 +44,11 @@ class Objective(Protocol):
         """The same model under another loss."""
         ...
 
-    def enter(self, theta: Tensor, tasks: int) -> Parameters:
+    def unflatten(self, theta: Tensor, tasks: int) -> Parameters:
         """The same θ (P,) for every task."""
         ...
 
-    def flat(self, parameters: Parameters) -> Tensor:
+    def flatten(self, parameters: Parameters) -> Tensor:
         """One vector a task, (B, P)."""
         ...
 

@@ -72,10 +72,10 @@ def try_out(
     v *= theta.norm().clamp(min=1) / v.norm()
 
     def derivatives(objective: Objective) -> list[Tensor]:
-        at = objective.gradient(objective.enter(theta, 1), x, y)
-        found = [at.losses, at.outputs, objective.flat(at.value)]
+        at = objective.gradient(objective.unflatten(theta, 1), x, y)
+        found = [at.losses, at.outputs, objective.flatten(at.value)]
         if second_order:
-            found.append(objective.flat(objective.hessian_vector(at.record, objective.enter(v, 1))))
+            found.append(objective.flatten(objective.hessian_vector(at.record, objective.unflatten(v, 1))))
         return found
 
     try:
@@ -191,10 +191,10 @@ def _check_second_derivative(
     """Raise ValueError where the Hessian-vector product is none."""
 
     def gradient(at: Tensor) -> Tensor:
-        return objective.flat(objective.gradient(objective.enter(at, 1), x, y).value)
+        return objective.flatten(objective.gradient(objective.unflatten(at, 1), x, y).value)
 
-    record = objective.gradient(objective.enter(theta, 1), x, y).record
-    product = objective.flat(objective.hessian_vector(record, objective.enter(v, 1)))
+    record = objective.gradient(objective.unflatten(theta, 1), x, y).record
+    product = objective.flatten(objective.hessian_vector(record, objective.unflatten(v, 1)))
     least, least_scale = float("inf"), 1e-6 * gradient(theta).norm().item()
     for step in STEPS_SINGLE if single else STEPS:
         difference = (gradient(theta + step * v) - gradient(theta - step * v)) / (2 * step)

@@ -60,7 +60,7 @@ def run(path: Path, results: Path, key: int | str) -> int:
 
     def job(settings: tuple[Sweep, RunConfig], comm: Communicator) -> int:
         sweep, config = settings
-        with comm.agreeing():
+        with comm.raising_together():
             if comm.rank == 0:
                 sweep.copy()
         from hpc_dmaml.run import run_job  # imports torch

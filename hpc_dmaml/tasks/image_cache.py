@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from hpc_dmaml.files import is_sealed, locked, replacing, seal
+from hpc_dmaml.files import add_checksum, checksum_fits, locked, replacing
 from hpc_dmaml.tasks.image_files import read_image
 
 VERSION = 2
@@ -100,13 +100,13 @@ def _write(
             file["count"] = counts
             file.create_dataset("names", data=names, dtype=h5py.string_dtype())
             file.attrs.update(mark=mark, digest=digest.hexdigest())
-        seal(temporary)
+        add_checksum(temporary)
 
 
 def is_valid(path: Path, mark: str) -> bool:
     """Is there a whole cache made from what `mark` says?"""
     try:
-        if not is_sealed(path):
+        if not checksum_fits(path):
             return False
         with h5py.File(path, locking=False) as file:
             return bool(file.attrs["mark"] == mark)

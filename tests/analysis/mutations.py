@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import yaml
 
-from hpc_dmaml.files import seal
+from hpc_dmaml.files import add_checksum
 from hpc_dmaml.results import SCALES, VARIABLES, Results
 
 NUMBERS = (np.nan, np.inf, -np.inf, 1e20, -1e20, 1e300, 5e-324, 0.0, -1.0, 1e7)
@@ -30,7 +30,7 @@ def mutate(source: Results, rng: np.random.Generator, path: Path) -> list[str]:
                 file.attrs.create(name, text, dtype=h5py.string_dtype())
             else:
                 file.attrs[name] = value
-    seal(path)
+    add_checksum(path)
     return told
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from hpc_dmaml import results
 from hpc_dmaml.config import RunConfig, to_yaml
-from hpc_dmaml.files import seal
+from hpc_dmaml.files import add_checksum
 from hpc_dmaml.losses.metric import ACCURACY, Metric
 from hpc_dmaml.sweep import Sweep
 from hpc_dmaml.tasks import Sinusoid
@@ -94,7 +94,7 @@ def _as(metric: Metric | None, share: np.ndarray | float) -> np.ndarray | float:
 
 
 def as_schema_1(path: Path) -> None:
-    """Make a file what it would have been before files knew metrics and algorithms; it keeps a seal."""
+    """Make a file what it would have been before files knew metrics and algorithms; it keeps a checksum."""
     path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
     with h5py.File(path, "r+") as file:
         for group in ("workers", "validation"):
@@ -108,7 +108,7 @@ def as_schema_1(path: Path) -> None:
             content["maml"] = old | {name: content.pop(name) for name in ("task_reduction", "clip")}
         file.attrs["config"] = yaml.safe_dump(content, sort_keys=False)
         file.attrs["schema"] = 1
-    seal(path)
+    add_checksum(path)
 
 
 def write_sweep(sweep: Sweep, without: tuple[str, ...] = ()) -> None:

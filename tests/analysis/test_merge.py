@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hpc_dmaml.analysis import merge
-from hpc_dmaml.files import is_locked, locked, seal
+from hpc_dmaml.files import add_checksum, is_locked, locked
 from hpc_dmaml.results import read
 from tests.helpers import equal, run, small_config
 
@@ -167,7 +167,7 @@ def test_an_archive_cannot_write_outside_of_the_folder(folder, tmp_path, capsys)
     with h5py.File(archive, "w") as file:
         file.attrs["content"] = merge.ARCHIVE
         file["../../sweep.yaml"] = "mine"
-    seal(archive)
+    add_checksum(archive)
     code, _, err = command(capsys, "--split", archive, "--output", tmp_path / "a/b")
     assert code == 2
     assert "would lie outside" in err

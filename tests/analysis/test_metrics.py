@@ -212,7 +212,7 @@ def test_an_archive_of_schema_1_is_split_into_files_of_today(tmp_path, capsys):
         for name in ("runs", "workers", "ranks", "validation", "meta_model"):
             for below in old[name]:
                 job[f"{name}/{below}"] = old[name][below][()]
-    merge.seal(tmp_path / "archive.h5")
+    merge.add_checksum(tmp_path / "archive.h5")
     assert merge.main(["--split", str(tmp_path / "archive.h5"), "--output", str(tmp_path / "again")]) == 0
     again = results.read(tmp_path / "again" / "job.h5", verify=True)
     assert again.metric == ACCURACY

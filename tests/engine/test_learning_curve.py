@@ -51,10 +51,10 @@ def test_adapting_one_step_after_another_lowers_the_support_loss(problem: Proble
     module = problem.module()
     batch = problem.batch(TASKS).to(torch.device("cpu"), torch.float64)
     objective = objective_for(module, problem.sample_shape, problem.loss)
-    path = list(adapt(objective, objective.enter(flatten(module), TASKS), batch, 0.02, 4))
+    path = list(adapt(objective, objective.unflatten(flatten(module), TASKS), batch, 0.02, 4))
     losses = []
     for parameters in path:
-        named = [Layout.of(module).views(theta) for theta in objective.flat(parameters)]
+        named = [Layout.of(module).views(theta) for theta in objective.flatten(parameters)]
         losses.append(
             sum(
                 LOSSES[problem.loss](call(module, own, x), y).item()

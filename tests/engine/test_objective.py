@@ -69,7 +69,7 @@ def test_a_norm_in_evaluation_mode_keeps_its_statistics() -> None:
     module[1].running_mean.fill_(3.0)
     module[1].eval()
     objective, x = objective_for(module, (3,), "cross_entropy"), torch.randn(1, 5, 3, dtype=torch.float64)
-    _, outputs = objective.value(objective.enter(flatten(module), 1), x, torch.zeros(1, 5, dtype=torch.int64))
+    _, outputs = objective.value(objective.unflatten(flatten(module), 1), x, torch.zeros(1, 5, dtype=torch.int64))
     torch.testing.assert_close(outputs[0], module(x[0]))
 
 
@@ -78,7 +78,7 @@ def test_samples_of_any_axes_are_flattened_as_the_module_does_it(axes: tuple[int
     module = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(math.prod(axes), 3)).double()
     objective, x = objective_for(module, axes, "cross_entropy"), torch.randn(1, 4, *axes, dtype=torch.float64)
     assert isinstance(objective, LayerwiseObjective)
-    _, outputs = objective.value(objective.enter(flatten(module), 1), x, torch.zeros(1, 4, dtype=torch.int64))
+    _, outputs = objective.value(objective.unflatten(flatten(module), 1), x, torch.zeros(1, 4, dtype=torch.int64))
     torch.testing.assert_close(outputs[0], module(x[0]))
 
 
@@ -103,7 +103,7 @@ def test_the_order_of_theta_may_be_another_than_the_modules() -> None:
 def test_entering_and_leaving_an_objective_gives_theta_back(problem: Problem) -> None:
     module = problem.module()
     objective, theta = objective_for(module, problem.sample_shape, problem.loss), flatten(module)
-    assert torch.equal(objective.flat(objective.enter(theta, 3)), theta.expand(3, -1))
+    assert torch.equal(objective.flatten(objective.unflatten(theta, 3)), theta.expand(3, -1))
 
 
 @every_problem
@@ -112,16 +112,16 @@ def test_the_fast_objective_is_the_general_one(problem: Problem) -> None:
     fast = objective_for(module, problem.sample_shape, problem.loss)
     general = AutogradObjective(module, Layout.of(module), fast.loss)
     theta = flatten(module)
-    at_fast, at_general = (each.gradient(each.enter(theta, 3), *batch.support_set) for each in (fast, general))
+    at_fast, at_general = (each.gradient(each.unflatten(theta, 3), *batch.support_set) for each in (fast, general))
     for value, expected in zip(at_fast[:2], at_general[:2], strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
     direction = torch.randn_like(theta)
     products = (
-        each.flat(each.hessian_vector(at.record, each.enter(direction, 3)))
+        each.flatten(each.hessian_vector(at.record, each.unflatten(direction, 3)))
         for each, at in ((fast, at_fast), (general, at_general))
     )
     assert distance(*products) < 1e-10
-    assert distance(fast.flat(at_fast.value), general.flat(at_general.value)) < 1e-10
+    assert distance(fast.flatten(at_fast.value), general.flatten(at_general.value)) < 1e-10
 
 
 def test_the_chunk_follows_from_model_and_task_sizes_alone() -> None:

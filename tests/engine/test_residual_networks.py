@@ -65,8 +65,10 @@ def test_gradient_and_hessian_vector_product_are_those_of_autograd(
     v = torch.randn_like(theta)
     found = []
     for each in (fast, general):
-        at = each.gradient(each.enter(theta, 2), x, y)
-        found.append((at.outputs, each.flat(at.value), each.flat(each.hessian_vector(at.record, each.enter(v, 2)))))
+        at = each.gradient(each.unflatten(theta, 2), x, y)
+        found.append(
+            (at.outputs, each.flatten(at.value), each.flatten(each.hessian_vector(at.record, each.unflatten(v, 2))))
+        )
     for mine, expected in zip(*found, strict=True):
         assert distance(mine, expected) < 1e-9
 
@@ -85,10 +87,12 @@ def test_the_hessian_vector_product_is_a_central_difference_of_the_gradient(
     v = nn.functional.normalize(torch.randn_like(theta), dim=0)
 
     def gradient(shift: float) -> Tensor:
-        return objective.flat(objective.gradient(objective.enter(theta + shift * v, 1), x, y, recorded=False).value)
+        return objective.flatten(
+            objective.gradient(objective.unflatten(theta + shift * v, 1), x, y, recorded=False).value
+        )
 
-    at = objective.gradient(objective.enter(theta, 1), x, y)
-    product = objective.flat(objective.hessian_vector(at.record, objective.enter(v, 1)))
+    at = objective.gradient(objective.unflatten(theta, 1), x, y)
+    product = objective.flatten(objective.hessian_vector(at.record, objective.unflatten(v, 1)))
     differences = [(gradient(h) - gradient(-h)) / (2 * h) for h in (1e-6, 1e-7)]
     assert min((product - each).norm() for each in differences) < 1e-5 * (1 + product.norm())
 
@@ -97,10 +101,10 @@ def test_the_hessian_vector_product_is_a_central_difference_of_the_gradient(
 def test_a_gradient_without_a_record_is_the_same_and_keeps_nothing(layerwise: bool) -> None:
     module = ResNet12((2, 3)).build((2, 9, 6), 3).double()
     objective = objective_for(module, (2, 9, 6), "cross_entropy", layerwise=layerwise)
-    parameters, (x, y) = objective.enter(flatten(module), 2), small_task((2, 9, 6))
+    parameters, (x, y) = objective.unflatten(flatten(module), 2), small_task((2, 9, 6))
     with_record, without = (objective.gradient(parameters, x, y, recorded) for recorded in (True, False))
     assert without.record is None
-    assert torch.equal(objective.flat(without.value), objective.flat(with_record.value))
+    assert torch.equal(objective.flatten(without.value), objective.flatten(with_record.value))
 
 
 def test_a_body_that_works_in_place_is_left_to_autograd_and_right() -> None:
@@ -108,7 +112,7 @@ def test_a_body_that_works_in_place_is_left_to_autograd_and_right() -> None:
     module = nn.Sequential(nn.Linear(4, 3), Residual(body), nn.Linear(3, 2)).double()
     objective, x = objective_for(module, (4,), "cross_entropy"), torch.randn(1, 6, 4, dtype=torch.float64)
     assert isinstance(objective, AutogradObjective)
-    assert torch.equal(objective.outputs(objective.enter(flatten(module), 1), x)[0], module(x[0]))
+    assert torch.equal(objective.outputs(objective.unflatten(flatten(module), 1), x)[0], module(x[0]))
 
 
 @pytest.mark.parametrize(

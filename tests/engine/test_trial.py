@@ -250,9 +250,9 @@ def test_a_function_that_says_so_is_refused_without_a_trial() -> None:
     module = Own(Marked.apply).double()
     objective, x = objective_for(module, SHAPE, "cross_entropy"), torch.randn(1, 4, 3, dtype=torch.float64)
     theta = Layout.of(module).flatten(module)
-    at = objective.gradient(objective.enter(theta, 1), x, torch.zeros(1, 4, dtype=torch.int64))
+    at = objective.gradient(objective.unflatten(theta, 1), x, torch.zeros(1, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match="once_differentiable"):
-        objective.hessian_vector(at.record, objective.enter(theta, 1))
+        objective.hessian_vector(at.record, objective.unflatten(theta, 1))
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -353,8 +353,8 @@ def test_a_frozen_part_has_no_share_in_the_gradient_and_stays() -> None:
     objective = objective_for(module, SHAPE, "cross_entropy")
     assert isinstance(objective, AutogradObjective)
     theta = Layout.of(module).flatten(module)
-    at = objective.gradient(objective.enter(theta, 1), x, y)
+    at = objective.gradient(objective.unflatten(theta, 1), x, y)
     loss = F.cross_entropy(module(x[0]), y[0])
     expected = torch.autograd.grad(loss, list(module[2].parameters()))
-    torch.testing.assert_close(objective.flat(at.value)[0], torch.cat([g.flatten() for g in expected]))
+    torch.testing.assert_close(objective.flatten(at.value)[0], torch.cat([g.flatten() for g in expected]))
     assert len(theta) == sum(math.prod(p.shape) for p in module[2].parameters())

@@ -63,7 +63,7 @@ def test_all_ranks_of_one_machine_are_one_node(ranks):
 
 
 def test_what_the_last_rank_finds_wrong_every_rank_refuses(ranks):
-    with pytest.raises(Refusal, match="rank"), ranks.agreeing():
+    with pytest.raises(Refusal, match="rank"), ranks.raising_together():
         if ranks.rank == ranks.size - 1:
             raise ValueError("wrong on one rank")
 
