@@ -48,6 +48,8 @@ class AutogradObjective:
     def flatten(self, parameters: Parameters) -> Tensor:
         return torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
 
+    enter, flat = unflatten, flatten  # by the names that they had before
+
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
         return torch.stack([self._call([p[b] for p in parameters], x[b]) for b in range(len(x))])
 

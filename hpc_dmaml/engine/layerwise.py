@@ -81,6 +81,8 @@ class LayerwiseObjective:
         packed = torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
         return torch.empty_like(packed).index_copy_(1, self.order.to(packed.device), packed)
 
+    enter, flat = unflatten, flatten  # by the names that they had before
+
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
         z = channels_last(x)
         for layer, w in zip(self.layers, self.chain.by_layer(parameters), strict=True):
