@@ -102,7 +102,9 @@ class Arm:
     def __init__(self, family: MetaWorld) -> None:
         self.family = family
         self.np_random = np.random.default_rng()
-        self._name = names(family, "train")[0]
+        self._name = family.environment
+        if family.benchmark != "ML1":
+            self._name = next(iter(getattr(_package().env_dict, f"{family.benchmark}_V3")["train"]))
         self._inner = self._taken(self._name)
         self.observation_space, self.action_space = self._inner.observation_space, self._inner.action_space
 
@@ -134,20 +136,9 @@ class Arm:
         self._inner.close()
 
     def _taken(self, name: str) -> Any:
-        shelf = self.family.shelf[name]
-        return (
-            shelf.pop()
-            if shelf
-            else _package().env_dict.ALL_V3_ENVIRONMENTS[name](reward_function_version=self.family.reward)
-        )
-
-
-def names(family: MetaWorld, split: Split) -> list[str]:
-    """The environments of a split."""
-    if family.benchmark == "ML1":
-        return [family.environment]
-    both = getattr(_package().env_dict, f"{family.benchmark}_V3")
-    return list(both["test" if split == "test" else "train"])
+        if shelf := self.family.shelf[name]:
+            return shelf.pop()
+        return _package().env_dict.ALL_V3_ENVIRONMENTS[name](reward_function_version=self.family.reward)
 
 
 @lru_cache(maxsize=3)
