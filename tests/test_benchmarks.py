@@ -10,6 +10,8 @@ import pytest
 
 from tests.processes import MPIRUN, ROOT, needs_mpirun
 
+pytestmark = pytest.mark.long
+
 
 def printed(*command: str) -> list[str]:
     """The lines that a command of the repository's root prints."""

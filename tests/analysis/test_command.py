@@ -47,6 +47,7 @@ def test_paths_are_as_a_shell_has_them_and_any_terminal_will_do(home, name):
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["curves", "report", "tables", "watch"])
 def test_nobody_needs_to_listen(home, name):
     gone = subprocess.Popen(["true"], stdin=subprocess.PIPE)

@@ -98,6 +98,7 @@ def test_axes_bear_the_metrics_name_and_only_shares_end_at_one(tmp_path, metric,
         assert low <= drawn.min() < drawn.max() <= high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", [ACCURACY, RETURN, DISTANCE])
 def test_the_best_is_the_greatest_or_the_least_as_the_metric_says(tmp_path, metric):
     settings = rates(tmp_path, metric, task=Glyphs())

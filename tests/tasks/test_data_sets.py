@@ -127,6 +127,7 @@ def test_without_data_and_network_the_message_says_what_to_put_where(tmp_path, m
 
 
 @real_data
+@pytest.mark.long
 def test_real_omniglot(tmp_path):
     for archive in (DATA / "omniglot").glob("*.zip"):
         with zipfile.ZipFile(archive) as file:
