@@ -270,6 +270,7 @@ def test_the_package_shows_what_is_public_and_imports_none_of_it_before_it_is_us
     assert all(getattr(hpc_dmaml, name) is not None for name in hpc_dmaml.__all__)
 
 
+@pytest.mark.long
 def test_the_example_learns_to_adapt() -> None:
     command = [sys.executable, *docstring_command(own_loop, "python")[1:], "--steps", "1500"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)

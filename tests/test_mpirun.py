@@ -24,7 +24,7 @@ def mpirun(ranks: int, *arguments: str, cwd: Path, limit_s: float = 120) -> subp
     )
 
 
-@pytest.mark.parametrize("ranks", [1, 2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 4))])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 3, 4))])
 def test_under_mpi(ranks):
     done = mpirun(
         ranks, "mpi4py", "-m", "pytest", "--with-mpi", "-x", "-q", "-m", "not slow", "tests/mpi", cwd=ROOT, limit_s=400
