@@ -114,8 +114,8 @@ def add_checksum(path: Path) -> None:
 
 
 def checksum_fits(path: Path) -> bool | None:
-    """Is the file as it was when its checksum was added? None if it has none. To be asked before a damaged file is given to a library
-    that may never come back from it, as HDF5 does."""
+    """Is the file as it was when its checksum was added? None if it has none. To be asked before a damaged file is given to
+    a library that may never come back from it, as HDF5 does."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
         if size < 0:

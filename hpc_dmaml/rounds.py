@@ -22,7 +22,7 @@ from hpc_dmaml.tasks.rollouts import Watch, positions
 from hpc_dmaml.validation import validate
 from hpc_dmaml.worker import work
 
-PICTURED = 4
+PICTURED_TASKS = 4
 """Held-out tasks that a file keeps the trajectories of."""
 
 
@@ -119,7 +119,7 @@ def validate_now(job: Job, run: int) -> Validation:
     learner, theta = job.learner, job.state.model.theta
     found = validate(learner, theta, job.comm, "validation", key, settings.tasks, settings.steps, watch)
     if watch is not None:
-        part = slice(0, min(PICTURED, settings.tasks))
+        part = slice(0, min(PICTURED_TASKS, settings.tasks))
         few = draw(learner.sampler, "validation", generator(learner.config.seed, *key), settings.tasks, part)
         assert isinstance(few, Points)
         job.state.trajectories = few.pictured(watch.gathered(job.comm, few.keys))

@@ -20,10 +20,11 @@ def shown(settings: Settings) -> reader.Job | None:
 def positions(job: reader.Job) -> pd.DataFrame:
     """A row for each task, step, trajectory and time: x and y, before each step of the trajectory until its end."""
     places = job.read("trajectories")[POSITION]
-    names = ["step", "task", "trajectory", "time"]
-    index = pd.MultiIndex.from_product([range(size) for size in places.shape[:4]], names=names)
+    index = pd.MultiIndex.from_product(
+        [range(size) for size in places.shape[:4]], names=["step", "task", "trajectory", "time"]
+    )
     table = pd.DataFrame(places.reshape(-1, 2), index, ["x", "y"]).dropna().reset_index()
-    return table.sort_values(["task", *names[:1], *names[2:]], ignore_index=True)
+    return table.sort_values(["task", "step", "trajectory", "time"], ignore_index=True)
 
 
 def walks(settings: Settings, options: Options) -> Picture:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-PICTURED = 5
+PICTURED_TRAJECTORIES = 5
 """Trajectories of a task that a file keeps."""
 
 
@@ -79,7 +79,10 @@ class Points(TrajectoryBatch):
     def pictured(self, kept: Mapping[int, list[np.ndarray]]) -> dict[str, np.ndarray]:
         """What a file keeps of these tasks' `positions`: them (steps + 1, B, N, T, 2), and the goals (B, 2)."""
         walked = np.stack([kept[key] for key in self.keys.tolist()], 1)
-        return {"trajectories/position": walked[:, :, :PICTURED].astype(float), "trajectories/goal": self.goals}
+        return {
+            "trajectories/position": walked[:, :, :PICTURED_TRAJECTORIES].astype(float),
+            "trajectories/goal": self.goals,
+        }
 
     def oracle(self) -> Tensor:
         """The mean return of going straight to the goal, (B,)."""
