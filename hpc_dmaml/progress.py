@@ -128,8 +128,8 @@ class Progress:
         if validation is not None:
             _say(f"Held-out tasks, before adaptation and after each step: {self._curve(validation)}")
         if written is not None:
-            _say(f"Plot it:  python analysis/curves.py {written}")
-            _say(f"Test it:  python -m hpc_dmaml.evaluate {written}{trust}")
+            _say(f"Plot it:  hpc_dmaml curves {written}")
+            _say(f"Test it:  hpc_dmaml evaluate {written}{trust}")
 
     def fail(self, message: str, written: Path | None) -> None:
         """Why the job ends. `written`: the file with its last good state, if there is one."""

@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     VALIDATION = 3
     EVALUATION = 4
     RENDERING = 5
+    LABEL_NOISE = 6
 
 
 def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -100,6 +100,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     phi, place = phi.to(device), Placement(comm.size, workers, comm.rank)
     learner = make_learner(config, sampler, module, device, layout.model, comm)
     with comm.raising_together():
+        learner.training.check()
         if by_region:
             trust_region.check(learner.loss, config.algorithm, config.clip)
     own = OwnOptimizers(phi, stepping, config.local_state, place)

@@ -54,11 +54,6 @@ def test_scaling_and_the_exchange_beside_bare_collectives(ranks):
     assert sum("× Allreduce + Bcast" in line for line in lines) == (5 if ranks > 1 else 0)
 
 
-def test_what_each_weight_generator_makes_of_wrong_labels():
-    generators = first_cells(printed(sys.executable, "examples/wrong_labels.py", "--runs", "4"))[2:]
-    assert {"ArithmeticMean", "LossMedian", "GeometricMedian"} <= set(generators)
-
-
 def test_a_run_of_reinforcement_learning_and_where_it_goes():
     small = ["--tasks", "2", "--task.trajectories", "2", "--task.horizon", "3", "--seconds", "0.1"]
     lines = printed(sys.executable, "benchmarks/reinforcement_learning.py", *small)

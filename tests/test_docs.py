@@ -32,7 +32,6 @@ SHORTENED = [
     (r"^(mpirun .*python -m hpc_dmaml(?! --resume results)(?=$| --).*)$", rf"\1{FEW}"),
     (r"^(mpirun .*--config navigation.*)$", r"\1 --tasks 2 --task.trajectories 2 --task.horizon 3"),
     (r"^((?:hpc_dmaml |python -m hpc_dmaml\.)evaluate .*)$", r"\1 --tasks 3"),
-    (r"^(python examples/wrong_labels.py .*)$", r"\1 --runs 2 --seeds 1 --generators LossMedian"),
     (r"^(python benchmarks/meta_gradient.py(?!.*end-to-end).*)$", r"\1 --cases sinusoid"),
     (r"^(python benchmarks/meta_gradient.py.*)$", r"\1 --seconds 0.1"),
     (r"^(.*python benchmarks/scaling.py.*)$", r"\1 --tasks 2 --repeats 1"),

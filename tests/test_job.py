@@ -254,7 +254,7 @@ def test_the_command_trains_tells_what_comes_next_and_that_works(tmp_path):
     trained = command(*SMALL, "--output", "x.h5", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "run 4/4" in trained.stdout
-    assert "python analysis/curves.py x.h5" in trained.stdout
+    assert "hpc_dmaml curves x.h5" in trained.stdout
     tested = command("x.h5", "--tasks", "20", "--shots", "5", "--steps", "2", cwd=tmp_path, module="hpc_dmaml.evaluate")
     assert tested.returncode == 0, tested.stderr
     assert "20 test tasks" in tested.stdout

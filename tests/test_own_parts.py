@@ -118,12 +118,6 @@ def test_its_fields_are_explained(capsys):
     assert "Share of the readings that are wrong" in capsys.readouterr().out
 
 
-def test_wrong_labels_still_runs():
-    done = call("python", "examples/wrong_labels.py", "--runs", "2", "--seeds", "1", "--generators", "LossMedian")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("| LossMedian | ")
-
-
 # ---- what is not complete
 
 

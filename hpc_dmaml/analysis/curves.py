@@ -1,6 +1,6 @@
 """Plot a job's validation: loss and metric over runs, one line for each adaptation step.
 
-    python analysis/curves.py results/job.h5 [--output picture.svg] [--smooth 5]
+    hpc_dmaml curves results/job.h5 [--output picture.svg] [--smooth 5]
 
 Reads the HDF5 file of a finished, running or interrupted job; needs neither MPI nor torch. PNG, SVG or PDF by suffix.
 """

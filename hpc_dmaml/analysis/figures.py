@@ -1,9 +1,9 @@
 """The thesis's figures by their numbers, and general ones by name, from the files of a sweep or from any files.
 
-    python analysis/figures.py 6.17 results/scaling                      # writes results/scaling/figure_6.17.png and .csv
-    python analysis/figures.py curves results/x --by optimizer.lr --output rates.pdf
-    python analysis/figures.py compare results/weight_generators --against ArithmeticMean
-    python analysis/figures.py --list
+    hpc_dmaml figures 6.17 results/scaling                           # writes results/scaling/figure_6.17.png and .csv
+    hpc_dmaml figures curves results/x --by optimizer.lr --output rates.pdf
+    hpc_dmaml figures compare results/weight_generators --against ArithmeticMean
+    hpc_dmaml figures --list
 
 PNG, SVG or PDF by suffix; the numbers of each picture stand beside it as CSV. Files of running or interrupted jobs take
 part; what is missing is said, and the rest is drawn. Needs pandas, and neither MPI nor torch.

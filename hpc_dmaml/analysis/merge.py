@@ -1,10 +1,10 @@
 """Many result files into one for the archive, and out of it again, every number to the last bit; one file at a time is in
 memory. Checkpoints, which only --resume needs, are left out unless asked for.
 
-    python analysis/merge.py results/scaling --output scaling.h5         # one HDF5 file, a group for each job, compressed
-    python analysis/merge.py results/scaling --output scaling.csv --groups runs validation
-    python analysis/merge.py results/scaling --output scaling.h5 --checkpoints  # jobs that are to go on after --split
-    python analysis/merge.py --split scaling.h5 --output results/again   # a file for each job again
+    hpc_dmaml merge results/scaling --output scaling.h5         # one HDF5 file, a group for each job, compressed
+    hpc_dmaml merge results/scaling --output scaling.csv --groups runs validation
+    hpc_dmaml merge results/scaling --output scaling.h5 --checkpoints  # jobs that are to go on after --split
+    hpc_dmaml merge --split scaling.h5 --output results/again   # a file for each job again
 
 In the HDF5 file a job's group is named by its path below the folder given and holds its arrays and attributes; copies of
 the sweeps' files come along. The CSV has a row for each number: job, name ("@config" is an attribute), type, index, value;

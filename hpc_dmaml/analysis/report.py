@@ -1,7 +1,7 @@
 """One page that shows what ran and what came out of it, for any files: a sweep, folders, a single job.
 
-    python analysis/report.py results/scaling                               # writes results/scaling/report.html
-    python analysis/report.py results/a.h5 results/b.h5 --output report.html
+    hpc_dmaml report results/scaling                               # writes results/scaling/report.html
+    hpc_dmaml report results/a.h5 results/b.h5 --output report.html
 
 The page stands alone: pictures and style are in it, it needs no network and runs no script. Sweeps, and jobs of different
 tasks, get a part each. Jobs that still run or were interrupted take part; what is missing is said. Options and errors are

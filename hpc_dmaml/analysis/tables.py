@@ -1,7 +1,7 @@
 """Tables: the thesis's by their numbers, and the final results of any files.
 
-    python analysis/tables.py 6.4 results/scaling                        # Markdown on the screen, results/scaling/table_6.4.csv
-    python analysis/tables.py final results/x --by optimizer.lr --output final.tex
+    hpc_dmaml tables 6.4 results/scaling                        # Markdown on the screen, results/scaling/table_6.4.csv
+    hpc_dmaml tables final results/x --by optimizer.lr --output final.tex
 
 The file is CSV (all digits), Markdown or LaTeX by suffix. Options, notes and errors are those of figures.py.
 """

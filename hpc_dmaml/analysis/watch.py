@@ -1,8 +1,8 @@
 """Watch jobs in a terminal while they run: progress, validation, workers, where the time goes, time left.
 
-    python analysis/watch.py results/x.h5              # redrawn in place until the job ends
-    python analysis/watch.py results/scaling/*.h5      # several: a line each
-    python analysis/watch.py results/x.h5 --once       # one view, and out; also for a batch log or `watch -n 60`
+    hpc_dmaml watch results/x.h5              # redrawn in place until the job ends
+    hpc_dmaml watch results/scaling/*.h5      # several: a line each
+    hpc_dmaml watch results/x.h5 --once       # one view, and out; also for a batch log or `watch -n 60`
 
 It only reads, and re-reads a file when it has been replaced. Where the output is no terminal, a line is printed for each
 new state. Exit code: 0 all jobs are complete (with --once: all could be shown), 1 one failed or is dead, 75 one was

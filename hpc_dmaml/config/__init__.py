@@ -9,6 +9,7 @@ from hpc_dmaml.config.fields import (
     MAY_CHANGE,
     STRATEGIES,
     Checkpoint,
+    Heterogeneity,
     RunConfig,
     Validation,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "MAY_CHANGE",
     "STRATEGIES",
     "Checkpoint",
+    "Heterogeneity",
     "RunConfig",
     "Validation",
     "changes",

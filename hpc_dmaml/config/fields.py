@@ -54,6 +54,23 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Heterogeneity:
+    """Workers that are not alike, to see what a weight generator makes of them. Held-out tasks stay as they are."""
+
+    noisy_workers: int = 0
+    """The last so many workers train with wrong labels."""
+    label_noise: float = 1.0
+    """Probability that a label of theirs is that of another sample of its support or query set."""
+    own_tasks: bool = False
+    """Each worker trains on a part of its own: its share of the training classes, which are consecutive, or of the
+    amplitudes of sine waves; any family whose sampler has a method `share`."""
+
+    def __post_init__(self) -> None:
+        require(self.noisy_workers >= 0, "heterogeneity.noisy_workers", self.noisy_workers, "0 or more")
+        require(0 <= self.label_noise <= 1, "heterogeneity.label_noise", self.label_noise, "between 0 and 1")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A job: every field of it."""
 
@@ -93,6 +110,7 @@ class RunConfig:
     optimizer SGD of lr 1 merges the workers' parameters. Default: none, the update is the sum of the epochs' gradients."""
     local_state: Literal["kept", "fresh"] = "kept"
     """Does a worker's own optimizer go on from run to run with its state, which the file then holds, or start afresh?"""
+    heterogeneity: Heterogeneity = field(default_factory=Heterogeneity)
     validation: Validation = field(default_factory=Validation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     time_limit_s: float | None = None

@@ -143,6 +143,15 @@ class FewShotSampler:
             self.images, dict.fromkeys(get_args(Split), pool), self.family, self.digest, False, self.order, self.source
         )
 
+    def share(self, worker: int, workers: int) -> FewShotSampler:
+        """The tasks of a part of the training classes: of `workers` parts of consecutive ones, as equal as can be."""
+        train = self.splits["train"]
+        places = np.array_split(np.arange(len(train)), workers)[worker]
+        own = Classes(train.first[places], train.count[places], train.turns[places], train.lacking)
+        splits = {**self.splits, "train": own}
+        source = f"{self.source}worker {worker} of {workers}, with its share of the classes: "
+        return FewShotSampler(self.images, splits, self.family, self.digest, self.at_random, self.order, source)
+
     def statistics(self) -> dict[str, np.ndarray]:
         """`mean` and `std` (C,) of each channel over all pixels of the training classes, which are in [0, 1]."""
         self.check("train")

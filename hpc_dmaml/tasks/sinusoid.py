@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -40,6 +40,11 @@ class Sinusoid(TaskFamily):
             if not np.isfinite(high - low):
                 raise ValueError(f"task.{name} must be a range of finite numbers, not {low} to {high}")
         return self
+
+    def share(self, worker: int, workers: int) -> Sinusoid:
+        """The waves of one of `workers` equal parts of the amplitudes."""
+        low, high = np.linspace(*self.amplitude, workers + 1)[worker : worker + 2].tolist()
+        return replace(self, amplitude=(low, high))
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
