@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hpc_dmaml.analysis import stats
 from hpc_dmaml.losses.metric import Metric
 
 LOSS = Metric("loss", higher_is_better=False)
@@ -77,9 +78,10 @@ def after(step: int) -> str:
 
 
 def mean_and_half(row: Any, is_share: bool) -> str:
-    """Mean ± half the interval; shares in percent."""
+    """Mean ± half the interval, where there are seeds enough for one; shares in percent."""
     factor, digits = (100, 1) if is_share else (1, 3)
-    return with_half(factor * float(row["mean"]), factor * float(row["half"]), digits)
+    half = float(row["half"]) if row["n"] >= stats.FEWEST else math.nan
+    return with_half(factor * float(row["mean"]), factor * half, digits)
 
 
 def with_half(mean: float, half: float, digits: int) -> str:
