@@ -36,10 +36,12 @@ def test_all_methods_that_are_installed_stand_side_by_side():
     assert lines[-1].startswith("Our time: ")
 
 
+@pytest.mark.long
 def test_time_and_memory_over_the_inner_steps():
     assert first_cells(benchmark("--steps", "--cases", "sinusoid"))[2:] == ["1", "5", "10", "20"]
 
 
+@pytest.mark.long
 def test_a_whole_training_step_beside_its_meta_gradient():
     assert first_cells(benchmark("--end-to-end"))[2:] == ["Sinusoid", "Glyphs"]
 
