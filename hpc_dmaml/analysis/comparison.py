@@ -49,7 +49,7 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
     table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
     samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
     if reference not in samples:
-        raise ValueError(f"there is no setting {settings.label(reference)}")
+        raise ValueError(f"there is no validation yet of {settings.label(reference)}, to compare with: see --against")
     least, most = settings.limits(variable)
     rows = []
     for key, values in samples.items():
@@ -72,7 +72,7 @@ def compare(settings: Settings, options: Options) -> Picture:
     """Final validation of every other setting less that of one, with the difference's interval."""
     reference, variable = _reference(settings, options.against), settings.variable(options)
     table = differences(settings, reference, variable, options)
-    others = settings.some(key for key in settings.jobs if key != reference)
+    others = settings.shown_in(table)
     figure, axis = style.named_rows([others.label(key) for key in others.jobs], 1.4)
     shown = table.assign(mean=stats.known(table["mean"]))
     for place, key in enumerate(others.jobs):
@@ -89,7 +89,8 @@ def compare(settings: Settings, options: Options) -> Picture:
     axis.set_xlabel(f"final {quantity.name} less that of\n{settings.label(reference)}{unit}")
     text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
     style.caption(figure, settings.caption(text, options))
-    return Picture(figure, table)
+    left_out = [key for key in settings.jobs if key not in others.jobs and key != reference]
+    return Picture(figure, table, tuple(f"{settings.label(key)}: no validation yet" for key in left_out))
 
 
 def _reference(settings: Settings, against: str | None) -> Key:

@@ -140,6 +140,10 @@ class Settings:
         part.jobs = {key: self.jobs[key] for key in keys if key in self.jobs}
         return part
 
+    def shown_in(self, table: pd.DataFrame) -> Settings:
+        """Only the settings of which a table has rows: of others the files hold nothing yet."""
+        return self.some(key for key in self.jobs if len(self.rows(table, key)))
+
     @property
     def families(self) -> dict[str, Settings]:
         """The settings of a scaling sweep, the baseline and the scaled ones, for each way to scale that there is."""

@@ -20,7 +20,7 @@ def run_seconds(job: reader.Job) -> float:
     """Duration of a run without its validation, in seconds: the median over all runs but the first, which warms up. NaN
     where the file does not say it."""
     source = job.read("runs", "ranks")
-    validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1)
+    validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1, initial=0.0)
     seconds = np.diff(stats.known(source["runs/wall_s"])) - validation[1:]
     seconds = seconds[seconds > 0]
     return float(np.median(seconds)) if len(seconds) else float("nan")
@@ -121,7 +121,7 @@ def extrapolation(settings: Settings, options: Options, runs: int = 1000) -> Pic
     figure, axes = style.subplots(1, len(settings.families), height=3.0, sharey=True)
     scale, unit = words.unit_of(table["wall_s"].max())
     for axis, (family, part) in zip(axes[0], settings.families.items(), strict=True):
-        for key in part.jobs:
+        for key in part.shown_in(table).jobs:
             rows, line = part.rows(table, key), part.line(key)
             x, y, colour = rows["runs"], rows["wall_s"] / scale, line["color"]
             measured = ~rows["extrapolated"]
@@ -180,6 +180,7 @@ def _known_mean(values: np.ndarray) -> float:
 def time_shares(settings: Settings, options: Options) -> Picture:
     """What a run's time goes to: a bar a setting, from work to the rest."""
     table = shares(settings)
+    settings = settings.shown_in(table)
     figure, axis = style.named_rows([settings.label(key) for key in settings.jobs], 1.5)
     for place, key in enumerate(settings.jobs):
         rows, left = settings.rows(table, key), 0.0

@@ -19,6 +19,8 @@ X = {
     "wall_s": "wall time",
     "environment_steps": "environment steps",
 }
+WIDE = 20
+"""Losses of which the greatest is more than so many times the median are drawn on a logarithmic axis."""
 Published = Mapping[float, Mapping[int, float]]
 """Of a family of scaled settings: at each ratio the accuracy after some numbers of runs."""
 
@@ -183,9 +185,13 @@ def _name(axis: Axes, settings: Settings, variable: str, x_label: str, means: pd
         kinds = {words.setting("loss", str(job.attributes["loss"])).replace("_", " ") for job in settings.all_jobs}
         axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")
     # Limits of few seeds can be far away: the picture is of the means, with room around them.
-    low, high = pd.Series(stats.known(means)).agg(["min", "max"])
+    known = pd.Series(stats.known(means))
+    low, high = known.agg(["min", "max"])
     room, (bottom, top) = 0.6 * (high - low), axis.get_ylim()
-    if room > 0:
+    if variable == "loss" and low > 0 and high > WIDE * known.median():
+        style.log(axis)
+        axis.set_ylim(low / 1.3, high * 1.3)
+    elif room > 0:
         axis.set_ylim(max(bottom, low - room), min(top, high + room))
     axis.set_xlim(left=0)
 

@@ -11,7 +11,18 @@ from matplotlib.colors import to_hex
 
 from hpc_dmaml import results, sweep
 from hpc_dmaml.algorithms import MAML
-from hpc_dmaml.analysis import comparison, figures, reader, report, style, timing, trajectories, validation, workers
+from hpc_dmaml.analysis import (
+    comparison,
+    figures,
+    reader,
+    report,
+    style,
+    tables,
+    timing,
+    trajectories,
+    validation,
+    workers,
+)
 from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
@@ -495,3 +506,35 @@ def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
 def test_the_list_names_every_figure(capsys):
     _, shown, _ = command(capsys, "--list")
     assert [line.split()[0] for line in shown] == list(figures.FIGURES)
+
+
+@pytest.mark.parametrize("done", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_setting_that_has_but_begun_hides_no_other_in_any_figure_or_table(partial, done):
+    described = sweep.read_folder(partial)
+    for point in described.points:
+        if point.settings["scaling"] == "tasks 2x":
+            write_job(point.output, described.parse(point), point.ranks, "running", runs=done)
+    found = reader.read([partial])
+    with style.used():
+        for name, figure in figures.FIGURES.items():
+            if name in ("6.18", "trajectories", "environment_steps", "scaling") or figure.axis not in (None, "scaling"):
+                continue  # not of these files
+            if figures.is_thesis(name) and figure.axis is None:
+                continue
+            picture, _ = figures.draw(name, found, Options())
+            assert len(picture.numbers), figure.title
+    for name, (_, make) in tables.TABLES.items():
+        assert len(make(figures.of_thesis(name, found, ["scaling"]), Options())[0]) > 3
+    assert "tasks 4×" in report.page(found, Options())
+
+
+def test_losses_over_orders_of_magnitude_are_drawn_on_a_logarithmic_axis(tmp_path):
+    for name, factor in (("even", 1.0), ("spike", 1e4)):
+        write_job(tmp_path / name / "a.h5", small_config(runs=30, workers=1))
+        source = read(tmp_path / name / "a.h5")
+        source["validation/loss"][4] *= factor
+        results.write(tmp_path / name / "a.h5", source.arrays, source.attributes)
+        with style.used():
+            settings = Settings(reader.read([tmp_path / name]).jobs, [])
+            (axis,) = validation.over(settings, Options(variable="loss")).figure.axes
+        assert axis.get_yscale() == ("log" if factor > 1 else "linear")
