@@ -89,4 +89,6 @@ def stored_best(source: Results) -> list[Best]:
 
 def next_best(best: list[Best]) -> dict[str, np.ndarray]:
     """All but the first as arrays of a file, which says the first apart."""
-    return {f"{NEXT_BEST}{name}": np.stack(each) for name, each in zip(Best._fields, zip(*best[1:], strict=True))}
+    if not best[1:]:
+        return {}
+    return {f"{NEXT_BEST}{name}": np.stack([getattr(each, name) for each in best[1:]]) for name in Best._fields}

@@ -66,7 +66,7 @@ def validate(
 
 @torch.no_grad()
 def prediction_curve(
-    learner: Learner, thetas: Tensor, batch: TaskBatch, steps: int, inductive: bool
+    learner: Learner, thetas: Tensor, batch: Batch, steps: int, inductive: bool
 ) -> tuple[Tensor, Tensor]:
     """Query losses and metrics, each (steps + 1, B), of the mean prediction of several φ (k, P).
 
@@ -83,7 +83,10 @@ def prediction_curve(
         walks = [algorithm.adapt(objective, *each, part, steps) for each in zip(thetas, starts, strict=True)]
         curve = []
         for adapted in zip(*walks, strict=True):
-            z, y = loss.mean_prediction(torch.stack([predict(objective, each, part) for each in adapted])), part.query_set.y
+            z, y = (
+                loss.mean_prediction(torch.stack([predict(objective, each, part) for each in adapted])),
+                part.query_set.y,
+            )
             curve.append(torch.stack([loss.reported(loss.value(z, y), z, y), loss.measure(z, y)]))
         curves.append(torch.stack(curve, 1))
     losses, metrics = torch.cat(curves, 2)
@@ -98,8 +101,8 @@ def all_queries(objective: Objective, parameters: Parameters, batch: TaskBatch) 
 def one_query_at_a_time(objective: Objective, parameters: Parameters, batch: TaskBatch) -> Tensor:
     """Outputs (B, n, C) for the queries, each of which sees the support set alone beside itself: the inductive setting.
 
-    Batch norm takes its statistics over the support set and this one query, as without transduction in Nichol et al. (2018,
-    section 6.1). Of one query alone they would be those of an instance norm, which the model was not trained with
+    Batch norm takes its statistics over the support set and this one query, as Nichol et al. (2018) do
+    without transduction. Of one query alone they would be those of an instance norm, which the model was not trained with
     (Bronskill et al., 2020), and of vectors there are none.
     """
     support, queries = batch.support_set.x, batch.query_set.x
