@@ -16,6 +16,7 @@ from hpc_dmaml.analysis import stats
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import REPEATS, RunConfig, changes, require, stored_in
 from hpc_dmaml.config.command_line import FLAGS, help_parser, shortest, split
+from hpc_dmaml.config.layers import layer, plain
 from hpc_dmaml.config.values import Word, hints, make, typed
 from hpc_dmaml.files import expanded, writing
 from hpc_dmaml.importing import did_you_mean, path_of
@@ -48,7 +49,7 @@ class Evaluation:
     (validation.keep), each of which adapts by itself: of their class probabilities, or of their outputs in regression."""
     inductive: bool = False
     """Beside the usual numbers those of one query at a time, where batch norm cannot see the other queries: its statistics
-    are those of the support set and this query. Takes as many times as long as there are queries, or less."""
+    are those of the support set and this query. The support set is computed again for each query."""
     split: Literal["train", "validation", "test", "all"] = "test"
     """Which classes the tasks come from; all: every class of a data set that was not trained on, whose own split, if
     training had one, is then of no use."""
@@ -226,10 +227,13 @@ def _claim(path: Path, stack: ExitStack) -> None:
 
 
 def _settings(evaluation: Evaluation, config: RunConfig) -> dict[str, Any]:
-    """What the CSV says of all its rows: the options of the test, and what is not by default in the training."""
-    options = {f"test.{n}": v for n, v in vars(evaluation).items() if n not in ("files", "csv", "trust", "device")}
-    trained = {name: value for name, value in shortest(config).items() if name not in REPEATS}
-    return options | {name: path_of(value) if isinstance(value, type) else value for name, value in trained.items()}
+    """What the CSV says in all its rows: the options of the test; the parts of the job, and its fields that are not by
+    default."""
+    untold = ("files", "csv", "trust", "device")
+    options = {f"test.{n}": v for n, v in vars(evaluation).items() if v is not None and n not in untold}
+    everything, kept = layer(plain(config)), shortest(config).keys() - REPEATS
+    parts = {name: path_of(value) for name, value in everything.items() if isinstance(value, type)}
+    return options | parts | {name: value for name, value in everything.items() if name in kept and name not in parts}
 
 
 def _load(file: str, evaluation: Evaluation) -> list[TrainedModel]:

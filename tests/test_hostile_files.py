@@ -207,8 +207,8 @@ def test_an_interrupted_job_says_how_it_goes_on(tmp_path, capsys, task, trust):
     [
         ("{file} --taks 3", "there is no option --taks; did you mean --tasks?"),
         ("{file} --tasks x", "tasks must be a whole number, not 'x'"),
-        ("{file} {file}", "belongs to no option: one file at a time"),
-        ("--tasks 3", "file must be given"),
+        ("{file} {file}", "have the same seed 0: give one of them"),
+        ("--tasks 3", "files must be one file or more, not none"),
         ("$NOWHERE/x.h5", "no environment variable NOWHERE"),
         ("{file} --root x", "was trained on Sinusoid: .*root"),
     ],
