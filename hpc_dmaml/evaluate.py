@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hpc_dmaml.tasks import Batch
     from hpc_dmaml.tasks.rollouts import Watch
     from hpc_dmaml.trained_model import TrainedModel
+    from hpc_dmaml.worker import Learner
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ def _setting(evaluation: Evaluation) -> RunConfig:
         differing = [name for name in changes(first, config) if name not in REPEATS]
         if differing:
             raise ValueError(f"{pair} differ in {', '.join(differing)}: a mean over seeds wants files of one setting")
+        runs = [len(each["runs/run"]) for each in (sources[0], source)]
+        if runs[0] != runs[1]:
+            raise ValueError(f"{pair} are not equally far, after {runs[0]:,} and {runs[1]:,} runs")
         other = seeds.setdefault(config.seed, source)
         if other is not source:
             raise ValueError(f"{other.path} and {source.path} have the same seed {config.seed}: give one of them")
@@ -156,7 +160,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
         from hpc_dmaml.validation import validate
 
     evaluation, config = settings
-    node, several = comm.split_node(), len(evaluation.files) > 1
+    node = comm.split_node()
     with ExitStack() as stack:
         with comm.raising_together():
             if evaluation.csv is not None and comm.rank == 0:
@@ -175,7 +179,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
                 _check_form(model, sampler, file)
         steps = config.validation.steps if evaluation.steps is None else evaluation.steps
 
-        def tried(phi: Tensor, watch: Watch | None = None, inductive: bool = False) -> Validation:
+        def tried(learner: Learner, phi: Tensor, watch: Watch | None = None, inductive: bool = False) -> Validation:
             with Bar("task", evaluation.tasks, file=sys.stderr) if comm.rank == 0 else nullcontext() as bar:
                 show = bar.show if bar is not None else None
                 place = (comm, split, key, evaluation.tasks, steps)
@@ -185,33 +189,35 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
             if comm.rank == 0:
                 print(*lines, sep="\n", flush=True)
 
-        sections = []
+        sections, loss = [], named(sampler.loss)
+        tells_success = isinstance(loss, PolicyGradient) and loss.judged_by == "success"
         for file, members in zip(evaluation.files, models, strict=True):
             model = members[0]
             learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
-            tells_success = isinstance(learner.loss, PolicyGradient) and learner.loss.judged_by == "success"
             watch = Watch(first_success) if tells_success else None
             phi = torch.stack([each.phi for each in members]) if evaluation.which == "ensemble" else model.phi
-            found = (tried(phi, watch), *([tried(phi, inductive=True)] if evaluation.inductive else []))
+            found = [tried(learner, phi, watch)]
+            if evaluation.inductive:
+                found.append(tried(learner, phi, inductive=True))
             what = f"mean prediction of the {len(members)} best" if phi.dim() > 1 else f"{evaluation.which} parameters"
             heading = f"{Path(file)}: {what}, {evaluation.tasks} {source}"
-            sections.append(Section(file, heading, found, model.config.seed))
-            say(text(sections[-1], metric := learner.loss.metric))
+            sections.append(Section(file, heading, tuple(found), model.config.seed))
+            say(text(sections[-1], loss.metric))
             if watch is not None:
                 everything = drawn(rng=generator(config.seed, *key))
                 assert isinstance(everything, Rollouts)
                 say(*everything.account(watch.gathered(comm, everything.keys)))
-        if several:
+        if len(sections) > 1:
             sections += over_files(sections)
-            say(*(text(section, metric) for section in sections[-2:]))
-        if one.oracle() is not None and metric is not None:  # then the metric alone says little
+            say(*(text(section, loss.metric) for section in sections[-2:]))
+        if one.oracle() is not None and loss.metric is not None:  # then the metric alone says little
             fresh = build_module(config, sampler.sample_shape, sampler.outputs)
-            untrained = tried(beginning(config.algorithm, model.layout, fresh))
+            untrained = tried(learner, beginning(config.algorithm, model.layout, fresh))
             oracle = interval(np.asarray(drawn(rng=generator(config.seed, *key)).oracle())[None])[0]
-            say(text(Section("untrained", "from a random initialisation:", (untrained,)), metric))
-            say(f"who knows the task:  {metric.name} {with_unit(*oracle, metric)}")
+            say(text(Section("untrained", "from a random initialisation:", (untrained,)), loss.metric))
+            say(f"who knows the task:  {loss.metric.name} {with_unit(*oracle, loss.metric)}")
         if evaluation.csv is not None and comm.rank == 0:
-            write_csv(Path(evaluation.csv), sections, metric, _settings(evaluation, models[0][0].config))
+            write_csv(Path(evaluation.csv), sections, loss.metric, _settings(evaluation, models[0][0].config))
             say(f"written to {evaluation.csv}")
     return COMPLETE
 
