@@ -106,23 +106,28 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
 
 def _setting(evaluation: Evaluation) -> RunConfig:
     """The configuration of the files, or of the first of them. Raises ValueError where they are not of one setting."""
-    sources = [results.read(file) for file in evaluation.files]
-    configs = [stored_in(source, lambda _: evaluation.trust) for source in sources]
-    first, seeds = configs[0], dict[int, results.Results]()
-    for source, config in zip(sources, configs, strict=True):
-        pair = f"{sources[0].path} and {source.path}"
+    (file, first, runs), *others = (_job(file, evaluation.trust) for file in evaluation.files)
+    seeds = {first.seed: file}
+    for other, config, made in others:
         differing = [name for name in changes(first, config) if name not in REPEATS]
         if differing:
-            raise ValueError(f"{pair} differ in {', '.join(differing)}: a mean over seeds wants files of one setting")
-        runs = [len(each["runs/run"]) for each in (sources[0], source)]
-        if runs[0] != runs[1]:
-            raise ValueError(f"{pair} are not equally far, after {runs[0]:,} and {runs[1]:,} runs")
-        other = seeds.setdefault(config.seed, source)
-        if other is not source:
-            raise ValueError(f"{other.path} and {source.path} have the same seed {config.seed}: give one of them")
-    if len(sources) > 1:
+            raise ValueError(
+                f"{file} and {other} differ in {', '.join(differing)}: a mean over seeds wants files of one setting"
+            )
+        if made != runs:
+            raise ValueError(f"{file} and {other} are not equally far, after {runs:,} and {made:,} runs")
+        if config.seed in seeds:
+            raise ValueError(f"{seeds[config.seed]} and {other} have the same seed {config.seed}: give one of them")
+        seeds[config.seed] = other
+    if others:
         _check_scipy()
     return first
+
+
+def _job(file: str, trust: bool) -> tuple[str, RunConfig, int]:
+    """A file, its configuration, and how many runs were made."""
+    source = results.read(file)
+    return file, stored_in(source, lambda _: trust), len(source["runs/run"])
 
 
 def _check_scipy() -> None:
@@ -259,11 +264,10 @@ def _load(file: str, evaluation: Evaluation) -> list[TrainedModel]:
 
 def _check_supervised(batch: Batch, evaluation: Evaluation) -> None:
     """Raise ValueError where a test is asked for that wants data which no model acts on."""
-    asked = [name for name, wanted in (("which: ensemble", evaluation.which == "ensemble"),
-                                       ("inductive", evaluation.inductive)) if wanted]  # fmt: skip
+    asked = "which: ensemble" if evaluation.which == "ensemble" else "inductive" if evaluation.inductive else None
     if asked and not isinstance(batch, TaskBatch):
         raise ValueError(
-            f"{asked[0]} is for supervised tasks: here the data follows from what the model does, as in reinforcement "
+            f"{asked} is for supervised tasks: here the data follows from what the model does, as in reinforcement "
             "learning, where each policy walks its own way, one state at a time"
         )
 

@@ -42,8 +42,9 @@ class State:
     run: int = 0
     """The run that comes next, and so how many were made."""
     best: list[Best] = field(default_factory=list)
-    """At most `keep`, the best first; of equal ones the earlier."""
+    """The best first; of equal ones the earlier."""
     keep: int = 1
+    """At most so many; 0 on ranks that do not write the file."""
     validation: Validation | None = None
     """The last one."""
     trajectories: dict[str, np.ndarray] = field(default_factory=dict)
@@ -57,12 +58,12 @@ class State:
             1 if better_high else -1
         )
         # A task that diverged makes it NaN.
-        if np.isfinite(score) and (len(self.best) < self.keep or score > self.best[-1].score):
+        if np.isfinite(score) and (len(self.best) < self.keep or any(score > best.score for best in self.best)):
             found = Best(score, self.model.theta.cpu().numpy().copy(), run)
             self.best = sorted([*self.best, found], key=lambda best: -best.score)[: self.keep]
 
-    def resume(self, previous: Results, writes: bool) -> None:
-        """Be where the job was that wrote a file; φ is there already. Only who `writes` needs to know the best.
+    def resume(self, previous: Results) -> None:
+        """Be where the job was that wrote a file; φ is there already.
 
         Raises ValueError where it was another job.
         """
@@ -71,7 +72,7 @@ class State:
         self.model.load_optimizer_state(previous.group("checkpoint/optimizer/"), self.run > 0)
         self.own.restore(previous.group(GROUP))
         self.trajectories = {name: a for name, a in previous.arrays.items() if name.startswith("trajectories/")}
-        if writes:
+        if self.keep:
             self.best = stored_best(previous)
 
 

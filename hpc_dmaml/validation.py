@@ -75,7 +75,12 @@ def prediction_curve(
     """
     engine, algorithm = learner.engine, learner.config.algorithm
     objective, loss = engine.objective, engine.objective.loss
-    predict = one_query_at_a_time if inductive else all_queries
+
+    def predict(parameters: Parameters, tasks: TaskBatch) -> Tensor:
+        if inductive:
+            return one_query_at_a_time(objective, parameters, tasks)
+        return objective.outputs(parameters, tasks.query_set.x)
+
     curves = []
     for part in chunks(batch, engine.chunk, thetas):
         assert isinstance(part, TaskBatch)
@@ -83,27 +88,20 @@ def prediction_curve(
         walks = [algorithm.adapt(objective, *each, part, steps) for each in zip(thetas, starts, strict=True)]
         curve = []
         for adapted in zip(*walks, strict=True):
-            z, y = (
-                loss.mean_prediction(torch.stack([predict(objective, each, part) for each in adapted])),
-                part.query_set.y,
-            )
+            z = loss.mean_prediction(torch.stack([predict(each, part) for each in adapted]))
+            y = part.query_set.y
             curve.append(torch.stack([loss.reported(loss.value(z, y), z, y), loss.measure(z, y)]))
         curves.append(torch.stack(curve, 1))
     losses, metrics = torch.cat(curves, 2)
     return losses, metrics
 
 
-def all_queries(objective: Objective, parameters: Parameters, batch: TaskBatch) -> Tensor:
-    """Outputs (B, n, C) for the queries, which share the statistics of batch norm: the transductive setting."""
-    return objective.outputs(parameters, batch.query_set.x)
-
-
 def one_query_at_a_time(objective: Objective, parameters: Parameters, batch: TaskBatch) -> Tensor:
-    """Outputs (B, n, C) for the queries, each of which sees the support set alone beside itself: the inductive setting.
+    """Outputs (B, n, C) for the n queries, none of which sees another: the inductive setting.
 
-    Batch norm takes its statistics over the support set and this one query, as Nichol et al. (2018) do
-    without transduction. Of one query alone they would be those of an instance norm, which the model was not trained with
-    (Bronskill et al., 2020), and of vectors there are none.
+    Batch norm takes its statistics over the support set and the one query, as Nichol et al. (2018) do where they are not
+    transductive. Those of the query alone would make it an instance norm, which the model was not trained with (Bronskill
+    et al., 2020, compare such choices); and of one vector there is no variance.
     """
     support, queries = batch.support_set.x, batch.query_set.x
     each = (torch.cat([support, query], 1) for query in queries.split(1, 1))

@@ -26,7 +26,7 @@ from hpc_dmaml.state import Validation as Validated
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Glyphs, Navigation, Samples, TaskBatch
 from hpc_dmaml.tasks.border import draw
-from hpc_dmaml.validation import all_queries, one_query_at_a_time, validate
+from hpc_dmaml.validation import one_query_at_a_time, validate
 from tests.helpers import run, small_config
 
 KEPT = Validation(every=1, tasks=4, steps=2, keep=3)
@@ -154,7 +154,7 @@ def test_what_is_said_of_a_query_depends_on_the_others_only_where_all_are_asked_
     batch = TaskBatch(Samples(x[:, :4], y[:, :4]), Samples(x[:, 4:], y[:, 4:]))
     part = replace(batch, query_set=Samples(x[:, 4:6], y[:, 4:6]))
     alone = [one_query_at_a_time(objective, parameters, each)[:, :2] for each in (batch, part)]
-    together = [all_queries(objective, parameters, each)[:, :2] for each in (batch, part)]
+    together = [objective.outputs(parameters, each.query_set.x)[:, :2] for each in (batch, part)]
     torch.testing.assert_close(*alone, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(*together)
 
