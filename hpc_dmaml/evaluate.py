@@ -86,7 +86,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     for name in given:
         if name not in types:
             raise ValueError(f"there is no option --{name}" + did_you_mean(name, types, "--"))
-    given |= {name: True for name in ("inductive", "trust") if name in given}
+    given |= {name: True for name in ("inductive", "trust") if given.get(name) == ""}
     given |= {name: Word(expanded(given[name])) for name in ("csv", "root") if name in given}
     given["files"] = tuple(str(expanded(file)) for file in positional)
     evaluation: Evaluation = make(Evaluation, "", {name: typed(name, v, types[name]) for name, v in given.items()})

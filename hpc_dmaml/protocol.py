@@ -39,13 +39,12 @@ def over_files(sections: Sequence[Section]) -> list[Section]:
     Over seeds the interval is Student's t over the files' means: how far would further seeds lie? Over tasks a task counts
     once, with its mean over the seeds, as its values under several seeds are not independent of one another.
     """
-    ways = zip(*(section.found for section in sections), strict=True)
-    stacked = [
-        [np.stack(each) for each in zip(*way, strict=True)] for way in ways
-    ]  # loss and metric (n, steps + 1, tasks)
-    n, tasks = len(sections), stacked[0][0].shape[-1]
-    seeds = tuple(Validation(*(each.mean(2).T for each in way)) for way in stacked)
-    pooled = tuple(Validation(*(each.mean(0) for each in way)) for way in stacked)
+    ways = list(zip(*(section.found for section in sections), strict=True))
+    n, tasks = len(sections), ways[0][0].loss.shape[-1]
+    seeds = tuple(
+        Validation(*(np.stack([a.mean(1) for a in each], 1) for each in zip(*way, strict=True))) for way in ways
+    )
+    pooled = tuple(Validation(*(np.mean(each, 0) for each in zip(*way, strict=True))) for way in ways)
     few = ". 2 seeds: interval not meaningful" if n < stats.FEWEST else ""
     student = float(stats.t_quantile(stats.LEVEL, n - 1))
     return [

@@ -100,8 +100,8 @@ def one_query_at_a_time(objective: Objective, parameters: Parameters, batch: Tas
     """Outputs (B, n, C) for the n queries, none of which sees another: the inductive setting.
 
     Batch norm takes its statistics over the support set and the one query, as Nichol et al. (2018) do where they are not
-    transductive. Those of the query alone would make it an instance norm, which the model was not trained with (Bronskill
-    et al., 2020, compare such choices); and of one vector there is no variance.
+    transductive. Those of the query alone would make it an instance norm, which the model was not trained with (what hangs
+    on such choices: Bronskill et al., 2020); and of one vector there is no variance.
     """
     support, queries = batch.support_set.x, batch.query_set.x
     each = (torch.cat([support, query], 1) for query in queries.split(1, 1))

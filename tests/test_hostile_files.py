@@ -191,8 +191,9 @@ def test_what_a_command_line_names_itself_is_trusted_in_the_file_that_it_resumes
         "leave.bias",
     }
     assert evaluate.parse([str(path), "--trust"])[1].task == stored.task
-    with pytest.raises(ValueError, match="--trust"):
-        evaluate.parse([str(path)])
+    for more in ([], ["--trust=false"]):
+        with pytest.raises(ValueError, match="--trust"):
+            evaluate.parse([str(path), *more])
 
 
 @pytest.mark.parametrize(("task", "trust"), [(Poisoned(), " --trust"), (Sinusoid(), "")])
