@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hpc_dmaml import results
     from hpc_dmaml.engine import InnerLoop
     from hpc_dmaml.functional import meta_gradient
-    from hpc_dmaml.trained_model import load
+    from hpc_dmaml.trained_model import load, load_best
 
 if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no signal may end it before it can answer
     from hpc_dmaml import launcher, stopping
@@ -21,8 +21,13 @@ if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no sign
     launcher.announce()
 
 __version__ = "0.1.0"
-__all__ = ["InnerLoop", "load", "meta_gradient", "results"]
-_HOMES = {"InnerLoop": "hpc_dmaml.engine", "load": "hpc_dmaml.trained_model", "meta_gradient": "hpc_dmaml.functional"}
+__all__ = ["InnerLoop", "load", "load_best", "meta_gradient", "results"]
+_HOMES = {
+    "InnerLoop": "hpc_dmaml.engine",
+    "load": "hpc_dmaml.trained_model",
+    "load_best": "hpc_dmaml.trained_model",
+    "meta_gradient": "hpc_dmaml.functional",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,10 @@ from hpc_dmaml import console, stopping
 
 JOBS = {
     "run": ("hpc_dmaml", "train, as one process of a job: start it under mpirun or srun, or alone"),
-    "evaluate": ("hpc_dmaml.evaluate", "test a trained file on held-out tasks; also under mpirun"),
+    "evaluate": (
+        "hpc_dmaml.evaluate",
+        "test trained files on held-out tasks, of one or several seeds; also under mpirun",
+    ),
     "sweep": ("hpc_dmaml.sweep", "list or run the points of a sweep"),
 }
 """Modules that are also run by `python -m`."""

@@ -1,9 +1,9 @@
-"""The command `python -m hpc_dmaml.evaluate FILE.h5`: accuracy on test tasks, as papers report it. Also under mpirun."""
+"""The command `python -m hpc_dmaml.evaluate FILE [FILE …]`: accuracy on test tasks, as papers report it. Also under mpirun."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,36 +12,45 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 
 from hpc_dmaml import console, results, stopping
+from hpc_dmaml.analysis import stats
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.config import RunConfig, require, stored_in
-from hpc_dmaml.config.command_line import help_parser, split
+from hpc_dmaml.config import REPEATS, RunConfig, changes, require, stored_in
+from hpc_dmaml.config.command_line import FLAGS, help_parser, shortest, split
+from hpc_dmaml.config.layers import layer, plain
 from hpc_dmaml.config.values import Word, hints, make, typed
-from hpc_dmaml.files import expanded
-from hpc_dmaml.importing import did_you_mean
+from hpc_dmaml.files import expanded, writing
+from hpc_dmaml.importing import did_you_mean, path_of
 from hpc_dmaml.launch import COMPLETE, importing, launch
-from hpc_dmaml.losses import Metric, PolicyGradient, named
-from hpc_dmaml.tasks import ImageFolder, Split, TaskSampler
+from hpc_dmaml.losses import PolicyGradient, named
+from hpc_dmaml.tasks import ImageFolder, Split, TaskBatch, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hpc_dmaml.state import Validation
+    from hpc_dmaml.tasks import Batch
+    from hpc_dmaml.tasks.rollouts import Watch
     from hpc_dmaml.trained_model import TrainedModel
+    from hpc_dmaml.worker import Learner
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Test a meta-model on tasks that it was not trained on."""
 
-    file: str
-    """Result file of a job."""
+    files: tuple[str, ...]
+    """Result files: of one job, or of jobs of one setting that differ in their seed, for the mean over seeds."""
     tasks: int = 600
     """Test tasks, spread over the ranks."""
     steps: int | None = None
     """Adaptation steps. Default: as in the job's validation."""
-    which: Literal["last", "best"] = "last"
-    """The last parameters, or the best by validation."""
+    which: Literal["last", "best", "ensemble"] = "last"
+    """The last parameters; the best by validation; or the mean prediction of the best, as many as the job has kept
+    (validation.keep), each of which adapts by itself: of their class probabilities, or of their outputs in regression."""
+    inductive: bool = False
+    """Beside the usual numbers those of one query at a time, where batch norm cannot see the other queries: its statistics
+    are those of the support set and this query. The support set is computed again for each query."""
     split: Literal["train", "validation", "test", "all"] = "test"
     """Which classes the tasks come from; all: every class of a data set that was not trained on, whose own split, if
     training had one, is then of no use."""
@@ -56,30 +65,32 @@ class Evaluation:
     random, and this folder has too few for that, all of them are tested on, and it is said."""
     device: str = "auto"
     """As in training."""
+    csv: str | None = None
+    """File to write the numbers to, as well; must not exist."""
     trust: bool = False
     """Import the parts of your own that the file names, which runs their code."""
 
     def __post_init__(self) -> None:
+        require(len(self.files) > 0, "files", "none", "one file or more")
         require(self.tasks >= 1, "tasks", self.tasks, "1 or more")
         require(self.steps is None or self.steps >= 0, "steps", self.steps, "0 or more")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
-    """The evaluation that a command line asks for, and the configuration of its file, changed accordingly."""
-    options, positional = split(sys.argv[1:] if arguments is None else arguments)
-    given: dict[str, Any] = {**dict(options), **({"file": Word(positional[0])} if positional else {})}
+    """The evaluation that a command line asks for, and the configuration of its files, changed accordingly."""
+    options, positional = split(sys.argv[1:] if arguments is None else arguments, (*FLAGS, "inductive"))
+    given: dict[str, Any] = dict(options)
     if "help" in given:
         _help()
     types = hints(Evaluation)
     for name in given:
         if name not in types:
             raise ValueError(f"there is no option --{name}" + did_you_mean(name, types, "--"))
-    if positional[1:]:
-        raise ValueError(f"{positional[1]!r} belongs to no option: one file at a time")
-    given |= {"trust": True} if "trust" in given else {}
-    given |= {name: Word(expanded(given[name])) for name in ("file", "root") if name in given}
+    given |= {name: True for name in ("inductive", "trust") if given.get(name) == ""}
+    given |= {name: Word(expanded(given[name])) for name in ("csv", "root") if name in given}
+    given["files"] = tuple(str(expanded(file)) for file in positional)
     evaluation: Evaluation = make(Evaluation, "", {name: typed(name, v, types[name]) for name, v in given.items()})
-    config = stored_in(results.read(evaluation.file), lambda _: evaluation.trust)
+    config = _setting(evaluation)
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
     if isinstance(config.task, FewShotImages):
@@ -89,85 +100,176 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     try:
         task = replace(config.task, **changed)  # type: ignore[type-var]
     except TypeError as error:
-        raise ValueError(f"{evaluation.file} was trained on {type(config.task).__name__}: {error}") from error
+        raise ValueError(f"{evaluation.files[0]} was trained on {type(config.task).__name__}: {error}") from error
     return evaluation, replace(config, task=task, device=evaluation.device, seed=evaluation.seed)
+
+
+def _setting(evaluation: Evaluation) -> RunConfig:
+    """The configuration of the files, or of the first of them. Raises ValueError where they are not of one setting."""
+    (file, first, runs), *others = (_job(file, evaluation.trust) for file in evaluation.files)
+    seeds = {first.seed: file}
+    for other, config, made in others:
+        differing = [name for name in changes(first, config) if name not in REPEATS]
+        if differing:
+            raise ValueError(
+                f"{file} and {other} differ in {', '.join(differing)}: a mean over seeds wants files of one setting"
+            )
+        if made != runs:
+            raise ValueError(f"{file} and {other} are not equally far, after {runs:,} and {made:,} runs")
+        if config.seed in seeds:
+            raise ValueError(f"{seeds[config.seed]} and {other} have the same seed {config.seed}: give one of them")
+        seeds[config.seed] = other
+    if others:
+        _check_scipy()
+    return first
+
+
+def _job(file: str, trust: bool) -> tuple[str, RunConfig, int]:
+    """A file, its configuration, and how many runs were made."""
+    source = results.read(file)
+    return file, stored_in(source, lambda _: trust), len(source["runs/run"])
+
+
+def _check_scipy() -> None:
+    try:
+        stats.t_quantile(stats.LEVEL, 1)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"a mean over seeds needs {error.name}: pip install 'hpc_dmaml[analysis]'") from error
 
 
 def _help() -> NoReturn:
     parser = help_parser("python -m hpc_dmaml.evaluate", Evaluation.__doc__)
-    parser.add_class_arguments(Evaluation, None, as_positional=True, skip={"trust"})
+    parser.add_class_arguments(Evaluation, None, skip={"files", "inductive", "trust"})
+    parser.add_argument("files", nargs="+", metavar="FILE", help="Result files of jobs of one setting.")
+    parser.add_argument(
+        "--inductive", action="store_true", help="Beside the usual numbers those of one query at a time."
+    )
     parser.add_argument("--trust", action="store_true", help="Import the parts of your own that the file names.")
     parser.parse_args(["--help"])
     sys.exit(0)
 
 
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
-    """Print the mean over the test tasks ± 1.96 σ/√tasks, before adaptation and after each step."""
+    """Print mean ± 1.96 σ/√tasks of each file, before adaptation and after each step; of several also over them."""
     with importing():
+        import torch
+
         from hpc_dmaml.progress import Bar
+        from hpc_dmaml.protocol import Section, interval, over_files, text, with_unit, write_csv
         from hpc_dmaml.randomness import Purpose, generator
         from hpc_dmaml.setup import load_task, make_learner, use_device
         from hpc_dmaml.start import beginning, build_module
         from hpc_dmaml.tasks.border import draw
         from hpc_dmaml.tasks.environments import Rollouts
         from hpc_dmaml.tasks.rollouts import Watch, first_success
-        from hpc_dmaml.trained_model import load
         from hpc_dmaml.validation import validate
 
     evaluation, config = settings
     node = comm.split_node()
-    sampler = load_task(config.task, comm, node, ())
-    with comm.raising_together():
-        sampler, split, source = _classes(sampler, evaluation)
-    device = use_device(config, comm, node)
-    with comm.raising_together():
-        model = load(evaluation.file, evaluation.which, evaluation.trust)
-        _check_form(model, sampler, evaluation.file)
-    learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
-    steps = config.validation.steps if evaluation.steps is None else evaluation.steps
-    key = (Purpose.EVALUATION, 0)
+    with ExitStack() as stack:
+        with comm.raising_together():
+            if evaluation.csv is not None and comm.rank == 0:
+                _claim(Path(evaluation.csv), stack)
+        sampler = load_task(config.task, comm, node, ())
+        with comm.raising_together():
+            sampler, split, source = _classes(sampler, evaluation)
+        device = use_device(config, comm, node)
+        key = (Purpose.EVALUATION, 0)
+        drawn = partial(draw, sampler, split, tasks=evaluation.tasks)
+        with comm.raising_together():
+            one = drawn(rng=generator(config.seed, *key), part=slice(0, 1))
+            _check_supervised(one, evaluation)
+            models = [_load(file, evaluation) for file in evaluation.files]
+            for file, (model, *_) in zip(evaluation.files, models, strict=True):
+                _check_form(model, sampler, file)
+        steps = config.validation.steps if evaluation.steps is None else evaluation.steps
 
-    def tried(phi: Tensor, watch: Watch | None = None) -> Validation:
-        with Bar("task", evaluation.tasks, file=sys.stderr) if comm.rank == 0 else nullcontext() as bar:
-            show = bar.show if bar is not None else None
-            return validate(learner, phi.to(device), comm, split, key, evaluation.tasks, steps, watch, show)
+        def tried(learner: Learner, phi: Tensor, watch: Watch | None = None, inductive: bool = False) -> Validation:
+            with Bar("task", evaluation.tasks, file=sys.stderr) if comm.rank == 0 else nullcontext() as bar:
+                show = bar.show if bar is not None else None
+                place = (comm, split, key, evaluation.tasks, steps)
+                return validate(learner, phi.to(device), *place, watch, show, inductive)
 
-    metric = learner.loss.metric
-    tells_success = isinstance(learner.loss, PolicyGradient) and learner.loss.judged_by == "success"
-    watch = Watch(first_success) if tells_success else None
-    found = tried(model.phi, watch)
-    lines = _lines(found, metric)
-    drawn = partial(draw, sampler, split, tasks=evaluation.tasks)
-    if watch is not None:
-        everything = drawn(rng=generator(config.seed, *key))
-        assert isinstance(everything, Rollouts)
-        lines += everything.account(watch.gathered(comm, everything.keys))
-    oracle = drawn(rng=generator(config.seed, *key), part=slice(0, 1)).oracle()
-    if oracle is not None and metric is not None:  # then the metric alone says little
-        fresh = build_module(config, sampler.sample_shape, sampler.outputs)
-        untrained = tried(beginning(config.algorithm, model.layout, fresh))
-        oracle = drawn(rng=generator(config.seed, *key)).oracle()
-        lines += ["from a random initialisation:", *_lines(untrained, metric)]
-        lines += [f"who knows the task:  {metric.name} {_shown(np.asarray(oracle), metric)}"]
-    if comm.rank == 0:
-        print(f"{Path(evaluation.file)}: {evaluation.which} parameters, {evaluation.tasks} {source}")
-        print("\n".join(lines))
+        def say(*lines: str) -> None:
+            if comm.rank == 0:
+                print(*lines, sep="\n", flush=True)
+
+        sections, loss = [], named(sampler.loss)
+        tells_success = isinstance(loss, PolicyGradient) and loss.judged_by == "success"
+        for file, members in zip(evaluation.files, models, strict=True):
+            model = members[0]
+            learner = make_learner(config, sampler, model.module, device, model.layout, comm, split)
+            watch = Watch(first_success) if tells_success else None
+            phi = torch.stack([each.phi for each in members]) if evaluation.which == "ensemble" else model.phi
+            found = [tried(learner, phi, watch)]
+            if evaluation.inductive:
+                found.append(tried(learner, phi, inductive=True))
+            what = f"mean prediction of the {len(members)} best" if phi.dim() > 1 else f"{evaluation.which} parameters"
+            heading = f"{Path(file)}: {what}, {evaluation.tasks} {source}"
+            sections.append(Section(file, heading, tuple(found), model.config.seed))
+            say(text(sections[-1], loss.metric))
+            if watch is not None:
+                everything = drawn(rng=generator(config.seed, *key))
+                assert isinstance(everything, Rollouts)
+                say(*everything.account(watch.gathered(comm, everything.keys)))
+        if len(sections) > 1:
+            sections += over_files(sections)
+            say(*(text(section, loss.metric) for section in sections[-2:]))
+        if one.oracle() is not None and loss.metric is not None:  # then the metric alone says little
+            fresh = build_module(config, sampler.sample_shape, sampler.outputs)
+            untrained = tried(learner, beginning(config.algorithm, model.layout, fresh))
+            oracle = interval(np.asarray(drawn(rng=generator(config.seed, *key)).oracle())[None])[0]
+            say(text(Section("untrained", "from a random initialisation:", (untrained,)), loss.metric))
+            say(f"who knows the task:  {loss.metric.name} {with_unit(*oracle, loss.metric)}")
+        if evaluation.csv is not None and comm.rank == 0:
+            write_csv(Path(evaluation.csv), sections, loss.metric, _settings(evaluation, models[0][0].config))
+            say(f"written to {evaluation.csv}")
     return COMPLETE
 
 
-def _lines(found: Validation, metric: Metric | None) -> list[str]:
-    """One line for each adaptation step."""
-    lines = []
-    for step, (losses, measured) in enumerate(zip(*found, strict=True)):
-        text = f"after step {step}" if step else "before adaptation"
-        text = f"{text:<18}  loss {_interval(losses, 3)}"
-        lines.append(text if metric is None else f"{text}   {metric.name} {_shown(measured, metric)}")
-    return lines
+def _claim(path: Path, stack: ExitStack) -> None:
+    """Lock a file to be written, until `stack` closes, and see that it can be. Raises ValueError."""
+    try:
+        stack.enter_context(writing(path))
+    except OSError as error:
+        raise ValueError(f"csv: cannot write {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"csv: {error}") from error
 
 
-def _shown(values: np.ndarray, metric: Metric) -> str:
-    shown = _interval(100 * values, 2) if metric.is_share else _interval(values, 3)
-    return f"{shown} {metric.suffix}".rstrip()
+def _settings(evaluation: Evaluation, config: RunConfig) -> dict[str, Any]:
+    """What the CSV says in all its rows: the options of the test; the parts of the job, and its fields that are not by
+    default."""
+    untold = ("files", "csv", "trust", "device")
+    options = {f"test.{n}": v for n, v in vars(evaluation).items() if v is not None and n not in untold}
+    everything, kept = layer(plain(config)), shortest(config).keys() - REPEATS
+    parts = {name: path_of(value) for name, value in everything.items() if isinstance(value, type)}
+    return options | parts | {name: value for name, value in everything.items() if name in kept and name not in parts}
+
+
+def _load(file: str, evaluation: Evaluation) -> list[TrainedModel]:
+    """The meta-models that are tested together. Raises ValueError, also where there is nothing to take the mean of."""
+    from hpc_dmaml.trained_model import load, load_best
+
+    if evaluation.which != "ensemble":
+        return [load(file, evaluation.which, evaluation.trust)]
+    models = load_best(file, evaluation.trust)
+    if len(models) < 2:
+        raise ValueError(
+            f"which: {file} holds one of its best parameters, and an ensemble wants two or more: validation.keep, "
+            f"{models[0].config.validation.keep} in this job, says how many are kept; merge leaves them out without --checkpoints"
+        )
+    return models
+
+
+def _check_supervised(batch: Batch, evaluation: Evaluation) -> None:
+    """Raise ValueError where a test is asked for that wants data which no model acts on."""
+    asked = "which: ensemble" if evaluation.which == "ensemble" else "inductive" if evaluation.inductive else None
+    if asked and not isinstance(batch, TaskBatch):
+        raise ValueError(
+            f"{asked} is for supervised tasks: here the data follows from what the model does, as in reinforcement "
+            "learning, where each policy walks its own way, one state at a time"
+        )
 
 
 def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
@@ -192,11 +294,6 @@ def _classes(sampler: TaskSampler, evaluation: Evaluation) -> tuple[TaskSampler,
         return sampler, split, f"{split} tasks"
     pool = sampler.pooled()
     return pool, split, f"tasks of all {len(pool.splits[split])} classes"
-
-
-def _interval(values: np.ndarray, digits: int) -> str:
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 
 if __name__ == "__main__":

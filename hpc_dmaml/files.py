@@ -207,6 +207,20 @@ def locked(path: Path, wait: bool = True) -> Iterator[Lock]:
         lock.release()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the lock of a new file. Raises ValueError where it is there already, Busy where another process is at it."""
+    with locked(path, wait=False):
+        require_new(path)
+        yield
+
+
+def require_new(path: Path) -> None:
+    """Raise ValueError where there is a file."""
+    if path.exists():
+        raise ValueError(f"{path} exists and is never overwritten")
+
+
 def is_locked(path: Path) -> bool:
     """Does a living process hold the lock of `path`?"""
     try:

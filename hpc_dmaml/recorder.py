@@ -24,6 +24,7 @@ from hpc_dmaml.losses import described
 from hpc_dmaml.parameters import constant_arrays
 from hpc_dmaml.rounds import Round
 from hpc_dmaml.setup import Job
+from hpc_dmaml.state import next_best
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.versions import git_commit, versions
 
@@ -171,10 +172,11 @@ class Recorder:
             **self.log.arrays(),
             **self._ranks,
             "meta_model/parameters": theta,
-            "meta_model/best_parameters": theta if state.best is None else state.best.parameters,
+            "meta_model/best_parameters": state.best[0].parameters if state.best else theta,
             "meta_model/names": list(layout.names),
             "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
             **{f"meta_model/constants/{name}": a for name, a in constant_arrays(self.job.module).items()},
+            **next_best(state.best),
             "checkpoint/memory": state.memory,
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,
@@ -189,8 +191,8 @@ class Recorder:
             "end": "" if status == "running" else _now(),
             "written": _now(),
             "restarts": len(self._restarts),
-            "best_run": -1 if best is None else best.run,
-            "best_score": float("nan") if best is None else best.score,
+            "best_run": best[0].run if best else -1,
+            "best_score": best[0].score if best else float("nan"),
         }
 
 

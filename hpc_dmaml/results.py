@@ -30,6 +30,8 @@ from hpc_dmaml.validity import check_arrays, check_attributes, check_content
 SCHEMA = 2
 READABLE = (1, SCHEMA)
 """Schema 1 knew one metric, accuracy; `upgraded` makes of it what `SCHEMA` says."""
+NEXT_BEST = "checkpoint/next_best/"
+"""Where those of the best parameters are that come after the first, if more than one is kept."""
 STATUSES = ("running", "complete", "interrupted", "failed")
 
 
@@ -318,7 +320,8 @@ class Results:
 
     def state(self) -> Results:
         """What all ranks of a job need that goes on from here: of the log, which may be large, the last row alone."""
-        kept = {n: a[-1:] if n in VARIABLES else a for n, a in self.arrays.items() if n != "meta_model/best_parameters"}
+        best = ("meta_model/best_parameters", NEXT_BEST)
+        kept = {n: a[-1:] if n in VARIABLES else a for n, a in self.arrays.items() if not n.startswith(best)}
         return replace(self, arrays=kept)
 
     def group(self, prefix: str) -> Arrays:

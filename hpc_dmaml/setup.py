@@ -104,10 +104,15 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
         if by_region:
             trust_region.check(learner.loss, config.algorithm, config.clip)
     own = OwnOptimizers(phi, stepping, config.local_state, place)
-    state = State(MetaModel(phi, config.optimizer), own, np.empty((0, workers)))
+    state = State(
+        MetaModel(phi, config.optimizer),
+        own,
+        np.empty((0, workers)),
+        keep=config.validation.keep if comm.rank == 0 else 0,
+    )
     if previous is not None:
         with comm.raising_together():
-            state.resume(previous, writes=comm.rank == 0)
+            state.resume(previous)
     warnings += learner.warnings
     return Job(config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
 

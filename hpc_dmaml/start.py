@@ -6,6 +6,7 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from hpc_dmaml import results
@@ -67,15 +68,16 @@ def check_layout(source: results.Results, config: RunConfig, module: torch.nn.Mo
     layout_of(source).check_same(whole_layout(config.algorithm, Layout.of(module)), str(source.path))
 
 
-def stored_parameters(source: results.Results, layout: Layout, which: str, otherwise: torch.Tensor) -> torch.Tensor:
-    """The last or the best φ (P,) of a file, in the order of this layout. Raises ValueError for another model's.
+def stored_parameters(
+    source: results.Results, parameters: np.ndarray, layout: Layout, otherwise: torch.Tensor
+) -> torch.Tensor:
+    """φ (P,) from `parameters` of a file, in the order of this layout. Raises ValueError for another model's.
 
     What the algorithm learns besides, and the file does not hold, is that of `otherwise` (P,).
     """
     stored = layout_of(source)
     stored.model.check_same(layout.model, str(source.path))
-    phi = torch.from_numpy(source["meta_model/parameters" if which == "last" else "meta_model/best_parameters"])
-    held, own = stored.views(phi), layout.views(otherwise)
+    held, own = stored.views(torch.from_numpy(parameters)), layout.views(otherwise)
     fitting = {name: held[name] for name in own if name in held and held[name].shape == own[name].shape}
     return layout.join({**own, **fitting})
 
@@ -123,7 +125,7 @@ def start(
     starts = comm.all_gather_objects([digest(phi.numpy()), *(digest(own[n]) for n in sorted(own))])
     with comm.raising_together():
         if comm.rank == 0 and source is not None:
-            phi = stored_parameters(source, whole, "last", phi)
+            phi = stored_parameters(source, source["meta_model/parameters"], whole, phi)
             set_constants(module, source.group("meta_model/constants/"), str(source.path))
     comm.broadcast(phi.numpy())
     with comm.raising_together():

@@ -10,7 +10,7 @@ import numpy as np
 from hpc_dmaml.losses import Metric
 from hpc_dmaml.meta_model import MetaModel
 from hpc_dmaml.own_optimizers import GROUP, OwnOptimizers
-from hpc_dmaml.results import Results
+from hpc_dmaml.results import NEXT_BEST, Results
 
 
 class Validation(NamedTuple):
@@ -22,7 +22,7 @@ class Validation(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best parameters so far."""
+    """Some of the best parameters so far."""
 
     score: float
     """The mean metric after the last step, or without one the loss; with its sign changed where less is better."""
@@ -41,25 +41,29 @@ class State:
     """(≤ memory_length, W) losses of the last runs, which the weight generator looks back on."""
     run: int = 0
     """The run that comes next, and so how many were made."""
-    best: Best | None = None
+    best: list[Best] = field(default_factory=list)
+    """The best first; of equal ones the earlier."""
+    keep: int = 1
+    """At most so many; 0 on ranks that do not write the file."""
     validation: Validation | None = None
     """The last one."""
     trajectories: dict[str, np.ndarray] = field(default_factory=dict)
     """Some of it, to be looked at: arrays of the file, by name."""
 
     def judge(self, run: int, validation: Validation, metric: Metric | None) -> None:
-        """Take note of the validation of a run, and keep the parameters if they are the best."""
+        """Take note of the validation of a run, and keep the parameters if they are among the best."""
         self.validation = validation
         better_high = metric is not None and metric.higher_is_better
         score = float((validation.loss if metric is None else validation.metric)[-1].mean()) * (
             1 if better_high else -1
         )
         # A task that diverged makes it NaN.
-        if np.isfinite(score) and (self.best is None or score > self.best.score):
-            self.best = Best(score, self.model.theta.cpu().numpy().copy(), run)
+        if np.isfinite(score) and (len(self.best) < self.keep or any(score > best.score for best in self.best)):
+            found = Best(score, self.model.theta.cpu().numpy().copy(), run)
+            self.best = sorted([*self.best, found], key=lambda best: -best.score)[: self.keep]
 
-    def resume(self, previous: Results, writes: bool) -> None:
-        """Be where the job was that wrote a file; φ is there already. Only who `writes` needs to know the best.
+    def resume(self, previous: Results) -> None:
+        """Be where the job was that wrote a file; φ is there already.
 
         Raises ValueError where it was another job.
         """
@@ -68,6 +72,24 @@ class State:
         self.model.load_optimizer_state(previous.group("checkpoint/optimizer/"), self.run > 0)
         self.own.restore(previous.group(GROUP))
         self.trajectories = {name: a for name, a in previous.arrays.items() if name.startswith("trajectories/")}
-        score = float(previous.attribute("best_score"))
-        if writes and np.isfinite(score):
-            self.best = Best(score, previous["meta_model/best_parameters"], int(previous.attribute("best_run")))
+        if self.keep:
+            self.best = stored_best(previous)
+
+
+def stored_best(source: Results) -> list[Best]:
+    """The best parameters that a file holds, the best first; none where there was no validation."""
+    score, run = float(source.attribute("best_score")), int(source.attribute("best_run"))
+    if not np.isfinite(score):
+        return []
+    best = [Best(score, source["meta_model/best_parameters"], run)]
+    if source.group(NEXT_BEST):
+        arrays = (source[f"{NEXT_BEST}{name}"] for name in Best._fields)
+        best += [Best(float(score), parameters, int(run)) for score, parameters, run in zip(*arrays, strict=True)]
+    return best
+
+
+def next_best(best: list[Best]) -> dict[str, np.ndarray]:
+    """All but the first as arrays of a file, which says the first apart."""
+    if not best[1:]:
+        return {}
+    return {f"{NEXT_BEST}{name}": np.stack([getattr(each, name) for each in best[1:]]) for name in Best._fields}

@@ -19,6 +19,7 @@ from hpc_dmaml.files import expanded
 from hpc_dmaml.losses import Loss, named
 from hpc_dmaml.parameters import Layout, set_constants
 from hpc_dmaml.start import layout_of, stored_module, stored_parameters
+from hpc_dmaml.state import stored_best
 from hpc_dmaml.tasks import Samples, TaskBatch, border
 
 Which = Literal["last", "best"]
@@ -112,11 +113,29 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
     """
     require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
     source = results.read(expanded(path))
+    name = "meta_model/parameters" if which == "last" else "meta_model/best_parameters"
+    return _model(source, source[name], which, trust)
+
+
+def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
+    """All of the best meta-models by validation that a result file holds, the best first: up to `validation.keep` of its
+    job, each to be adapted by itself. The first is that of `load(path, "best")`.
+
+    Raises ValueError as `load` does.
+    """
+    source = results.read(expanded(path))
+    best = [each.parameters for each in stored_best(source)] or [source["meta_model/best_parameters"]]
+    names = ("best", *(f"{place}. best" for place in range(2, len(best) + 1)))
+    return [_model(source, parameters, name, trust) for parameters, name in zip(best, names, strict=True)]
+
+
+def _model(source: results.Results, parameters: np.ndarray, which: str, trust: bool) -> TrainedModel:
+    """The meta-model with some φ of a file."""
     config = stored_in(source, lambda _: trust)
     sample_shape, outputs = tuple(int(n) for n in source.attribute("sample_shape")), int(source.attribute("outputs"))
     module, layout = stored_module(source, config, sample_shape, outputs), layout_of(source).model
     whole = whole_layout(config.algorithm, layout)
-    phi = stored_parameters(source, whole, which, torch.zeros(whole.size))
+    phi = stored_parameters(source, parameters, whole, torch.zeros(whole.size))
     layout.fill(module, phi[: layout.size])
     loss, learned = named(str(source.attribute("loss")), lambda _: trust), phi[layout.size :]
     set_constants(module, source.group("meta_model/constants/"), str(source.path))

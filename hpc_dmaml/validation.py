@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.engine import Parameters, learning_curve
+from hpc_dmaml.engine import Objective, Parameters, chunks, for_tasks, learning_curve
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.state import Validation
-from hpc_dmaml.tasks import Batch, Split
+from hpc_dmaml.tasks import Batch, Split, TaskBatch
 from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.tasks.rollouts import Watch
 from hpc_dmaml.worker import Learner
@@ -31,8 +32,11 @@ def validate(
     steps: int,
     watch: Watch | None = None,
     progress: Callable[[int], object] | None = None,
+    inductive: bool = False,
 ) -> Validation:
     """How held-out tasks go from φ (P,); the same on every rank, which share the tasks.
+
+    Of supervised tasks also from several φ (k, P), see `prediction_curve`, and `inductive`, one query at a time.
 
     `key` is that of the random draw: the same key gives the same tasks, on any number of ranks. `watch` is told of the
     trajectories that this rank's tasks are judged on, and `progress` now and then how many of the tasks are done, if the
@@ -49,9 +53,56 @@ def validate(
         part = slice(start, min(start + BLOCK, mine.stop))
         batch = draw(learner.sampler, split, generator(learner.config.seed, *key), tasks, part)
         batch = batch if watch is None else batch.watched(watch)
-        curve = learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
+        if theta.dim() == 1 and not inductive:
+            curve = learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
+        else:
+            curve = prediction_curve(learner, theta.reshape(-1, theta.shape[-1]), batch, steps, inductive)
         curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
         if progress is not None:
             progress(tasks * (part.stop - mine.start) // (mine.stop - mine.start))
     comm.all_sum(curves)
     return Validation(*curves)
+
+
+@torch.no_grad()
+def prediction_curve(
+    learner: Learner, thetas: Tensor, batch: Batch, steps: int, inductive: bool
+) -> tuple[Tensor, Tensor]:
+    """Query losses and metrics, each (steps + 1, B), of the mean prediction of several φ (k, P).
+
+    Each φ adapts by itself, and what counts is the mean of their class probabilities, or of their outputs in regression,
+    as of the best checkpoints in MAML++ (Antoniou et al., 2019); its loss is that of the mean, not the mean of theirs.
+    """
+    engine, algorithm = learner.engine, learner.config.algorithm
+    objective, loss = engine.objective, engine.objective.loss
+
+    def predict(parameters: Parameters, tasks: TaskBatch) -> Tensor:
+        if inductive:
+            return one_query_at_a_time(objective, parameters, tasks)
+        return objective.outputs(parameters, tasks.query_set.x)
+
+    curves = []
+    for part in chunks(batch, engine.chunk, thetas):
+        assert isinstance(part, TaskBatch)
+        starts = [for_tasks(objective.unflatten(phi[: objective.layout.size], 1), len(part)) for phi in thetas]
+        walks = [algorithm.adapt(objective, *each, part, steps) for each in zip(thetas, starts, strict=True)]
+        curve = []
+        for adapted in zip(*walks, strict=True):
+            z = loss.mean_prediction(torch.stack([predict(each, part) for each in adapted]))
+            y = part.query_set.y
+            curve.append(torch.stack([loss.reported(loss.value(z, y), z, y), loss.measure(z, y)]))
+        curves.append(torch.stack(curve, 1))
+    losses, metrics = torch.cat(curves, 2)
+    return losses, metrics
+
+
+def one_query_at_a_time(objective: Objective, parameters: Parameters, batch: TaskBatch) -> Tensor:
+    """Outputs (B, n, C) for the n queries, none of which sees another: the inductive setting.
+
+    Batch norm takes its statistics over the support set and the one query, as Nichol et al. (2018) do where they are not
+    transductive. Those of the query alone would make it an instance norm, which the model was not trained with (what hangs
+    on such choices: Bronskill et al., 2020); and of one vector there is no variance.
+    """
+    support, queries = batch.support_set.x, batch.query_set.x
+    each = (torch.cat([support, query], 1) for query in queries.split(1, 1))
+    return torch.cat([objective.outputs(parameters, x)[:, -1:] for x in each], 1)

@@ -21,13 +21,14 @@ ATTRIBUTES = {
 STATE = {
     "meta_model/parameters": ("parameter",), "meta_model/best_parameters": ("parameter",), "meta_model/names": ("tensor",),
     "meta_model/shapes": ("tensor",), "checkpoint/memory": ("memory", "worker"), "checkpoint/restarts": ("restart",),
-    "ranks/host": ("host",), "ranks/device": ("host",),
+    "checkpoint/next_best/score": ("kept",), "checkpoint/next_best/parameters": ("kept", "parameter"),
+    "checkpoint/next_best/run": ("kept",), "ranks/host": ("host",), "ranks/device": ("host",),
     "trajectories/position": ("step", "shown", "trajectory", "time", "coordinate"),
     "trajectories/goal": ("shown", "coordinate"),
 }  # fmt: skip
 """What a file holds besides the log, with dimensions; a file that holds a part of it can be read, but not resumed."""
 TEXTS = ("meta_model/names", "meta_model/shapes", "ranks/host", "ranks/device")
-COUNTS = ("runs/run", "runs/seen_tasks", "validation/run", "checkpoint/restarts")
+COUNTS = ("runs/run", "runs/seen_tasks", "validation/run", "checkpoint/restarts", "checkpoint/next_best/run")
 
 
 def check_attributes(given: Mapping[str, Any]) -> None:

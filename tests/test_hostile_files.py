@@ -191,8 +191,9 @@ def test_what_a_command_line_names_itself_is_trusted_in_the_file_that_it_resumes
         "leave.bias",
     }
     assert evaluate.parse([str(path), "--trust"])[1].task == stored.task
-    with pytest.raises(ValueError, match="--trust"):
-        evaluate.parse([str(path)])
+    for more in ([], ["--trust=false"]):
+        with pytest.raises(ValueError, match="--trust"):
+            evaluate.parse([str(path), *more])
 
 
 @pytest.mark.parametrize(("task", "trust"), [(Poisoned(), " --trust"), (Sinusoid(), "")])
@@ -207,8 +208,8 @@ def test_an_interrupted_job_says_how_it_goes_on(tmp_path, capsys, task, trust):
     [
         ("{file} --taks 3", "there is no option --taks; did you mean --tasks?"),
         ("{file} --tasks x", "tasks must be a whole number, not 'x'"),
-        ("{file} {file}", "belongs to no option: one file at a time"),
-        ("--tasks 3", "file must be given"),
+        ("{file} {file}", "have the same seed 0: give one of them"),
+        ("--tasks 3", "files must be one file or more, not none"),
         ("$NOWHERE/x.h5", "no environment variable NOWHERE"),
         ("{file} --root x", "was trained on Sinusoid: .*root"),
     ],

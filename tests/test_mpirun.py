@@ -50,6 +50,23 @@ def test_a_job_on_two_ranks_speaks_once(tmp_path):
     assert tested.stdout == alone.stdout
 
 
+def test_a_test_of_several_files_says_the_same_on_any_number_of_ranks(tmp_path):
+    for seed in ("0", "1"):
+        kept = ["--validation.every", "1", "--validation.keep", "3", "--seed", seed, "--output", f"{seed}.h5"]
+        assert mpirun(2, "hpc_dmaml", *SMALL, "--runs", "4", *kept, cwd=tmp_path).returncode == 0
+    words = ["0.h5", "1.h5", "--which", "ensemble", "--inductive", "--tasks", "9", "--csv"]
+    tested = mpirun(2, "hpc_dmaml.evaluate", *words, "two.csv", cwd=tmp_path)
+    alone = subprocess.run(
+        [sys.executable, "-m", "hpc_dmaml.evaluate", *words, "one.csv"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert tested.stdout.replace("two.csv", "one.csv") == alone.stdout
+    assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
+    again = mpirun(2, "hpc_dmaml.evaluate", *words, "two.csv", cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.count("hpc_dmaml: error: csv: two.csv exists") == 1
+
+
 @pytest.mark.parametrize(
     "arguments", [["--seed", "x"], ["--workers", "3"], ["--model", "Conv4"], ["--workers", "1", "--tasks", "1"]]
 )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import hpc_dmaml
+from hpc_dmaml import state
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import Validation
 from hpc_dmaml.engine.layers.normalization import Normalization
@@ -65,7 +66,8 @@ def test_the_file_holds_the_numbers_of_training_and_other_images_are_tested_with
     make_images(tmp_path / "dark", classes=3)
     used = []
     monkeypatch.setattr(
-        "hpc_dmaml.validation.validate", lambda learner, *_: used.append(learner) or np.zeros((2, 3, 4))
+        "hpc_dmaml.validation.validate",
+        lambda learner, *_: used.append(learner) or state.Validation(*np.zeros((2, 3, 4))),
     )
     assert evaluate(parse([str(path), "--root", str(tmp_path / "dark"), "--tasks", "4"]), Communicator()) == 0
     (layer,) = (layer for layer in used[0].engine.objective.layers if isinstance(layer, Normalization))

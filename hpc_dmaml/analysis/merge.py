@@ -18,7 +18,6 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +26,7 @@ import numpy as np
 
 from hpc_dmaml import results
 from hpc_dmaml.analysis import command
-from hpc_dmaml.files import add_checksum, checksum_fits, locked, replacing
+from hpc_dmaml.files import add_checksum, checksum_fits, replacing, require_new, writing
 
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
@@ -107,7 +106,7 @@ def split(archive: Path, folder: Path) -> int:
             for name in jobs:
                 if ".." in PurePosixPath(name).parts:
                     raise ValueError(f"its job {name!r} would lie outside of {folder}")
-                _require_new(folder / name)
+                require_new(folder / name)
             for name, item in jobs.items():
                 with writing(folder / name):
                     _restore(item, folder / name)
@@ -116,19 +115,6 @@ def split(archive: Path, folder: Path) -> int:
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
     return sum(not name.endswith(SWEEP) for name in jobs)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Hold the lock of a new file. Raises ValueError where it is there already, Busy where another process is at it."""
-    with locked(path, wait=False):
-        _require_new(path)
-        yield
-
-
-def _require_new(path: Path) -> None:
-    if path.exists():
-        raise ValueError(f"{path} exists and is never overwritten")
 
 
 def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:

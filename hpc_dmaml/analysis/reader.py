@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpc_dmaml import results
+from hpc_dmaml import config, results
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.analysis import checked, stats
 from hpc_dmaml.analysis.words import some
@@ -31,11 +31,8 @@ from hpc_dmaml.sweep import Point
 from hpc_dmaml.sweep.states import differing
 
 GROUPS = ("runs", "workers", "ranks", "validation")
-REPEATS = {
-    "seed", "output", "resume", "runs", "exchange", "checkpoint.every", "checkpoint.every_s", "time_limit_s", "device",
-    "threads", "chunk", "keep", "check_every", "task.root",
-}  # fmt: skip
-"""Fields in which the repetitions of one setting may differ."""
+REPEATS = {*config.REPEATS, "runs", "validation.keep"}
+"""Fields in which the repetitions of one setting may differ, jobs that are not yet as far among them."""
 
 
 @dataclass(frozen=True, eq=False)

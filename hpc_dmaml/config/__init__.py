@@ -7,6 +7,7 @@ what a user types. What a result file holds is read the same way, and imports no
 from hpc_dmaml.config.command_line import parse, preset, presets, resume_source
 from hpc_dmaml.config.fields import (
     MAY_CHANGE,
+    REPEATS,
     STRATEGIES,
     Checkpoint,
     Heterogeneity,
@@ -19,6 +20,7 @@ from hpc_dmaml.requirements import positive, require
 
 __all__ = [
     "MAY_CHANGE",
+    "REPEATS",
     "STRATEGIES",
     "Checkpoint",
     "Heterogeneity",

@@ -145,13 +145,19 @@ def _print(config: RunConfig, flags: str) -> NoReturn:
     chosen = set(filter(None, flags.split(",")))
     if not chosen <= {"skip_default", "skip_unset"}:
         raise ValueError(f"--print_config: the flags are skip_default and skip_unset, not {flags!r}")
-    kept = layer(plain(config))
-    for name, value in list(kept.items()) if chosen else []:
-        rest = {other: v for other, v in kept.items() if other != name}
-        if ("skip_default" in chosen or value is None) and _gives(rest, config):
-            kept = rest
+    kept = layer(plain(config)) if not chosen else shortest(config, "skip_default" not in chosen)
     print(dump_yaml(nested(kept)), end="")
     sys.exit(0)
+
+
+def shortest(config: RunConfig, only_unset: bool = False) -> Layer:
+    """The layer of a configuration without what may be left out: what is so by default, or is `only_unset`."""
+    kept = layer(plain(config))
+    for name, value in list(kept.items()):
+        rest = {other: v for other, v in kept.items() if other != name}
+        if (value is None or not only_unset) and _gives(rest, config):
+            kept = rest
+    return kept
 
 
 def _gives(flat: Layer, config: RunConfig) -> bool:

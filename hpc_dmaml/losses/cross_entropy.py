@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ class CrossEntropy(Loss):
 
     def measure(self, z: Tensor, targets: Tensor) -> Tensor:
         return (z.argmax(-1) == targets).to(z.dtype).mean(1)
+
+    def mean_prediction(self, z: Tensor) -> Tensor:
+        """The logarithm of the mean of the class probabilities."""
+        return z.log_softmax(-1).logsumexp(0) - math.log(len(z))
 
     def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
         log_p = z.log_softmax(-1)

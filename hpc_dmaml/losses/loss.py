@@ -43,6 +43,10 @@ class Loss(ABC):
         """The metric of each task, (B,)."""
         return z.new_full((len(z),), float("nan"))
 
+    def mean_prediction(self, z: Tensor) -> Tensor:
+        """Outputs (B, n, C) that predict the mean of what several models' outputs z (k, B, n, C) predict: as a rule theirs."""
+        return z.mean(0)
+
     def reported(self, losses: Tensor, z: Tensor, targets: Tensor) -> Tensor:
         """What is logged as the loss of each task, and seen by weight generators, (B,): as a rule the losses."""
         return losses

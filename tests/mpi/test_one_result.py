@@ -15,6 +15,7 @@ from hpc_dmaml.config import Validation
 from hpc_dmaml.models import Conv4, GaussianPolicy
 from hpc_dmaml.optimizers import SGD, TRPO, Adam
 from hpc_dmaml.run import run_job
+from hpc_dmaml.state import stored_best
 from hpc_dmaml.tasks import ImageFolder, Navigation
 from hpc_dmaml.weight_generators import (
     ArithmeticMean,
@@ -165,9 +166,12 @@ def test_every_rank_stops_when_no_worker_is_finite(comm, folder, exchange):
     assert run_job(replace(config, output=str(folder / "x.h5")), comm) == 1
 
 
-def test_validation_tasks_are_spread_over_the_ranks(comm, folder):
-    config = small_config(workers=comm.size, validation=Validation(every=1, tasks=7, steps=1))
-    check_against_one_rank(config, comm, folder)
+def test_validation_tasks_are_spread_over_the_ranks_and_the_same_parameters_kept(comm, folder):
+    config = small_config(workers=comm.size, validation=Validation(every=1, tasks=7, steps=1, keep=3))
+    together, alone = check_against_one_rank(config, comm, folder)
+    for one, other in zip(stored_best(alone), stored_best(together), strict=True):
+        assert one.run == other.run
+        np.testing.assert_allclose(other.parameters, one.parameters, rtol=1e-9)
 
 
 @pytest.mark.parametrize("exchange", ["gather", "allreduce"])

@@ -1,0 +1,126 @@
+"""The numbers of a test, of one file or of several seeds' files: as text, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hpc_dmaml.analysis import stats
+from hpc_dmaml.files import replacing
+from hpc_dmaml.losses import Metric
+from hpc_dmaml.state import Validation
+
+NORMAL = 1.96
+"""Half the width of a 95 % interval in standard errors, as papers have it."""
+WAYS = ("all queries at once", "one query at a time")
+"""In which a test predicts: the transductive one, and the inductive one where it is asked for."""
+
+
+class Section(NamedTuple):
+    """A mean over test tasks, or over seeds, for each adaptation step."""
+
+    name: str
+    """Of the rows in the CSV: a file, "seeds" or "tasks"."""
+    heading: str
+    found: tuple[Validation, ...]
+    """(steps + 1, n) of n tasks or seeds, for each of `WAYS`."""
+    seed: int | None = None
+    """Of the file's job."""
+    quantile: float = NORMAL
+
+
+def over_files(sections: Sequence[Section]) -> list[Section]:
+    """Means over several seeds' files: over the seeds, and over the tasks, of which all files have the same.
+
+    Over seeds the interval is Student's t over the files' means: how far would further seeds lie? Over tasks a task counts
+    once, with its mean over the seeds, as its values under several seeds are not independent of one another.
+    """
+    ways = list(zip(*(section.found for section in sections), strict=True))
+    n, tasks = len(sections), ways[0][0].loss.shape[-1]
+    seeds = tuple(
+        Validation(*(np.stack([a.mean(1) for a in each], 1) for each in zip(*way, strict=True))) for way in ways
+    )
+    pooled = tuple(Validation(*(np.mean(each, 0) for each in zip(*way, strict=True))) for way in ways)
+    few = ". 2 seeds: interval not meaningful" if n < stats.FEWEST else ""
+    student = float(stats.t_quantile(stats.LEVEL, n - 1))
+    return [
+        Section("seeds", f"mean over {n} seeds ± 95 % (Student's t over their means){few}", seeds, quantile=student),
+        Section("tasks", f"mean over {tasks} tasks ± 95 % (a task by its mean over {n} seeds)", pooled),
+    ]
+
+
+def text(section: Section, metric: Metric | None) -> str:
+    """The heading, and one line for each adaptation step."""
+    columns = [table(found, metric, section.quantile) for found in section.found]
+    if len(columns) > 1:
+        columns = [[way, *column] for way, column in zip(WAYS, columns, strict=True)]
+    steps = [""] * (len(columns) - 1) + step_names(len(section.found[0].loss))
+    widths = [max(map(len, column)) + 3 for column in columns]
+    rows = zip(steps, *columns, strict=True)
+    lines = [f"{step:<20}" + "".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)) for step, *cells in rows]
+    return "\n".join([section.heading, *(line.rstrip() for line in lines)])
+
+
+def step_names(steps: int) -> list[str]:
+    return ["before adaptation", *(f"after step {step}" for step in range(1, steps))]
+
+
+def table(found: Validation, metric: Metric | None, quantile: float = NORMAL) -> list[str]:
+    """Loss and metric for each adaptation step."""
+    losses = [shown(*each, 3) for each in interval(found.loss, quantile)]
+    if metric is None:
+        return [f"loss {loss}" for loss in losses]
+    measured = [with_unit(*each, metric) for each in interval(found.metric, quantile)]
+    return [f"loss {loss}   {metric.name} {value}" for loss, value in zip(losses, measured, strict=True)]
+
+
+def with_unit(mean: float, half: float, metric: Metric) -> str:
+    """Mean ± half the interval, of shares in per cent."""
+    return f"{shown(100 * mean, 100 * half, 2) if metric.is_share else shown(mean, half, 3)} {metric.suffix}".rstrip()
+
+
+def shown(mean: float, half: float, digits: int) -> str:
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def interval(values: np.ndarray, quantile: float = NORMAL) -> list[tuple[float, float]]:
+    """Mean of each row (…, n), and half its interval: `quantile` · s/√n, s with n − 1; NaN of a single value."""
+    n = values.shape[-1]
+    half = quantile * values.std(-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(values), np.nan)
+    return list(zip(values.mean(-1).tolist(), half.tolist(), strict=True))
+
+
+def write_csv(path: Path, sections: Sequence[Section], metric: Metric | None, settings: Mapping[str, Any]) -> None:
+    """A row for each section and adaptation step: means and halves of the 95 % intervals in full precision, the metric
+    with its unit in the column's name; and the `settings`, the same in all rows. Replaces the file whole."""
+    rows = [{**row, **settings} for section in sections for row in _rows(section, metric)]
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows(section: Section, metric: Metric | None) -> list[dict[str, Any]]:
+    columns = {}
+    for way, found in zip(("", "inductive_"), section.found, strict=False):
+        columns[f"{way}loss"] = interval(found.loss, section.quantile)
+        if metric is not None:
+            unit = f"_{metric.unit}" if metric.unit != "1" else ""
+            columns[f"{way}{metric.name}{unit}"] = interval(found.metric, section.quantile)
+    steps, n = section.found[0].loss.shape
+    return [
+        {"file": section.name, "seed": section.seed, "n": n, "step": step}
+        | {
+            f"{name}{part}": values[step][i]
+            for name, values in columns.items()
+            for i, part in enumerate(("", "_half_95"))
+        }
+        for step in range(steps)
+    ]
