@@ -11,7 +11,7 @@ import pytest
 from hpc_dmaml import results
 from hpc_dmaml.algorithms import LSLR, MAML, MetaSGD, Reptile
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.config import Validation
+from hpc_dmaml.config import Heterogeneity, Validation
 from hpc_dmaml.models import Conv4, GaussianPolicy
 from hpc_dmaml.optimizers import SGD, TRPO, Adam
 from hpc_dmaml.run import run_job
@@ -102,6 +102,7 @@ SETTINGS = {
     "clip": [None, 0.01],
     "algorithm": [MAML(0.05), MetaSGD(0.02, 2), LSLR(0.02, 2, multi_step_runs=4), Reptile(0.02, 2)],
     "local_optimizer": [None, Adam(0.01)],
+    "heterogeneity": [Heterogeneity(), Heterogeneity(noisy_workers=1, label_noise=0.5, own_tasks=True)],
 }
 
 
