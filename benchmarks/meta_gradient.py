@@ -6,9 +6,9 @@
     python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
     python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
 
-`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`. All methods of a case run in one process, with
-the same threads and allocator settings, in turn, repeated; the tables (Markdown) show medians. Trust the ratios: a
-core's speed depends on its neighbours.
+`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`, `[bench-jax]` JAX. All methods of a case run in
+turn, repeated, in one process with the same threads and allocator settings; JAX in its own, on as many cores as there
+are threads. The tables (Markdown) show medians. Trust the ratios: a core's speed depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jax_peer import JaxProcess
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
@@ -183,12 +184,19 @@ def torchopt_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     return total
 
 
+def jax_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    """`vmap` and `jit`, compiled anew for every call."""
+    _compile_in_jax(case, module, batch)
+    return torch.from_numpy(_jax().gradient())
+
+
 METHODS: dict[str, tuple[Method, str]] = {
     "**ours**": (ours, "hpc_dmaml"),
     "plain loop": (plain_loop, "torch"),
     "higher": (higher_loop, "higher"),
     "torchopt": (torchopt_loop, "torchopt"),
     "vmap": (vmap_tasks, "torch"),
+    "JAX": (jax_tasks, "jax"),
 }
 """Name in the tables, function, and the package that it needs."""
 
@@ -230,10 +238,22 @@ def _prepared(case: Case, module: nn.Module) -> tuple[Objective, int]:
     return objective, min(case.tasks, chunk)
 
 
+@cache
+def _jax() -> JaxProcess:
+    return JaxProcess(torch.get_num_threads())
+
+
+def _compile_in_jax(case: Case, module: nn.Module, batch: TaskBatch) -> tuple[float, float]:
+    """Seconds that it takes, and MiB of the gradient."""
+    data = (*batch.support_set, *batch.query_set)
+    return _jax().compile(module, data, case.lr, case.inner.steps, case.loss)
+
+
 def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int = 5) -> dict[str, float]:
     """Median seconds of each call, all called in turn for about `seconds`, at least `repeats` times.
 
-    Each time the second of two calls counts: the first pays for the memory that the method before it gave back.
+    Each time the second of two calls counts: the first pays for the memory that the method before it gave back. A call
+    that gives a number has measured itself.
 
     On one thread they are seconds of this process, which other processes on the same core do not lengthen.
     """
@@ -242,10 +262,12 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < repeats:
         for name, call in calls.items():
-            call()
+            measured = call()
             start = clock()
-            call()
-            times[name].append(clock() - start)
+            if not isinstance(measured, float):
+                call()
+                measured = clock() - start
+            times[name].append(measured)
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -288,17 +310,23 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
     checked = case if case.repeats > 1 else replace(case, queries=case.outputs)  # in double precision it must fit, too
     checked_batch = checked.batch()
     truth = plain_loop(checked, exact, checked_batch)
+    errors = {
+        name: [_error(method(checked, each, checked_batch), truth) for each in (exact, module)]
+        for name, method in available.items()
+    }
     calls: dict[str, Callable[[], object]] = {
         name: partial(method, case, module, batch) for name, method in available.items()
     }
+    if "JAX" in calls:
+        compiled_s, jax_mib = _compile_in_jax(case, module, batch)
+        calls["JAX"] = _jax().seconds
     wall_s = medians({**calls, "gemm": gemm()}, seconds, case.repeats)
     peak = GEMM_FLOPS / wall_s["gemm"]
     inner = f"{case.tasks} tasks, {case.inner.steps} inner step{'s' * (case.inner.steps > 1)}"
     print(f"\n{case.name}: {inner}, {case.shots} + {case.queries} samples; GEMM peak {peak / 1e9:.0f} GFLOP/s\n")
     _row("", *columns)
     _row(*["---"] + ["---:"] * len(columns))
-    for name, method in available.items():
-        error_64, error_32 = (_error(method(checked, each, checked_batch), truth) for each in (exact, module))
+    for name, (error_64, error_32) in errors.items():
         _row(
             name,
             f"{rate:,.3g}" if (rate := case.tasks / wall_s[name]) < 999 else f"{rate:,.0f}",
@@ -306,8 +334,10 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
             f"{case.flops() / wall_s[name] / peak:.0%}",
             f"{error_64:.0e}" + " (wrong)" * (error_64 > 1e-9),
             f"{error_32:.0e}",
-            f"{peak_memory_mib(calls[name]):,.0f}",
+            f"{jax_mib if name == 'JAX' else peak_memory_mib(calls[name]):,.0f}",
         )
+    if "JAX" in calls:
+        print(f"\nJAX took {compiled_s:.1f} s to compile")
     shares = where_time_goes(calls["**ours**"])
     print("\nOur time:", ", ".join(f"{share:.0%} on {kind}" for kind, share in shares.items()), flush=True)
 
