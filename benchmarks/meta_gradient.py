@@ -35,7 +35,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import Engine, InnerLoop, Objective, default_chunk, meta_gradient, objective_for
+from hpc_dmaml.engine import Engine, InnerLoop, default_chunk, meta_gradient, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.models import MLP, Conv4, Model, ResNet12
 from hpc_dmaml.parameters import flatten
@@ -85,8 +85,8 @@ class Case:
         def samples(n: int) -> Samples:
             x = torch.rand(self.tasks, n, *self.sample_shape, generator=rng)
             if self.loss == "squared_error":
-                return Samples((10 * x - 5).numpy(), torch.sin(10 * x - 5).numpy())
-            return Samples(x.numpy(), (torch.arange(n) % self.outputs).expand(self.tasks, n).numpy())
+                return Samples(10 * x - 5, torch.sin(10 * x - 5))
+            return Samples(x, (torch.arange(n) % self.outputs).repeat(self.tasks, 1))
 
         return TaskBatch(samples(self.shots), samples(self.queries))
 
@@ -126,8 +126,8 @@ Method = Callable[[Case, nn.Module, TaskBatch], Tensor]
 
 
 def ours(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
-    objective, chunk = _prepared(case, module)
-    return meta_gradient(Engine(objective, chunk, case.keep), flatten(module), batch, case.inner).gradient
+    engine, theta = _prepared(case, module)
+    return meta_gradient(engine, theta, batch, case.inner).gradient
 
 
 def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
@@ -231,11 +231,11 @@ def _flat(gradients: Iterable[Tensor]) -> Tensor:
 
 
 @cache
-def _prepared(case: Case, module: nn.Module) -> tuple[Objective, int]:
-    """Objective and chunk, which a job makes once at its start."""
+def _prepared(case: Case, module: nn.Module) -> tuple[Engine, Tensor]:
+    """Engine, which a job makes once at its start, and θ as it has it."""
     objective = objective_for(module, case.sample_shape, case.loss)
     chunk = default_chunk(objective, case.shots + case.queries, torch.device("cpu"))
-    return objective, min(case.tasks, chunk)
+    return Engine(objective, min(case.tasks, chunk), case.keep), flatten(module)
 
 
 @cache
@@ -245,7 +245,7 @@ def _jax() -> JaxProcess:
 
 def _compile_in_jax(case: Case, module: nn.Module, batch: TaskBatch) -> tuple[float, float]:
     """Seconds that it takes, and MiB of the gradient."""
-    data = (*batch.support_set, *batch.query_set)
+    data = tuple(each.numpy() for each in (*batch.support_set, *batch.query_set))
     return _jax().compile(module, data, case.lr, case.inner.steps, case.loss)
 
 
@@ -345,7 +345,7 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
 def over_steps(case: Case, seconds: float) -> None:
     """Both ways to keep an inner step, over the number of inner steps, for as many tasks as are computed at once."""
     module, theta = case.module(), flatten(case.module())
-    _, chunk = _prepared(case, module)
+    chunk = _prepared(case, module)[0].chunk
     case = replace(case, tasks=chunk)
     batch = case.batch()
     print(f"\n{case.name}, chunks of {chunk}: all of each inner step kept, or its parameters alone (lean)\n")

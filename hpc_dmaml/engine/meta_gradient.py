@@ -235,7 +235,7 @@ def descend(parameters: Parameters, direction: Parameters, lr: Factor) -> Parame
     """parameters − lr ∘ direction"""
     if isinstance(lr, tuple):
         return tuple(torch.addcmul(p, a, d, value=-1) for p, a, d in zip(parameters, lr, direction, strict=True))
-    return tuple(torch.sub(p, d, alpha=lr) for p, d in zip(parameters, direction, strict=True))
+    return tuple(torch._foreach_sub(parameters, direction, alpha=lr))
 
 
 def times(factor: Factor, direction: Parameters) -> Parameters:
