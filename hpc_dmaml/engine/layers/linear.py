@@ -62,8 +62,8 @@ class Linear:
 
     def adjoint_x(self, *pairs: Pair) -> Tensor:
         """Σ ȳ W over pairs (ȳ, W): as one product, where to copy all factors takes less than to add to Σ once more."""
-        (y_bar, w), rows, width = pairs[0], pairs[0][0].shape[1], pairs[0][1].shape[2]
-        if rows * width > 2 * y_bar.shape[2] * (rows + width):
+        rows, between, width = *pairs[0][0].shape[1:], pairs[0][1].shape[2]
+        if rows * width > 2 * between * (rows + width):
             pairs = (side_by_side(*pairs),)
         return _sum_of_products(*pairs)
 
@@ -84,7 +84,7 @@ def _sum_of_products(*pairs: Pair, start: Tensors = ()) -> Tensor:
     """start + Σ a b over pairs (a, b)."""
     (a, b), *rest = pairs
     product, start_and_product, add_product = BATCHED if a.shape[-1] > 1 else OUTER
-    total = start_and_product(*start, a, b) if start else product(a, b)
+    total = start_and_product(start[0], a, b) if start else product(a, b)
     for a, b in rest:
         add_product(total, a, b)
     return total
