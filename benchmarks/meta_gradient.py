@@ -2,6 +2,7 @@
 
     python benchmarks/meta_gradient.py                      the five small cases, every method that is installed
     python benchmarks/meta_gradient.py --cases 5w1s mini    some of them
+    python benchmarks/meta_gradient.py --compile            with ours compiled, see the field `compile`
     python benchmarks/meta_gradient.py --cases resnet12 --methods "plain loop"    a large one, which is run by name alone
     python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
     python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
@@ -35,7 +36,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import Engine, InnerLoop, default_chunk, meta_gradient, objective_for
+from hpc_dmaml.engine import Compiler, Engine, InnerLoop, default_chunk, meta_gradient, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.models import MLP, Conv4, Model, ResNet12
 from hpc_dmaml.parameters import flatten
@@ -130,6 +131,12 @@ def ours(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     return meta_gradient(engine, theta, batch, case.inner).gradient
 
 
+def ours_compiled(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    engine, theta = _prepared(case, module)
+    engine = engine._replace(compiler=_compiler(theta.dtype))
+    return meta_gradient(engine, theta, batch, case.inner).gradient
+
+
 def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     """One task after another, each on one autograd graph through all of its inner steps."""
 
@@ -190,8 +197,10 @@ def jax_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     return torch.from_numpy(_jax().gradient())
 
 
+COMPILED = "**ours, compiled**"
 METHODS: dict[str, tuple[Method, str]] = {
     "**ours**": (ours, "hpc_dmaml"),
+    COMPILED: (ours_compiled, "hpc_dmaml"),
     "plain loop": (plain_loop, "torch"),
     "higher": (higher_loop, "higher"),
     "torchopt": (torchopt_loop, "torchopt"),
@@ -236,6 +245,12 @@ def _prepared(case: Case, module: nn.Module) -> tuple[Engine, Tensor]:
     objective = objective_for(module, case.sample_shape, case.loss)
     chunk = default_chunk(objective, case.shots + case.queries, torch.device("cpu"))
     return Engine(objective, min(case.tasks, chunk), case.keep), flatten(module)
+
+
+@cache
+def _compiler(dtype: torch.dtype) -> Compiler:
+    """One for each precision of a case."""
+    return Compiler()
 
 
 @cache
@@ -336,6 +351,9 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
             f"{error_32:.0e}",
             f"{jax_mib if name == 'JAX' else peak_memory_mib(calls[name]):,.0f}",
         )
+    if COMPILED in calls:
+        compiler = _compiler(torch.float32)
+        print(f"\nOurs took {compiler.seconds:.1f} s to compile{f': {f}' if (f := compiler.failure) else ''}")
     if "JAX" in calls:
         print(f"\nJAX took {compiled_s:.1f} s to compile")
     shares = where_time_goes(calls["**ours**"])
@@ -422,8 +440,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = {case.name: case for case in (*CASES, *LARGE_CASES)}
     parser.add_argument("--cases", nargs="+", choices=cases, default=[case.name for case in CASES])
+    peers = [name for name in METHODS if name not in ("**ours**", COMPILED)]
+    parser.add_argument("--methods", nargs="+", choices=peers, default=peers, help="beside ours")
     parser.add_argument(
-        "--methods", nargs="+", choices=list(METHODS)[1:], default=list(METHODS)[1:], help="beside ours"
+        "--compile", action="store_true", help="ours compiled, too, which takes minutes before it starts"
     )
     parser.add_argument("--steps", action="store_true", help="time and memory over 1, 5, 10 and 20 inner steps")
     parser.add_argument("--end-to-end", action="store_true", help="a whole training step")
@@ -445,7 +465,7 @@ def main() -> None:
     if arguments.steps:
         over_steps(case, arguments.seconds)
     else:
-        compare(case, arguments.seconds, arguments.methods)
+        compare(case, arguments.seconds, arguments.methods + [COMPILED] * arguments.compile)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -51,15 +54,15 @@ def compiled(learner: Learner, state: State, comm: Communicator, node: Communica
         warning = () if config.compile == "off" else (f"compile: nothing is compiled: {obstacle}",)
         return replace(learner, warnings=learner.warnings + warning)
 
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / f"compiled_{_processor()}"))
     compiler = Compiler()
     faster = replace(learner, engine=learner.engine._replace(compiler=compiler))
     if comm.rank == 0:
         print("Compiling: a minute or two, once for this model and these tasks", file=sys.stderr, flush=True)
     for is_first in (True, False):
-        if (node.rank == 0) == is_first:
-            _call_all(faster, theta, batch, comm)
-        node.barrier()
+        with comm.raising_together():
+            if (node.rank == 0) == is_first:
+                _call_all(faster, theta, batch, comm)
     failures = [each for each in comm.all_gather_objects(compiler.failure) if each is not None]
     if failures:
         return replace(learner, warnings=(*learner.warnings, f"compile: nothing is compiled: {failures[0]}"))
@@ -110,6 +113,16 @@ def _update(learner: Learner, theta: Tensor, batch: Batch, run: int) -> None:
 
 def _batch(learner: Learner, split: Split, tasks: int, part: slice) -> Batch:
     return draw(learner.sampler, split, generator(learner.config.seed, Purpose.INITIALISATION), tasks, part)
+
+
+def _processor() -> str:
+    """A name for what this processor can do: code for another would not run, where nodes share a folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        can = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        can = platform.processor()
+    return hashlib.blake2b(can.encode(), digest_size=4).hexdigest()
 
 
 def _seconds(call: Callable[[], object]) -> float:
