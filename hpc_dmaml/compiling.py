@@ -58,7 +58,7 @@ def compiled(learner: Learner, state: State, comm: Communicator, node: Communica
     compiler = Compiler()
     faster = replace(learner, engine=learner.engine._replace(compiler=compiler))
     if comm.rank == 0:
-        print("Compiling: a minute or two, once for this model and these tasks", file=sys.stderr, flush=True)
+        print("Compiling: up to two minutes, where no earlier job did", file=sys.stderr, flush=True)
     for is_first in (True, False):
         with comm.raising_together():
             if (node.rank == 0) == is_first:
