@@ -40,7 +40,6 @@ def compiled(learner: Learner, state: State, comm: Communicator, node: Communica
     if learner.config.compile == "off":
         return learner
     theta, config = state.model.theta, learner.config
-    obstacle = None
     with comm.raising_together():
         batch = _batch(learner, "train", config.tasks, place.share(config.tasks))
         obstacle = _obstacle(learner, batch, theta)
@@ -55,6 +54,7 @@ def compiled(learner: Learner, state: State, comm: Communicator, node: Communica
         return replace(learner, warnings=learner.warnings + warning)
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / f"compiled_{_processor()}"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else every rank starts processes to help it
     compiler = Compiler()
     faster = replace(learner, engine=learner.engine._replace(compiler=compiler))
     if comm.rank == 0:

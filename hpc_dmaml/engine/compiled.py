@@ -68,9 +68,8 @@ def _compiled(function: Function, tensors: tuple[Tensor, ...]) -> Function:
     for node in graph.graph.nodes:
         node.meta.clear()  # of a trace that is over: the compiler makes its own
     graph.recompile()
-    with tracing(
-        TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))
-    ):  # else nothing is kept on disk
+    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)  # without one, nothing is kept on disk
+    with tracing(TracingContext(mode)):
         compiled: Any = _inductor.compile(graph, list(tensors), options={"fx_graph_cache": True, "cpp_wrapper": True})
     return compiled
 

@@ -112,8 +112,8 @@ def _compiled(engine: Engine, compiler: Compiler, theta: Tensor, batch: Batch, i
         *(compiler(name, of_part, theta, *rates, *tensors(part)) for part in chunks(batch, engine.chunk, theta)),
         strict=True,
     )
-    whole = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)
-    return MetaGradient(whole, torch.cat(losses), torch.cat(metrics), *(torch.stack(each).sum(0) for each in slopes))
+    gradient, *learned = (sum(each[1:], start=each[0]) for each in (gradients, *slopes))
+    return MetaGradient(gradient, torch.cat(losses), torch.cat(metrics), *learned)
 
 
 class _Step(NamedTuple):
