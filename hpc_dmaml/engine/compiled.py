@@ -19,7 +19,7 @@ from hpc_dmaml.engine.module import first_line
 Function = Callable[..., tuple[Tensor, ...]]
 TOLERANCE = {torch.float32: 5e-2, torch.float64: 1e-6}
 """How far, relative to its length, may a compiled result be from the function's own, which is seen once: rounding is less,
-also where it turns a ReLU over, which takes up to 2e-2 in float32."""
+also where it turns over a ReLU that stands at 0, which makes up to 1e-3 in float32."""
 
 
 class Compiler:
