@@ -2,13 +2,14 @@
 
     python benchmarks/meta_gradient.py                      the five small cases, every method that is installed
     python benchmarks/meta_gradient.py --cases 5w1s mini    some of them
+    python benchmarks/meta_gradient.py --compile            with ours compiled, see the field `compile`
     python benchmarks/meta_gradient.py --cases resnet12 --methods "plain loop"    a large one, which is run by name alone
     python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
     python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
 
-`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`. All methods of a case run in one process, with
-the same threads and allocator settings, in turn, repeated; the tables (Markdown) show medians. Trust the ratios: a
-core's speed depends on its neighbours.
+`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`, `[bench-jax]` JAX. All methods of a case run in
+turn, repeated, in one process with the same threads and allocator settings; JAX in its own, on as many cores as there
+are threads. The tables (Markdown) show medians. Trust the ratios: a core's speed depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jax_peer import JaxProcess
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_dmaml.config import RunConfig
-from hpc_dmaml.engine import Engine, InnerLoop, Objective, default_chunk, meta_gradient, objective_for
+from hpc_dmaml.engine import Compiler, Engine, InnerLoop, default_chunk, meta_gradient, objective_for
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.models import MLP, Conv4, Model, ResNet12
 from hpc_dmaml.parameters import flatten
@@ -84,8 +86,8 @@ class Case:
         def samples(n: int) -> Samples:
             x = torch.rand(self.tasks, n, *self.sample_shape, generator=rng)
             if self.loss == "squared_error":
-                return Samples((10 * x - 5).numpy(), torch.sin(10 * x - 5).numpy())
-            return Samples(x.numpy(), (torch.arange(n) % self.outputs).expand(self.tasks, n).numpy())
+                return Samples(10 * x - 5, torch.sin(10 * x - 5))
+            return Samples(x, (torch.arange(n) % self.outputs).repeat(self.tasks, 1))
 
         return TaskBatch(samples(self.shots), samples(self.queries))
 
@@ -125,8 +127,14 @@ Method = Callable[[Case, nn.Module, TaskBatch], Tensor]
 
 
 def ours(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
-    objective, chunk = _prepared(case, module)
-    return meta_gradient(Engine(objective, chunk, case.keep), flatten(module), batch, case.inner).gradient
+    engine, theta = _prepared(case, module)
+    return meta_gradient(engine, theta, batch, case.inner).gradient
+
+
+def ours_compiled(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    engine, theta = _prepared(case, module)
+    engine = engine._replace(compiler=_compiler(theta.dtype))
+    return meta_gradient(engine, theta, batch, case.inner).gradient
 
 
 def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
@@ -183,12 +191,21 @@ def torchopt_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
     return total
 
 
+def jax_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
+    """`vmap` and `jit`, compiled anew for every call."""
+    _compile_in_jax(case, module, batch)
+    return torch.from_numpy(_jax().gradient())
+
+
+COMPILED = "**ours, compiled**"
 METHODS: dict[str, tuple[Method, str]] = {
     "**ours**": (ours, "hpc_dmaml"),
+    COMPILED: (ours_compiled, "hpc_dmaml"),
     "plain loop": (plain_loop, "torch"),
     "higher": (higher_loop, "higher"),
     "torchopt": (torchopt_loop, "torchopt"),
     "vmap": (vmap_tasks, "torch"),
+    "JAX": (jax_tasks, "jax"),
 }
 """Name in the tables, function, and the package that it needs."""
 
@@ -223,17 +240,35 @@ def _flat(gradients: Iterable[Tensor]) -> Tensor:
 
 
 @cache
-def _prepared(case: Case, module: nn.Module) -> tuple[Objective, int]:
-    """Objective and chunk, which a job makes once at its start."""
+def _prepared(case: Case, module: nn.Module) -> tuple[Engine, Tensor]:
+    """Engine, which a job makes once at its start, and θ as it has it."""
     objective = objective_for(module, case.sample_shape, case.loss)
     chunk = default_chunk(objective, case.shots + case.queries, torch.device("cpu"))
-    return objective, min(case.tasks, chunk)
+    return Engine(objective, min(case.tasks, chunk), case.keep), flatten(module)
+
+
+@cache
+def _compiler(dtype: torch.dtype) -> Compiler:
+    """One for each precision of a case."""
+    return Compiler()
+
+
+@cache
+def _jax() -> JaxProcess:
+    return JaxProcess(torch.get_num_threads())
+
+
+def _compile_in_jax(case: Case, module: nn.Module, batch: TaskBatch) -> tuple[float, float]:
+    """Seconds that it takes, and MiB of the gradient."""
+    data = tuple(each.numpy() for each in (*batch.support_set, *batch.query_set))
+    return _jax().compile(module, data, case.lr, case.inner.steps, case.loss)
 
 
 def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int = 5) -> dict[str, float]:
     """Median seconds of each call, all called in turn for about `seconds`, at least `repeats` times.
 
-    Each time the second of two calls counts: the first pays for the memory that the method before it gave back.
+    Each time the second of two calls counts: the first pays for the memory that the method before it gave back. A call
+    that gives a number has measured itself.
 
     On one thread they are seconds of this process, which other processes on the same core do not lengthen.
     """
@@ -242,10 +277,12 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < repeats:
         for name, call in calls.items():
-            call()
+            measured = call()
             start = clock()
-            call()
-            times[name].append(clock() - start)
+            if not isinstance(measured, float):
+                call()
+                measured = clock() - start
+            times[name].append(measured)
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -288,17 +325,23 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
     checked = case if case.repeats > 1 else replace(case, queries=case.outputs)  # in double precision it must fit, too
     checked_batch = checked.batch()
     truth = plain_loop(checked, exact, checked_batch)
+    errors = {
+        name: [_error(method(checked, each, checked_batch), truth) for each in (exact, module)]
+        for name, method in available.items()
+    }
     calls: dict[str, Callable[[], object]] = {
         name: partial(method, case, module, batch) for name, method in available.items()
     }
+    if "JAX" in calls:
+        compiled_s, jax_mib = _compile_in_jax(case, module, batch)
+        calls["JAX"] = _jax().seconds
     wall_s = medians({**calls, "gemm": gemm()}, seconds, case.repeats)
     peak = GEMM_FLOPS / wall_s["gemm"]
     inner = f"{case.tasks} tasks, {case.inner.steps} inner step{'s' * (case.inner.steps > 1)}"
     print(f"\n{case.name}: {inner}, {case.shots} + {case.queries} samples; GEMM peak {peak / 1e9:.0f} GFLOP/s\n")
     _row("", *columns)
     _row(*["---"] + ["---:"] * len(columns))
-    for name, method in available.items():
-        error_64, error_32 = (_error(method(checked, each, checked_batch), truth) for each in (exact, module))
+    for name, (error_64, error_32) in errors.items():
         _row(
             name,
             f"{rate:,.3g}" if (rate := case.tasks / wall_s[name]) < 999 else f"{rate:,.0f}",
@@ -306,8 +349,13 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
             f"{case.flops() / wall_s[name] / peak:.0%}",
             f"{error_64:.0e}" + " (wrong)" * (error_64 > 1e-9),
             f"{error_32:.0e}",
-            f"{peak_memory_mib(calls[name]):,.0f}",
+            f"{jax_mib if name == 'JAX' else peak_memory_mib(calls[name]):,.0f}",
         )
+    if COMPILED in calls:
+        compiler = _compiler(torch.float32)
+        print(f"\nOurs took {compiler.seconds:.1f} s to compile{f': {f}' if (f := compiler.failure) else ''}")
+    if "JAX" in calls:
+        print(f"\nJAX took {compiled_s:.1f} s to compile")
     shares = where_time_goes(calls["**ours**"])
     print("\nOur time:", ", ".join(f"{share:.0%} on {kind}" for kind, share in shares.items()), flush=True)
 
@@ -315,7 +363,7 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
 def over_steps(case: Case, seconds: float) -> None:
     """Both ways to keep an inner step, over the number of inner steps, for as many tasks as are computed at once."""
     module, theta = case.module(), flatten(case.module())
-    _, chunk = _prepared(case, module)
+    chunk = _prepared(case, module)[0].chunk
     case = replace(case, tasks=chunk)
     batch = case.batch()
     print(f"\n{case.name}, chunks of {chunk}: all of each inner step kept, or its parameters alone (lean)\n")
@@ -392,8 +440,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = {case.name: case for case in (*CASES, *LARGE_CASES)}
     parser.add_argument("--cases", nargs="+", choices=cases, default=[case.name for case in CASES])
+    peers = [name for name in METHODS if name not in ("**ours**", COMPILED)]
+    parser.add_argument("--methods", nargs="+", choices=peers, default=peers, help="beside ours")
     parser.add_argument(
-        "--methods", nargs="+", choices=list(METHODS)[1:], default=list(METHODS)[1:], help="beside ours"
+        "--compile", action="store_true", help="ours compiled, too, which takes minutes before it starts"
     )
     parser.add_argument("--steps", action="store_true", help="time and memory over 1, 5, 10 and 20 inner steps")
     parser.add_argument("--end-to-end", action="store_true", help="a whole training step")
@@ -415,7 +465,7 @@ def main() -> None:
     if arguments.steps:
         over_steps(case, arguments.seconds)
     else:
-        compare(case, arguments.seconds, arguments.methods)
+        compare(case, arguments.seconds, arguments.methods + [COMPILED] * arguments.compile)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ class Progress:
             f"{config.epochs} epoch{'s' * (config.epochs != 1)} of {config.tasks} tasks, "
             + (f"each by its own {_describe(config.local_optimizer)}, " if config.local_optimizer else "")
             + f"{type(config.weight_generator).__name__}, {exchange}",
-            "device": f"{job.device}, {config.dtype}",
+            "device": f"{job.device}, {config.dtype}"
+            + (f", compiled in {compiler.seconds:.0f} s" if (compiler := job.learner.engine.compiler) else ""),
             "output": str(job.output) + (f" (resumed at run {self.first_run})" if self.first_run else ""),
         }
         if isinstance(job.learner.loss, CrossEntropy):

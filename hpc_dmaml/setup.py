@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpc_dmaml import algorithms, optimizers, placement, results, trust_region, weight_generators
+from hpc_dmaml import algorithms, compiling, optimizers, placement, results, trust_region, weight_generators
 from hpc_dmaml.claim import claim
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
@@ -113,8 +113,9 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     if previous is not None:
         with comm.raising_together():
             state.resume(previous)
+    learner = compiling.compiled(learner, state, comm, node, place)
     warnings += learner.warnings
-    return Job(config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
+    return Job(learner.config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
 
 
 def load_task(

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.engine import Objective, Parameters, chunks, for_tasks, learning_curve
+from hpc_dmaml.engine import Objective, Parameters, chunks, for_tasks, learning_curve, tensors
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.state import Validation
-from hpc_dmaml.tasks import Batch, Split, TaskBatch
+from hpc_dmaml.tasks import Batch, Samples, Split, TaskBatch
 from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.tasks.rollouts import Watch
 from hpc_dmaml.worker import Learner
@@ -42,11 +42,6 @@ def validate(
     trajectories that this rank's tasks are judged on, and `progress` now and then how many of the tasks are done, if the
     other ranks are as far as this one.
     """
-    engine, algorithm = learner.engine, learner.config.algorithm
-
-    def adaptation(parameters: Parameters, part: Batch) -> Iterator[Parameters]:
-        return algorithm.adapt(engine.objective, theta, parameters, part, steps)
-
     mine = share(tasks, comm.rank, comm.size)
     curves = np.zeros((2, steps + 1, tasks))
     for start in range(mine.start, mine.stop, BLOCK):
@@ -54,14 +49,37 @@ def validate(
         batch = draw(learner.sampler, split, generator(learner.config.seed, *key), tasks, part)
         batch = batch if watch is None else batch.watched(watch)
         if theta.dim() == 1 and not inductive:
-            curve = learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
+            found = curve(learner, theta, batch, steps)
         else:
-            curve = prediction_curve(learner, theta.reshape(-1, theta.shape[-1]), batch, steps, inductive)
-        curves[:, :, part] = [values.double().cpu().numpy() for values in curve]
+            found = prediction_curve(learner, theta.reshape(-1, theta.shape[-1]), batch, steps, inductive)
+        curves[:, :, part] = [values.double().cpu().numpy() for values in found]
         if progress is not None:
             progress(tasks * (part.stop - mine.start) // (mine.stop - mine.start))
     comm.all_sum(curves)
     return Validation(*curves)
+
+
+def curve(learner: Learner, theta: Tensor, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """Query losses and metrics of some tasks, each (steps + 1, B), before adaptation from φ (P,) and after each step."""
+    engine, algorithm = learner.engine, learner.config.algorithm
+
+    def of_part(theta: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        sx, sy, qx, qy = given
+        return plain(theta, TaskBatch(Samples(sx, sy), Samples(qx, qy)))
+
+    def plain(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        def adaptation(parameters: Parameters, part: Batch) -> Iterator[Parameters]:
+            return algorithm.adapt(engine.objective, theta, parameters, part, steps)
+
+        return learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
+
+    if engine.compiler is None:
+        return plain(theta, batch)
+    parts = [
+        engine.compiler(("curve", steps), of_part, theta, *tensors(part)) for part in chunks(batch, engine.chunk, theta)
+    ]
+    losses, metrics = zip(*parts, strict=True)
+    return torch.cat(losses, 1), torch.cat(metrics, 1)
 
 
 @torch.no_grad()

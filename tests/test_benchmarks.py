@@ -36,6 +36,14 @@ def test_all_methods_that_are_installed_stand_side_by_side():
     assert lines[-1].startswith("Our time: ")
 
 
+def test_jax_gives_the_same_from_a_process_of_its_own():
+    pytest.importorskip("jax")
+    lines = benchmark("--cases", "sinusoid", "--methods", "JAX")
+    assert first_cells(lines)[2:] == ["**ours**", "JAX"]
+    assert not any("(wrong)" in line for line in lines)
+    assert any(line.startswith("JAX took ") for line in lines)
+
+
 @pytest.mark.long
 def test_time_and_memory_over_the_inner_steps():
     assert first_cells(benchmark("--steps", "--cases", "sinusoid"))[2:] == ["1", "5", "10", "20"]

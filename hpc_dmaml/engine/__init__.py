@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hpc_dmaml.engine.autograd import AutogradObjective
+from hpc_dmaml.engine.compiled import Compiler
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
 from hpc_dmaml.engine.meta_gradient import (
     Engine,
@@ -22,6 +23,7 @@ from hpc_dmaml.engine.meta_gradient import (
     for_tasks,
     learning_curve,
     meta_gradient,
+    tensors,
 )
 from hpc_dmaml.engine.module import prepare
 from hpc_dmaml.engine.objective import Objective, Parameters
@@ -32,6 +34,7 @@ from hpc_dmaml.parameters import Layout
 
 __all__ = [
     "LOSSES",
+    "Compiler",
     "Engine",
     "InnerLoop",
     "MetaGradient",
@@ -48,6 +51,7 @@ __all__ = [
     "objective_for",
     "prepare",
     "rates",
+    "tensors",
     "try_out",
 ]
 

@@ -50,6 +50,7 @@ class LayerwiseObjective:
         self.shapes = [tuple(p.shape) for p in packed]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.order = torch.cat([p.flatten() for p in packed])
+        self.places = self.order.argsort()
 
     @classmethod
     def of(
@@ -78,8 +79,9 @@ class LayerwiseObjective:
         return one if tasks == 1 else tuple(p.expand(tasks, *s) for p, s in zip(one, self.shapes, strict=True))
 
     def flatten(self, parameters: Parameters) -> Tensor:
-        packed = torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
-        return torch.empty_like(packed).index_copy_(1, self.order.to(packed.device), packed)
+        packed = torch.cat([p.flatten(1) for p in parameters], 1)
+        self.places = self.places.to(packed.device)
+        return packed.index_select(1, self.places)
 
     enter, flat = unflatten, flatten  # by the names that they had before
 

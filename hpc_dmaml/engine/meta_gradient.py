@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hpc_dmaml.engine.compiled import Compiler
 from hpc_dmaml.engine.objective import Gradient, Objective, Parameters
 from hpc_dmaml.engine.rates import Rates
 from hpc_dmaml.requirements import require
-from hpc_dmaml.tasks import Batch, Samples
+from hpc_dmaml.tasks import Batch, Samples, TaskBatch
 
 Keep = Literal["activations", "parameters"]
 Factor = float | Parameters
@@ -41,6 +42,8 @@ class Engine(NamedTuple):
     """What is stored of each inner step: everything, or θ_k alone, from which the step is computed again."""
     judge: Objective | None = None
     """Of the query data, where its loss is another than the one that tasks adapt by."""
+    compiler: Compiler | None = None
+    """Compiles what is done for the tasks at a time: for layerwise derivatives, a loss of `LOSSES`, and a `TaskBatch`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class MetaGradient(NamedTuple):
 @torch.no_grad()
 def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop) -> MetaGradient:
     """The meta-gradient at θ (P,) of a batch of tasks."""
+    if engine.compiler is not None and inner.weights is None:
+        return _compiled(engine, engine.compiler, theta, batch, inner)
     objective, sweep = engine.objective, _Sweep(engine, inner)
     entered, total = objective.unflatten(theta, 1), None
     losses, metrics = [], []
@@ -89,6 +94,26 @@ def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop)
         raise ValueError("meta_gradient: a batch without tasks")
     slopes = sweep.slopes()
     return MetaGradient(objective.flatten(total)[0], torch.cat(losses), torch.cat(metrics), slopes)
+
+
+def _compiled(engine: Engine, compiler: Compiler, theta: Tensor, batch: Batch, inner: InnerLoop) -> MetaGradient:
+    """The same, one compiled call for each part of the tasks."""
+    plain = engine._replace(compiler=None)
+    rates = (inner.lr.values,) if isinstance(inner.lr, Rates) else ()
+
+    def of_part(theta: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        *values, sx, sy, qx, qy = given
+        lr = inner.lr._replace(values=values[0]) if isinstance(inner.lr, Rates) else inner.lr
+        part = TaskBatch(Samples(sx, sy), Samples(qx, qy))
+        return tuple(each for each in meta_gradient(plain, theta, part, replace(inner, lr=lr)) if each is not None)
+
+    name = "meta-gradient", inner.steps, inner.first_order, None if rates else inner.lr
+    gradients, losses, metrics, *slopes = zip(
+        *(compiler(name, of_part, theta, *rates, *tensors(part)) for part in chunks(batch, engine.chunk, theta)),
+        strict=True,
+    )
+    gradient, *learned = (sum(each[1:], start=each[0]) for each in (gradients, *slopes))
+    return MetaGradient(gradient, torch.cat(losses), torch.cat(metrics), *learned)
 
 
 class _Step(NamedTuple):
@@ -204,6 +229,13 @@ def learning_curve(
     return torch.cat(losses, 1), torch.cat(metrics, 1)
 
 
+def tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Support x and y, query x and y of tasks whose data is there from the start."""
+    assert isinstance(batch, TaskBatch)
+    sx, sy, qx, qy = (each.contiguous() for each in (*batch.support_set, *batch.query_set))
+    return sx, sy, qx, qy
+
+
 def chunks(batch: Batch, size: int, theta: Tensor) -> Iterator[Batch]:
     """The batch in parts of `size` tasks, as tensors on θ's device and of its precision."""
     tasks = len(batch)
@@ -235,7 +267,7 @@ def descend(parameters: Parameters, direction: Parameters, lr: Factor) -> Parame
     """parameters − lr ∘ direction"""
     if isinstance(lr, tuple):
         return tuple(torch.addcmul(p, a, d, value=-1) for p, a, d in zip(parameters, lr, direction, strict=True))
-    return tuple(torch.sub(p, d, alpha=lr) for p, d in zip(parameters, direction, strict=True))
+    return tuple(torch._foreach_sub(parameters, direction, alpha=lr))
 
 
 def times(factor: Factor, direction: Parameters) -> Parameters:

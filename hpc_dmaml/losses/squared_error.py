@@ -20,7 +20,7 @@ class SquaredError(Loss):
 
     def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
         error = z - targets
-        return error.square().mean((1, 2)), error * (2 / error[0].numel()), error
+        return error.square().mean((1, 2)), error * (2 * len(error) / error.numel()), error
 
     def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
-        return z_dot * (2 / tape[0].numel())
+        return z_dot * (2 * len(tape) / tape.numel())

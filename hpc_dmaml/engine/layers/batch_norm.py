@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
@@ -147,8 +148,9 @@ def images(rows: Tensor, shape: Shape) -> Tensor:
 
 
 def total(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """Σ u, or Σ u v, over the rows: (B, 1, C)."""
-    return (u if v is None else u * v).sum(1, keepdim=True)
+    """Σ u, or Σ u v, over the rows: (B, 1, C). Compiled code would add them up one after another: there in double precision."""
+    precision = torch.float64 if is_in_torch_dispatch_mode() else u.dtype
+    return (u if v is None else u * v).sum(1, keepdim=True, dtype=precision).to(u.dtype)
 
 
 def sums(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

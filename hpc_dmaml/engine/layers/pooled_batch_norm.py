@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from hpc_dmaml.engine.layers.batch_norm import BatchNorm, Term, combined, images
 from hpc_dmaml.engine.layers.layer import Shape
@@ -34,7 +35,8 @@ class PooledBatchNorm(BatchNorm):
         return cls(in_shape, norm.eps, pool) if norm and pool else None
 
     def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Any]:
-        if c.device.type == "cpu" and (gamma > 0).all():
+        # Not where operators are traced, which must be the same ones whatever the numbers are.
+        if c.device.type == "cpu" and not is_in_torch_dispatch_mode() and (gamma > 0).all():
             p, winners = self.pool.forward(images(c, self.in_shape))
             return p.flatten(1, -2), winners
         _, winners = self.pool.forward(images(c * gamma.sign(), self.in_shape))
