@@ -10,8 +10,10 @@ import pytest
 
 from hpc_dmaml import compiling
 from hpc_dmaml.algorithms import MetaSGD, Reptile
+from hpc_dmaml.config import parse
 from hpc_dmaml.engine import compiled
 from hpc_dmaml.models import Module
+from hpc_dmaml.sweep import states
 from tests.helpers import differing, run, small_config
 
 
@@ -85,3 +87,14 @@ def test_auto_compiles_a_small_network_in_a_long_job(tmp_path, shapes, monkeypat
     source = run(small_config(compile="auto"), tmp_path)
     assert source.config["compile"] == chosen  # a resumed job goes on with it
     assert bool(shapes) == (chosen == "on")
+
+
+@pytest.mark.parametrize("decided", ["on", "off"])
+def test_a_job_that_is_resumed_with_auto_goes_on_with_what_was_decided(tmp_path, shapes, decided):
+    source = run(small_config(compile=decided, runs=1), tmp_path)
+    again = ["--resume", str(source.path), "--compile"]
+    assert parse([*again, "auto"]).compile == decided
+    with pytest.raises(ValueError, match="started with other values of compile"):
+        parse([*again, "off" if decided == "on" else "on"])
+    assert states.differing({"compile": "auto", "seed": 0}, source.config) == []
+    assert states.differing({"compile": "none"}, source.config) == ["compile"]

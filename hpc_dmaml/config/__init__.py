@@ -6,6 +6,7 @@ what a user types. What a result file holds is read the same way, and imports no
 
 from hpc_dmaml.config.command_line import parse, preset, presets, resume_source
 from hpc_dmaml.config.fields import (
+    DECIDED,
     MAY_CHANGE,
     REPEATS,
     STRATEGIES,
@@ -19,6 +20,7 @@ from hpc_dmaml.plain_yaml import load_yaml
 from hpc_dmaml.requirements import positive, require
 
 __all__ = [
+    "DECIDED",
     "MAY_CHANGE",
     "REPEATS",
     "STRATEGIES",

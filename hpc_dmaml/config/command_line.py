@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpc_dmaml import results
-from hpc_dmaml.config.fields import MAY_CHANGE, STRATEGIES, RunConfig
+from hpc_dmaml.config.fields import DECIDED, MAY_CHANGE, STRATEGIES, RunConfig
 from hpc_dmaml.config.layers import (
     PARTS,
     Layer,
@@ -115,6 +115,8 @@ def resume_source(resume: str | None, output: str | None) -> Path | None:
 
 def _resumed(source: Path, stored: RunConfig, config: RunConfig) -> RunConfig:
     """The configuration with which a job goes on. Raises ValueError where it is another experiment."""
+    undecided = [name for name, value in DECIDED.items() if getattr(config, name) == value]
+    config = replace(config, **{name: getattr(stored, name) for name in undecided})
     changed = [name for name in changes(stored, config) if name.split(".")[0] not in MAY_CHANGE]
     if changed:
         raise ValueError(

@@ -20,9 +20,11 @@ MAY_CHANGE = {
 """Fields that may have other values when a job is resumed: they change no number, or only how many runs there are."""
 REPEATS = {
     "seed", "output", "resume", "exchange", "checkpoint.every", "checkpoint.every_s", "time_limit_s", "device", "threads",
-    "chunk", "keep", "check_every", "task.root",
+    "chunk", "keep", "compile", "check_every", "task.root",
 }  # fmt: skip
 """Fields in which the repetitions of one setting may differ."""
+DECIDED = {"compile": "auto"}
+"""Values that leave it to set-up what the file then says: a job that is resumed with one goes on with what was decided."""
 
 
 @dataclass(frozen=True)

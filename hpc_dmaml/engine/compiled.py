@@ -7,6 +7,7 @@ could break or recompile, and given to the compiler behind `torch.compile`. With
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -17,9 +18,9 @@ from torch import Tensor
 from hpc_dmaml.engine.module import first_line
 
 Function = Callable[..., tuple[Tensor, ...]]
-TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-6}
-"""How far, relative to its length, may a compiled result be from the function's own, which is seen once: rounding is less,
-also where it turns over a ReLU that stands at 0, which made 7e-4 in float32. So a small fault is not found here."""
+TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
+"""How far, relative to its length, may a compiled result be from the function's own, which is seen once. Both are within 1e-6
+of float64 in float32, unless rounding turns over a ReLU that stands at 0: up to 7e-3, in 3 and 2 of 400 Omniglot tasks."""
 
 
 class Compiler:
@@ -57,6 +58,7 @@ class Compiler:
 
 
 def _compiled(function: Function, tensors: tuple[Tensor, ...]) -> Function:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which warns where there is no GPU
     from torch import _inductor  # which brings torch._dynamo: seconds, that a job without `compile` does not spend
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode

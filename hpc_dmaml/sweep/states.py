@@ -13,6 +13,7 @@ from typing import Any
 from hpc_dmaml import results
 from hpc_dmaml.alive import AT_WORK, is_alive
 from hpc_dmaml.analysis import checked
+from hpc_dmaml.config import DECIDED
 from hpc_dmaml.files import is_locked
 from hpc_dmaml.old_names import modern
 from hpc_dmaml.sweep import Point, Sweep, in_full
@@ -75,7 +76,11 @@ def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
 
 def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """The fields of a point that have another value in a stored configuration; those that are no plain values aside."""
-    return [name for name, value in fields.items() if not _same(value, _stored(config, name))]
+    return [
+        name
+        for name, value in fields.items()
+        if value != DECIDED.get(name, ...) and not _same(value, _stored(config, name))
+    ]
 
 
 def _stored(config: Any, name: str) -> Any:
