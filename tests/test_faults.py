@@ -137,7 +137,7 @@ def test_a_result_that_finds_no_room_goes_elsewhere_and_says_where(tmp_path, at_
     (saved,) = state.iterdir()
     said = capsys.readouterr()
     assert f"the result is not in {folder / 'x.h5'} but in {saved}" in said.err
-    assert f"python -m hpc_dmaml.evaluate {saved}" in said.out
+    assert f"hpc_dmaml evaluate {saved}" in said.out
     assert results.read(saved, verify=True).status == "complete"
     assert run_job(job(folder, resume=str(saved)), Communicator()) == 0
 

@@ -266,7 +266,10 @@ def test_the_package_shows_what_is_public_and_imports_none_of_it_before_it_is_us
         "import sys, hpc_dmaml; print(dir(hpc_dmaml)); print({'torch', 'numpy', 'h5py', 'mpi4py'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["['InnerLoop', '__version__', 'load', 'meta_gradient', 'results']", "set()"]
+    assert done.stdout.splitlines() == [
+        "['InnerLoop', '__version__', 'load', 'load_best', 'meta_gradient', 'results']",
+        "set()",
+    ]
     assert all(getattr(hpc_dmaml, name) is not None for name in hpc_dmaml.__all__)
 
 
