@@ -50,6 +50,7 @@ def test_a_job_on_two_ranks_speaks_once(tmp_path):
     assert tested.stdout == alone.stdout
 
 
+@pytest.mark.long
 def test_a_test_of_several_files_says_the_same_on_any_number_of_ranks(tmp_path):
     for seed in ("0", "1"):
         kept = ["--validation.every", "1", "--validation.keep", "3", "--seed", seed, "--output", f"{seed}.h5"]
