@@ -49,6 +49,7 @@ LEFT_OUT = {
     r" my/": "needs images of the user's; tests/tasks does it",
     r"meta_world_ml1|results/reach": "needs Meta-World in an environment of its own; tests/tasks/test_meta_world.py does it",
     r"--root data/omniglot": "needs Omniglot",
+    r"heterogeneous_sinusoid.yaml --local|results/heterogeneous": "takes half an hour; tests/analysis compares made-up files",
     r"sweeps/scaling.yaml --local|results/scaling": "needs the thesis's sweep, which takes hours; tests/analysis draws it from made-up files",
     r"^(HPC_DMAML_\w+=\d+ )?pytest |^ruff |^sphinx-build ": "is what .ci/run itself does",
 }

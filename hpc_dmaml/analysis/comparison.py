@@ -14,16 +14,17 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
     """A row for each setting and adaptation step: mean over the last part of the validations.
 
     Columns: the setting, variable, step, runs (done, on average), mean, half (of the interval), low, high (cut at what is
-    possible), n, and values (one a seed).
+    possible), n, and values (by seed).
     """
     rows = []
     for key, jobs in settings.jobs.items():
-        ends, runs = [], []
+        ends, runs, seeds = [], [], []
         for job in jobs:
             values = stats.known(stats.over_tasks(job.read("validation")[f"validation/{variable}"]))  # (V, S + 1)
             if len(values):
                 ends.append(stats.mean(values[-max(1, round(options.last * len(values))) :], axis=0))
                 runs.append(len(job.read("runs")["runs/run"]))
+                seeds.append(job.seed)
         if not ends:
             continue
         steps = max(map(len, ends))
@@ -35,7 +36,7 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
                 **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
                 "mean": summary.mean[step], "half": summary.high[step] - summary.mean[step],
                 "low": possible.low[step], "high": possible.high[step],
-                "n": int(summary.n[step]), "values": tuple(float(end[step]) for end in ends),
+                "n": int(summary.n[step]), "values": {seed: float(end[step]) for seed, end in zip(seeds, ends, strict=True)},
             }  # fmt: skip
             rows.append(row)
     if not rows:
@@ -44,7 +45,9 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
 
 
 def differences(settings: Settings, reference: Key, variable: str, options: Options) -> pd.DataFrame:
-    """Final values of each other setting less those of the `reference`: mean, low, high (Welch), n, n_reference."""
+    """Final values of each other setting less those of the `reference`: mean, low, high, n, n_reference.
+
+    The interval is Welch's or, `paired`, that of the differences seed by seed, of the seeds that both have."""
     table = final(settings, variable, options)
     table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
     samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
@@ -55,12 +58,20 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
     for key, values in samples.items():
         if key == reference:
             continue
-        found = stats.difference(values, samples[reference], options.interval, options.level)
+        own, others = values, samples[reference]
+        if options.paired:
+            own, others = (
+                {seed: each[seed] for seed in values if seed in samples[reference]} for each in (own, others)
+            )
+            each = options.summarise(np.array([own[seed] - others[seed] for seed in own] or [np.nan]))
+            found = stats.Difference(float(each.mean), float(each.low), float(each.high))
+        else:
+            found = stats.difference(list(own.values()), list(others.values()), options.interval, options.level)
         low, high = np.clip([found.low, found.high], least - most, most - least)
         row = {
             **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
             "mean": found.mean, "low": low, "high": high,
-            "n": int(np.isfinite(values).sum()), "n_reference": int(np.isfinite(samples[reference]).sum()),
+            "n": int(np.isfinite(list(own.values())).sum()), "n_reference": int(np.isfinite(list(others.values())).sum()),
         }  # fmt: skip
         rows.append(row)
     if not rows:
@@ -87,7 +98,7 @@ def compare(settings: Settings, options: Options) -> Picture:
         axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
         unit = " (percentage points)"
     axis.set_xlabel(f"final {quantity.name} less that of\n{settings.label(reference)}{unit}")
-    text = f"Means over the last {options.last:.0%} of the validations; Welch's interval."
+    text = f"Means over the last {options.last:.0%} of the validations; interval of the differences{' seed by seed' if options.paired else ', by Welch'}."
     style.caption(figure, settings.caption(text, options))
     left_out = [key for key in settings.jobs if key not in others.jobs and key != reference]
     return Picture(figure, table, tuple(f"{settings.label(key)}: no validation yet" for key in left_out))

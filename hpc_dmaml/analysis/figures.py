@@ -179,6 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fit", help="degree of a polynomial fit, or none, a moving average where points are many; default: "
                         f"none, and the thesis's {stats.DEGREE} for its figures")  # fmt: skip
     parser.add_argument("--against", metavar="SETTING", help="compare: the setting to compare with; default: the first")
+    parser.add_argument(
+        "--paired", action="store_true", help="compare: seed by seed, where settings share a seed's tasks"
+    )
     parser.add_argument("--title", help="title of a general figure")
     given = parser.parse_args(arguments)
     if given.list:

@@ -38,6 +38,8 @@ class Options:
     """loss, metric or the metric's name; None for the metric where all jobs have the same, else the loss."""
     against: str | None = None
     """The setting that others are compared with; None for the first."""
+    paired: bool = False
+    """Differences seed by seed: of settings that share each seed's start and tasks, which vary more than the settings do."""
 
     def __post_init__(self) -> None:
         for good, name, value, rule in (

@@ -16,6 +16,7 @@ from hpc_dmaml.analysis import (
     figures,
     reader,
     report,
+    stats,
     style,
     tables,
     timing,
@@ -344,6 +345,20 @@ def test_a_comparison_shows_every_other_settings_difference(scaling):
     final = comparison.final(settings, "metric", Options())
     means = final[final["step"] == 2].set_index("scaling")["mean"]
     np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
+
+
+def test_paired_differences_are_those_seed_by_seed_of_the_seeds_that_both_have(partial):
+    (partial / "scaling=workers-2x,seed=1.h5").unlink()
+    settings = Settings(reader.read([partial]).jobs, ["scaling"])
+    table = comparison.differences(settings, ("baseline",), "metric", Options(paired=True)).set_index("scaling")
+    final = comparison.final(settings, "metric", Options())
+    values = final[final["step"] == 2].set_index("scaling")["values"]
+    for name, seeds in (("workers 2x", (0, 2)), ("tasks 4x", (0, 1, 2))):
+        found = stats.summarise(np.array([values[name][seed] - values["baseline"][seed] for seed in seeds]))
+        np.testing.assert_allclose(
+            table.loc[name, ["mean", "low", "high"]].astype(float), [found.mean, found.low, found.high]
+        )
+        assert (table.loc[name, "n"], table.loc[name, "n_reference"]) == (len(seeds), len(seeds))
 
 
 @pytest.mark.parametrize("variable", ["weight", "loss"])
