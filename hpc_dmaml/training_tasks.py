@@ -32,8 +32,8 @@ class TrainingTasks:
         if self._unlike.noisy_workers > self._workers:
             count = f"at most {self._workers}, the number of workers, not {self._unlike.noisy_workers}"
             raise ValueError(f"heterogeneity.noisy_workers must be {count}")
-        first = 0 if self._unlike.own_tasks else self._workers - 1  # the last one has wrong labels, if any has
-        for worker in range(first, self._workers):
+        tried = self._workers if self._unlike.own_tasks else min(1, self._unlike.noisy_workers)
+        for worker in range(self._workers - tried, self._workers):  # the last ones are those with wrong labels
             self._draw(slice(None), 1, 0, worker, 0)
 
     def batch(self, run: int, worker: int, epoch: int, part: slice, theta: Tensor) -> Batch:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.engine import Objective, Parameters, chunks, for_tasks, learning_curve, tensors
+from hpc_dmaml.engine import Objective, Parameters, chunks, compiled_parts, for_tasks, learning_curve
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.state import Validation
-from hpc_dmaml.tasks import Batch, Samples, Split, TaskBatch
+from hpc_dmaml.tasks import Batch, Split, TaskBatch
 from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.tasks.rollouts import Watch
 from hpc_dmaml.worker import Learner
@@ -63,21 +63,15 @@ def curve(learner: Learner, theta: Tensor, batch: Batch, steps: int) -> tuple[Te
     """Query losses and metrics of some tasks, each (steps + 1, B), before adaptation from φ (P,) and after each step."""
     engine, algorithm = learner.engine, learner.config.algorithm
 
-    def of_part(theta: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-        sx, sy, qx, qy = given
-        return plain(theta, TaskBatch(Samples(sx, sy), Samples(qx, qy)))
-
-    def plain(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def plain(batch: Batch, theta: Tensor) -> tuple[Tensor, Tensor]:
         def adaptation(parameters: Parameters, part: Batch) -> Iterator[Parameters]:
             return algorithm.adapt(engine.objective, theta, parameters, part, steps)
 
         return learning_curve(engine, theta[: engine.objective.layout.size], batch, adaptation)
 
     if engine.compiler is None:
-        return plain(theta, batch)
-    parts = [
-        engine.compiler(("curve", steps), of_part, theta, *tensors(part)) for part in chunks(batch, engine.chunk, theta)
-    ]
+        return plain(batch, theta)
+    parts = compiled_parts(engine.compiler, ("curve", steps), plain, batch, engine.chunk, theta)
     losses, metrics = zip(*parts, strict=True)
     return torch.cat(losses, 1), torch.cat(metrics, 1)
 
@@ -104,12 +98,12 @@ def prediction_curve(
         assert isinstance(part, TaskBatch)
         starts = [for_tasks(objective.unflatten(phi[: objective.layout.size], 1), len(part)) for phi in thetas]
         walks = [algorithm.adapt(objective, *each, part, steps) for each in zip(thetas, starts, strict=True)]
-        curve = []
+        of_part = []
         for adapted in zip(*walks, strict=True):
             z = loss.mean_prediction(torch.stack([predict(each, part) for each in adapted]))
             y = part.query_set.y
-            curve.append(torch.stack([loss.reported(loss.value(z, y), z, y), loss.measure(z, y)]))
-        curves.append(torch.stack(curve, 1))
+            of_part.append(torch.stack([loss.reported(loss.value(z, y), z, y), loss.measure(z, y)]))
+        curves.append(torch.stack(of_part, 1))
     losses, metrics = torch.cat(curves, 2)
     return losses, metrics
 

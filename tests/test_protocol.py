@@ -163,6 +163,7 @@ def test_what_is_said_of_a_query_depends_on_the_others_only_where_all_are_asked_
 @pytest.mark.parametrize("config", [LETTERS, SINES], ids=["letters", "sines"])
 def test_an_ensemble_of_equal_models_is_one_of_them(config, inductive):
     sampler = config.task.load()
+    torch.manual_seed(0)
     module = config.model.build(sampler.sample_shape, sampler.outputs).double()
     learner = make_learner(config, sampler, module, torch.device("cpu"))
     phi, where = learner.engine.objective.layout.flatten(module), ("test", (Purpose.EVALUATION, 0), TASKS, 2)

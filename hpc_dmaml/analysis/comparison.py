@@ -47,7 +47,8 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
 def differences(settings: Settings, reference: Key, variable: str, options: Options) -> pd.DataFrame:
     """Final values of each other setting less those of the `reference`: mean, low, high, n, n_reference.
 
-    The interval is Welch's or, `paired`, that of the differences seed by seed, of the seeds that both have."""
+    The interval is Welch's or, `paired`, that of the differences seed by seed, of the seeds that both have.
+    """
     table = final(settings, variable, options)
     table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
     samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
@@ -55,23 +56,19 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
         raise ValueError(f"there is no validation yet of {settings.label(reference)}, to compare with: see --against")
     least, most = settings.limits(variable)
     rows = []
+    compared = stats.paired_difference if options.paired else stats.difference
     for key, values in samples.items():
         if key == reference:
             continue
-        own, others = values, samples[reference]
-        if options.paired:
-            own, others = (
-                {seed: each[seed] for seed in values if seed in samples[reference]} for each in (own, others)
-            )
-            each = options.summarise(np.array([own[seed] - others[seed] for seed in own] or [np.nan]))
-            found = stats.Difference(float(each.mean), float(each.low), float(each.high))
-        else:
-            found = stats.difference(list(own.values()), list(others.values()), options.interval, options.level)
+        both = (values, samples[reference])
+        shared = [seed for seed in both[0] if seed in both[1]]
+        own, other = ([each[seed] for seed in (shared if options.paired else each)] for each in both)
+        found = compared(own, other, options.interval, options.level)
         low, high = np.clip([found.low, found.high], least - most, most - least)
         row = {
             **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
             "mean": found.mean, "low": low, "high": high,
-            "n": int(np.isfinite(list(own.values())).sum()), "n_reference": int(np.isfinite(list(others.values())).sum()),
+            "n": int(np.isfinite(own).sum()), "n_reference": int(np.isfinite(other).sum()),
         }  # fmt: skip
         rows.append(row)
     if not rows:
@@ -98,7 +95,8 @@ def compare(settings: Settings, options: Options) -> Picture:
         axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
         unit = " (percentage points)"
     axis.set_xlabel(f"final {quantity.name} less that of\n{settings.label(reference)}{unit}")
-    text = f"Means over the last {options.last:.0%} of the validations; interval of the differences{' seed by seed' if options.paired else ', by Welch'}."
+    how = "of the differences seed by seed" if options.paired else "by Welch"
+    text = f"Means over the last {options.last:.0%} of the validations; interval {how}."
     style.caption(figure, settings.caption(text, options))
     left_out = [key for key in settings.jobs if key not in others.jobs and key != reference]
     return Picture(figure, table, tuple(f"{settings.label(key)}: no validation yet" for key in left_out))

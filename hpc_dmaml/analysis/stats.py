@@ -121,6 +121,14 @@ def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", l
     return Difference(a - b, a - b - half, a - b + half)
 
 
+def paired_difference(
+    one: Sequence[float], other: Sequence[float], kind: Kind = "t", level: float = LEVEL
+) -> Difference:
+    """Of values that belong together, pair by pair: the mean of their differences, as `summarise` has it."""
+    found = summarise(np.subtract(one, other), kind, level)
+    return Difference(float(found.mean), float(found.low), float(found.high))
+
+
 def normal_quantile(level: float = LEVEL) -> float:
     """q such that a standard normal number lies within ± q with probability `level`."""
     return -NormalDist().inv_cdf((1 - level) / 2)

@@ -157,14 +157,8 @@ def _draw(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line
     drawn = "fit" if _is_fitted(rows) else "smooth"
     if drawn == "fit" or rows["window"].iloc[0] > 1:
         size, alpha = (2, 0.15) if len(rows) > 100 else (3.5, 0.35)
-        dots: dict[str, Any] = {
-            "ms": size,
-            "alpha": alpha,
-            "mew": 0,
-            "zorder": 1.5,
-            "rasterized": len(rows) > MANY_DOTS,
-        }
-        axis.plot(places, stats.known(rows["mean"]), ".", color=colour, **dots)
+        dots = axis.plot(places, stats.known(rows["mean"]), ".", color=colour, ms=size, alpha=alpha, mew=0, zorder=1.5)
+        dots[0].set_rasterized(len(rows) > MANY_DOTS)
     mean, low, high = (stats.known(rows[name]) for name in (drawn, f"{drawn}_low", f"{drawn}_high"))
     style.plot(axis, places, mean, label=label, **line)
     if rows["n"].max() >= stats.FEWEST:

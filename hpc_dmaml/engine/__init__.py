@@ -20,10 +20,10 @@ from hpc_dmaml.engine.meta_gradient import (
     acting,
     adapt,
     chunks,
+    compiled_parts,
     for_tasks,
     learning_curve,
     meta_gradient,
-    tensors,
 )
 from hpc_dmaml.engine.module import prepare
 from hpc_dmaml.engine.objective import Objective, Parameters
@@ -44,6 +44,7 @@ __all__ = [
     "acting",
     "adapt",
     "chunks",
+    "compiled_parts",
     "default_chunk",
     "for_tasks",
     "learning_curve",
@@ -51,7 +52,6 @@ __all__ = [
     "objective_for",
     "prepare",
     "rates",
-    "tensors",
     "try_out",
 ]
 

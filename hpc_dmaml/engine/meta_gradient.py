@@ -14,7 +14,7 @@ equation 3), v_k gets w_k ∇L_q(θ_k) as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -101,17 +101,13 @@ def _compiled(engine: Engine, compiler: Compiler, theta: Tensor, batch: Batch, i
     plain = engine._replace(compiler=None)
     rates = (inner.lr.values,) if isinstance(inner.lr, Rates) else ()
 
-    def of_part(theta: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-        *values, sx, sy, qx, qy = given
+    def of_part(part: TaskBatch, theta: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         lr = inner.lr._replace(values=values[0]) if isinstance(inner.lr, Rates) else inner.lr
-        part = TaskBatch(Samples(sx, sy), Samples(qx, qy))
         return tuple(each for each in meta_gradient(plain, theta, part, replace(inner, lr=lr)) if each is not None)
 
     name = "meta-gradient", inner.steps, inner.first_order, None if rates else inner.lr
-    gradients, losses, metrics, *slopes = zip(
-        *(compiler(name, of_part, theta, *rates, *tensors(part)) for part in chunks(batch, engine.chunk, theta)),
-        strict=True,
-    )
+    parts = compiled_parts(compiler, name, of_part, batch, engine.chunk, theta, *rates)
+    gradients, losses, metrics, *slopes = zip(*parts, strict=True)
     gradient, *learned = (sum(each[1:], start=each[0]) for each in (gradients, *slopes))
     return MetaGradient(gradient, torch.cat(losses), torch.cat(metrics), *learned)
 
@@ -229,11 +225,24 @@ def learning_curve(
     return torch.cat(losses, 1), torch.cat(metrics, 1)
 
 
-def tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Support x and y, query x and y of tasks whose data is there from the start."""
-    assert isinstance(batch, TaskBatch)
-    sx, sy, qx, qy = (each.contiguous() for each in (*batch.support_set, *batch.query_set))
-    return sx, sy, qx, qy
+def compiled_parts(
+    compiler: Compiler,
+    name: Hashable,
+    function: Callable[..., tuple[Tensor, ...]],
+    batch: Batch,
+    size: int,
+    *tensors: Tensor,
+) -> Iterator[tuple[Tensor, ...]]:
+    """What a function of some tasks, whose data is there from the start, and of `tensors`, θ first, gives for each chunk."""
+
+    def of_tensors(*given: Tensor) -> tuple[Tensor, ...]:
+        *more, sx, sy, qx, qy = given
+        return function(TaskBatch(Samples(sx, sy), Samples(qx, qy)), *more)
+
+    for part in chunks(batch, size, tensors[0]):
+        assert isinstance(part, TaskBatch)
+        data = (each.contiguous() for each in (*part.support_set, *part.query_set))
+        yield compiler(name, of_tensors, *tensors, *data)
 
 
 def chunks(batch: Batch, size: int, theta: Tensor) -> Iterator[Batch]:
