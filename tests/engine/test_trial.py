@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from hpc_dmaml.engine import objective_for, prepare, try_out
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layers import LAYERS
-from hpc_dmaml.engine.trial import Trial
+from hpc_dmaml.engine.trial import BESIDE, Trial
 from hpc_dmaml.models import GaussianPolicy
 from hpc_dmaml.parameters import Layout, constants
 from hpc_dmaml.tasks import Samples
@@ -277,6 +277,23 @@ def test_a_start_on_a_kink_is_no_reason_to_doubt_a_second_derivative() -> None:
         support = Samples(torch.zeros(1, 6, 2), torch.randn(1, 6, 4))
         trial = try_out(module, Layout.of(module), support, 4, "squared_error", second_order=True)
         assert trial.warnings == []
+
+
+def test_a_kink_beside_the_start_is_no_reason_to_doubt_a_second_derivative() -> None:
+    """The derivative is tried beside the start: here a ReLU bends exactly where it is tried first."""
+
+    class Bent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3 * OUTPUTS))
+            direction = torch.randn(len(self.weight), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            direction *= len(self.weight) ** 0.5 / direction.norm()
+            self.register_buffer("kink", 1 + BESIDE[0] * direction)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ (self.weight + torch.relu(self.weight - self.kink)).view(3, OUTPUTS)
+
+    assert tried(Bent().double()) == (False, [])
 
 
 def test_layers_whose_formulas_do_not_fit_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
