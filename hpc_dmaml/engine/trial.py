@@ -1,7 +1,7 @@
-"""A module is tried on one small task before it is trained: is it what the engine takes it for?
+"""Try a module on one small task before training, to find what the engine cannot differentiate.
 
-In double precision, where rounding cannot hide a fault: two forwards must agree; the layers' own formulas must agree with
-autograd in value, gradient and Hessian-vector product; and that product with a finite difference of the gradient.
+In double precision, so that rounding cannot hide a fault: two forwards must agree; the layers' own formulas must agree with
+autograd in value, gradient and Hessian-vector product; and that product must agree with a finite difference of the gradient.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from hpc_dmaml.parameters import Layout
 from hpc_dmaml.tasks.family import Samples
 
 FEW = 4
-"""Samples of the task that are enough."""
+"""Number of samples that a trial uses."""
 STEPS = (1e-6, 1e-5, 1e-7, 1e-4)
-"""Of the finite difference, relative to θ's length. One that agrees is enough: a ReLU may change sign within a step."""
+"""Step lengths of the finite difference, relative to |θ|. One that agrees is enough: a ReLU may change sign within a step."""
 STEPS_SINGLE = (1e-3, 1e-2, 1e-4)
-"""The same for a module that runs in single precision alone."""
+"""The same for a module that runs only in single precision."""
 BESIDE = (3e-3, -2e-3, 5e-3)
-"""So far from θ, relative to its length, is it taken: with biases of 0, θ is a ReLU's kink for a sample that is 0. One point
-that agrees is enough: another may have a kink nearer than every step."""
+"""Points at which the second derivative is tried, as distances from θ relative to |θ|: with biases of 0, θ itself is at a
+ReLU's kink for a sample that is 0. One that agrees is enough: another may have a kink within every step length."""
 
 
 class Trial(NamedTuple):
     layerwise: bool
-    """Do the layers' own formulas say what the module says? Where not, autograd is to be used."""
+    """Whether the layers' own formulas agree with the module; if not, use autograd."""
     warnings: list[str]
 
 
 def try_out(
     module: nn.Module, layout: Layout, support: Samples, outputs: int, loss: Loss | str, second_order: bool
 ) -> Trial:
-    """Try a module on the support set of one task, (1, n, ...) tensors. It is left as it is.
+    """Try a module on the support set of one task, (1, n, ...) tensors, without changing the module.
 
-    Raises ValueError, saying what to do, where the module's outputs are random, change from call to call, have another
-    shape than (n, outputs), or cannot be differentiated as often as is needed; or where the loss cannot take them.
+    Raises ValueError, saying what to do, if the module's outputs are random, change from call to call, have another shape
+    than (n, outputs) or cannot be differentiated as often as needed, or if the loss cannot take them.
     """
     name, loss = type(module).__name__, named(loss)
     x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
@@ -100,7 +100,7 @@ def try_out(
 
 
 def _small(module: nn.Module, x: Tensor, y: Tensor, outputs: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A copy of the module with few samples, in double precision; or, where it cannot take these, closer to the real ones."""
+    """A copy of the module and few samples, in double precision; all samples or the given precision if it needs them."""
     double = [each.double() if each.is_floating_point() else each for each in (x, y)]
     for probe, given in ((copied(module).double(), double), (copied(module), [x, y])):
         for samples in (FEW, len(x[0])):
@@ -112,7 +112,7 @@ def _small(module: nn.Module, x: Tensor, y: Tensor, outputs: int) -> tuple[nn.Mo
 
 
 def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless the loss gives a number for each task, and so does its metric."""
+    """Raise ValueError unless loss and metric each give one number for each task."""
     name = type(loss).__name__
     for what, give in (("value", loss.value), ("measure", loss.measure)):
         try:
@@ -131,7 +131,7 @@ def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
 
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
-    """One forward of all samples (n, ...) of a task, its outputs checked."""
+    """The checked outputs (n, outputs) for all samples (n, ...) of a task."""
     given, samples = x.clone(), tuple(x.shape[1:])
     try:
         z = copied(module)(given)
@@ -148,7 +148,7 @@ def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
 
 
 def _check_constancy(module: nn.Module, x: Tensor, z: Tensor, name: str, tolerance: float) -> None:
-    """Raise ValueError where a forward draws random numbers, or gives other outputs than `z` the next time."""
+    """Raise ValueError if a forward draws random numbers, or if its outputs differ from `z` in another call."""
     watched = copied(module)
     entered: list[tuple[object, ...]] = []
     moved: list[nn.Module] = []
@@ -161,7 +161,7 @@ def _check_constancy(module: nn.Module, x: Tensor, z: Tensor, name: str, toleran
         part.register_forward_pre_hook(lambda *_: entered.append(_random_state(x.device)))
         part.register_forward_hook(leave)
     again = [watched(x).detach(), watched(x).detach()]
-    if moved:  # the innermost one has been left first
+    if moved:  # the innermost module is the first
         where = next(path for path, part in watched.named_modules() if part is moved[0])
         layer = f"layer {where} ({type(moved[0]).__name__})" if where else name
         raise ValueError(
@@ -176,7 +176,7 @@ def _check_constancy(module: nn.Module, x: Tensor, z: Tensor, name: str, toleran
 
 
 def _random_state(device: torch.device) -> tuple[object, ...]:
-    """The state of every global random generator, to be compared."""
+    """The states of all global random generators, for comparison."""
     on_device = (torch.cuda.get_rng_state(device).numpy().tobytes(),) if device.type == "cuda" else ()
     return (
         torch.get_rng_state().numpy().tobytes(),
@@ -189,7 +189,7 @@ def _random_state(device: torch.device) -> tuple[object, ...]:
 def _check_second_derivative(
     objective: Objective, theta: Tensor, v: Tensor, x: Tensor, y: Tensor, name: str, single: bool
 ) -> None:
-    """Raise ValueError where the Hessian-vector product is none."""
+    """Raise ValueError if the Hessian-vector product disagrees with finite differences of the gradient."""
 
     def gradient(at: Tensor) -> Tensor:
         return objective.flatten(objective.gradient(objective.unflatten(at, 1), x, y).value)
