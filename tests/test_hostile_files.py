@@ -137,7 +137,7 @@ def test_no_class_that_a_file_names_is_imported(configured, tmp_path, part, name
         ("torch.nn.modules.os.system", "torch.nn has no such module"),
         ("torch.nn.modules.module.torch.hub.load", "torch.nn has no such module"),
         ("torch.nn.functional.linear", "torch.nn has no such module"),
-        ("torch.nn.Transformer", "no model by itself"),
+        ("torch.nn.Transformer", "not a model by itself"),
     ],
 )
 def test_no_module_that_a_file_names_is_imported_or_called(configured, tmp_path, module, message):
