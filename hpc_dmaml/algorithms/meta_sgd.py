@@ -19,7 +19,7 @@ class MetaSGD(MAML):
 
     scale: float = 1.0
     """Unit of the learned rates: α / scale is learned and stored in the file; 1 as in the papers. An outer Adam changes
-    α by about scale × its learning rate a step: for small α, 1 is too much, and `inner_lr` gives proportional changes."""
+    α by about scale × its learning rate a step: where α is small, 1 is too much, and `inner_lr` fits its size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,7 @@ class GaussianPolicy(MLP):
     """The mean of an action by a multi-layer perceptron, and a learned log σ for each of its components.
 
     The outputs are (mean, log σ), as `GaussianPolicyGradient` takes them. Defaults and initialisation are Finn et al.'s
-    (2017) for navigation: weights by Glorot & Bengio (2010), and biases of 0, as an initial drift slows learning down.
+    for navigation: weights by Glorot & Bengio (2010), and biases of 0, so that an untrained policy does not drift.
     """
 
     hidden: tuple[int, ...] = (100, 100)
