@@ -65,7 +65,7 @@ def recoloured(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     pixels = images.reshape(n, channels, height * width).astype(np.float32)
     brightness, contrast, saturation = factors.astype(np.float32).T[..., None]
     mixed = saturation[..., None] * np.eye(channels, dtype=np.float32) + (1 - saturation[..., None]) * grey
-    offset = (1 - contrast) * brightness * (pixels.mean(2) @ grey)[:, None] + 0.5  # 0.5: rounds, with the truncation below
+    offset = (1 - contrast) * brightness * (pixels.mean(2) @ grey)[:, None] + 0.5  # rounds when truncated below
     pixels = (brightness * contrast)[..., None] * mixed @ pixels
     pixels += offset[..., None]
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(images.shape)

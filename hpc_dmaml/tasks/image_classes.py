@@ -156,7 +156,7 @@ class FewShotSampler:
         """`mean` and `std` (C,) of each channel over all pixels of the training classes, scaled to [0, 1]."""
         self.check("train")
         train = self.splits["train"]
-        places = dict(zip(train.first.tolist(), train.count.tolist(), strict=True))  # each class once, whatever its rotations
+        places = dict(zip(train.first.tolist(), train.count.tolist(), strict=True))  # without rotated copies
         sums = np.zeros((2, self.sample_shape[0]), np.int64)
         for first, count in places.items():
             numbers = self.images[first : first + count].astype(np.int32)

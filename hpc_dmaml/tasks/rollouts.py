@@ -177,7 +177,7 @@ def backwards(numbers: Tensor, factor: float) -> Tensor:
 
 
 def baseline(of: Trajectories, discount: float) -> Tensor:
-    """V (B, N, T): each task's least-squares fit of future returns by features of state and time (Duan et al., 2016)."""
+    """V (B, N, T): each task's least-squares fit of future returns to features of state, time (Duan et al., 2016)."""
     import torch
 
     tasks, trajectories, steps, _ = of.states.shape
