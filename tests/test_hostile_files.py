@@ -288,7 +288,7 @@ CONTENTS = {
     "a negative shape": (lambda file: file.attrs.__setitem__("sample_shape", [-1]), "sample_shape and outputs are no"),
     "other parameters": (stored("meta_model/parameters", np.zeros(7)), "has 19 of parameter, where others have 7"),
     "shapes of others": (stored("meta_model/shapes", ["3", "4", "5", "6"]), "are not those of 19 parameters"),
-    "shapes that are none": (stored("meta_model/shapes", ["3", "4", "x", "-6"]), "meta_model/shapes are not valid shapes"),
+    "shapes that are none": (stored("meta_model/shapes", ["3", "4", "x", "-6"]), "shapes are not valid shapes"),
 }
 
 

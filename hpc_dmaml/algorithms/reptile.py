@@ -1,4 +1,4 @@
-"""Reptile (Nichol, Achiam & Schulman, 2018): move θ towards the adapted parameters, without differentiating them."""
+"""Reptile (Nichol, Achiam & Schulman, 2018): move θ towards the adapted parameters, without derivatives of them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Loss(ABC):
 
     @property
     def stops_gradients(self) -> bool:
-        """Whether `value` detaches a part of itself, so that its second derivative is not that of its gradient."""
+        """Whether `value` detaches a part, so that finite differences of its gradient differ from its Hessian."""
         return False
 
     @abstractmethod

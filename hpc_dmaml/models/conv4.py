@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST_BLOCKS = 64
-"""Most blocks of a Conv4. The image size sets no limit, as a stride of 2 leaves an image of one pixel as it is."""
+"""Maximum number of blocks; the image size sets no limit, as a stride of 2 leaves an image of one pixel as it is."""
 
 
 @dataclass(frozen=True)

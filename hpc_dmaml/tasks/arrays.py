@@ -20,7 +20,7 @@ from hpc_dmaml.tasks.family import Samples, Split, TaskBatch
 from hpc_dmaml.tasks.image_classes import Classes, FewShot, FewShotSampler, distinct
 
 MUCH = 2**28
-"""Bytes read into the memory of every rank from which a message says so."""
+"""Size in bytes of the data that each rank reads into memory above which a message reports it."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def check_disjoint(split: dict[Split, list[str]], source: Path, field: str = "sp
             if owner.setdefault(name, part) != part:
                 raise ValueError(
                     f"task.{field}: {source} puts a {what} into two splits: {name!r} is in {owner[name]} and in {part}, "
-                    "but classes must not be shared between splits"
+                    "but splits must be disjoint"
                 )
 
 

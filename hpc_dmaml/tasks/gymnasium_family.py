@@ -36,7 +36,7 @@ class Gymnasium(EnvironmentFamily):
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Ranges of further arguments, which define a task and are uniformly distributed."""
     horizon: int = 200
-    """Most steps of a trajectory."""
+    """Maximum number of steps of a trajectory."""
 
     def check(self) -> None:
         super().check()

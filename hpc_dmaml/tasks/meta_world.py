@@ -21,7 +21,7 @@ from hpc_dmaml.tasks.environments import EnvironmentFamily
 from hpc_dmaml.tasks.family import Split
 
 EPISODES = 500
-"""Most steps of a trajectory in any of Meta-World's environments."""
+"""Maximum number of steps of a trajectory in any of Meta-World's environments."""
 GROUP, COUNTED = 20, 3
 """Meta-World's own evaluation runs GROUP tasks at once, and counts COUNTED episodes of each environment."""
 
@@ -58,7 +58,7 @@ class MetaWorld(EnvironmentFamily):
     trajectories: int = 10
     """Number of trajectories that a task adapts on in each inner step, and of those in its query set."""
     horizon: int = EPISODES
-    """Most steps of a trajectory."""
+    """Maximum number of steps of a trajectory."""
 
     def check(self) -> None:
         super().check()

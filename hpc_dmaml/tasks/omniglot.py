@@ -31,7 +31,7 @@ class Omniglot(FewShotImages):
     """random: 1,100 / 100 / 423 characters, as Finn et al.; lake: train on 25 of the background alphabets, validate on
     the other 5, test on the evaluation alphabets."""
     split_seed: int = 0
-    """Seed of the random split; jobs with different seeds share it."""
+    """Seed of the split, separate from the job's seed."""
     rotations: bool = True
     """Add each character rotated by 90°, 180° and 270° as further classes."""
 

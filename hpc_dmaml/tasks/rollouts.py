@@ -70,7 +70,7 @@ class TrajectoryFamily(TaskFamily):
     trajectories: int = 20
     """Number of trajectories that a task adapts on in each inner step, and of those in its query set."""
     horizon: int = 100
-    """Most steps of a trajectory."""
+    """Maximum number of steps of a trajectory."""
     discount: float = 0.99
     """Discount factor γ."""
     smoothing: float = 1.0

@@ -148,7 +148,7 @@ def images(rows: Tensor, shape: Shape) -> Tensor:
 
 
 def total(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """Σ u, or Σ u v, over the rows: (B, 1, C). Compiled code adds sequentially, so that it uses double precision."""
+    """Σ u, or Σ u v, over the rows: (B, 1, C). In double precision if compiled, as compiled code adds in sequence."""
     precision = torch.float64 if is_in_torch_dispatch_mode() else u.dtype
     return (u if v is None else u * v).sum(1, keepdim=True, dtype=precision).to(u.dtype)
 
