@@ -1,6 +1,6 @@
-"""JAX's way to the meta-gradient, `vmap` and `jit`, for the table of `meta_gradient.py`: in a process of its own.
+"""The meta-gradient in JAX, by `vmap` and `jit`, in a separate process, for the table of `meta_gradient.py`.
 
-The network is the torch module's, layer by layer; parameters are called as they are there.
+The network is that of the torch module, layer by layer, with the same parameter names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Arrays = tuple[np.ndarray, ...]
 
 
 class JaxProcess:
-    """A process that has JAX, and as many cores as threads are given to each method."""
+    """A process that runs JAX, on as many cores as each method has threads."""
 
     def __init__(self, threads: int) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -33,15 +33,15 @@ class JaxProcess:
         theirs.close()
 
     def compile(self, module: nn.Module, data: Arrays, lr: float, steps: int, loss: str) -> tuple[float, float]:
-        """Prepare the meta-gradient for `data`: support x and y, query x and y. Seconds of compiling, and MiB that it takes."""
+        """Compile the meta-gradient for `data`: support x and y, query x and y. Returns seconds taken, and its MiB."""
         return self._ask("compile", pickle.dumps(module), data, lr, steps, loss)
 
     def gradient(self) -> np.ndarray:
-        """What was compiled last: Σ over the tasks of dL_q/dθ, (P,), in the module's order and precision."""
+        """The last compiled meta-gradient: Σ over the tasks of dL_q/dθ, (P,), in the module's order and precision."""
         return self._ask("gradient")
 
     def seconds(self) -> float:
-        """What one call of it takes: on one thread of its process, else by the wall."""
+        """Time of one call in seconds: CPU time on one thread, else wall-clock time."""
         return self._ask("seconds")
 
     def _ask(self, *request: object) -> Any:
@@ -63,7 +63,7 @@ def _serve(connection: Connection, threads: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
-    jax.config.update("jax_enable_x64", True)  # allowed; what is given in float32 stays so
+    jax.config.update("jax_enable_x64", True)  # allows float64; float32 inputs stay float32
     clock = time.process_time if threads == 1 else time.perf_counter
     call: Callable[[], Any] = lambda: None  # noqa: E731
     while True:
@@ -90,7 +90,7 @@ def _serve(connection: Connection, threads: int) -> None:
 def _compiled(
     pickled: bytes, data: Arrays, lr: float, steps: int, loss: str
 ) -> tuple[Callable[[], dict[str, Any]], float, float]:
-    """The meta-gradient with its arguments in place, seconds of compiling, and MiB of what it holds at once."""
+    """The compiled meta-gradient with its arguments bound, seconds of compiling, and MiB of temporaries and output."""
     import jax
 
     module: nn.Module = pickle.loads(pickled)
@@ -132,7 +132,7 @@ def _loss(module: nn.Module, loss: str, theta: dict[str, Any], x: Any, y: Any) -
 def _outputs(module: nn.Module, theta: dict[str, Any], prefix: str, x: Any) -> Any:
     """The module in JAX, on samples (n, ...), images channels first.
 
-    A convolution is one product: as XLA's own, with other weights for each task, it is 14 times as slow on a CPU (5w1s).
+    A convolution is one matrix product: XLA's own, with other weights per task, is 14 times as slow on a CPU (5w1s).
     """
     import jax
 

@@ -1,15 +1,15 @@
-"""How fast, how exact and how lean one meta-gradient is on one core, side by side with other ways to compute it.
+"""Speed, accuracy and memory of one meta-gradient on one core, compared with other ways to compute it.
 
     python benchmarks/meta_gradient.py                      the five small cases, every method that is installed
     python benchmarks/meta_gradient.py --cases 5w1s mini    some of them
-    python benchmarks/meta_gradient.py --compile            with ours compiled, see the field `compile`
-    python benchmarks/meta_gradient.py --cases resnet12 --methods "plain loop"    a large one, which is run by name alone
+    python benchmarks/meta_gradient.py --compile            also ours compiled, see the field `compile`
+    python benchmarks/meta_gradient.py --cases resnet12 --methods "plain loop"    a large case, which runs only if named
     python benchmarks/meta_gradient.py --steps              time and memory over 1, 5, 10 and 20 inner steps
-    python benchmarks/meta_gradient.py --end-to-end         a whole training step against the bare meta-gradient
+    python benchmarks/meta_gradient.py --end-to-end         a whole training step against its meta-gradient alone
 
-`pip install "hpc_dmaml[bench]"` brings the peers `higher` and `torchopt`, `[bench-jax]` JAX. All methods of a case run in
-turn, repeated, in one process with the same threads and allocator settings; JAX in its own, on as many cores as there
-are threads. The tables (Markdown) show medians. Trust the ratios: a core's speed depends on its neighbours.
+`pip install "hpc_dmaml[bench]"` installs the peers `higher` and `torchopt`, `[bench-jax]` JAX. All methods of a case
+run in turn, repeatedly, in one process with the same threads and allocator settings; JAX in its own, on as many cores
+as there are threads. The tables (Markdown) show medians. Ratios are more reliable: other cores affect a core's speed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One meta-gradient of a published experiment; `shots` and `queries` are a whole task's."""
+    """One meta-gradient of a published experiment; `shots` and `queries` are totals of a task, not per class."""
 
     name: str
     model: Model
@@ -68,7 +68,7 @@ class Case:
     loss: str = "cross_entropy"
     keep: Literal["activations", "parameters"] = "activations"
     repeats: int = 5
-    """At least so many timed calls of each method."""
+    """Least number of timed calls of each method."""
 
     @property
     def lr(self) -> float:
@@ -80,7 +80,7 @@ class Case:
         return self.model.build(self.sample_shape, self.outputs)
 
     def batch(self) -> TaskBatch:
-        """Random inputs; every class equally often, as in a few-shot task."""
+        """Random inputs, with every class equally often, as in a few-shot task."""
         rng = torch.Generator().manual_seed(0)
 
         def samples(n: int) -> Samples:
@@ -92,10 +92,10 @@ class Case:
         return TaskBatch(samples(self.shots), samples(self.queries))
 
     def flops(self) -> int:
-        """The necessary work: a multiplication and an addition are 2.
+        """Number of necessary floating-point operations; a multiplication and an addition count as 2.
 
-        F for one sample's forward pass and F₁ for its first layer: the layers' products with input and weights cost
-        3F − F₁ for a gradient (nothing flows back to the data), and 6F − 4F₁ more for a Hessian-vector product.
+        With F for one sample's forward pass and F₁ for its first layer, the layers' products with input and weights
+        cost 3F − F₁ for a gradient (the data needs none), and 6F − 4F₁ more for a Hessian-vector product.
         """
         module, x = self.module(), torch.zeros(1, *self.sample_shape).expand(2, *self.sample_shape)
         first_layer = next(part for part in module.modules() if part._parameters)
@@ -120,7 +120,7 @@ CASES = [
 LARGE_CASES = [
     Case("resnet12", ResNet12(), (3, 84, 84), 5, 1, 5, 75, InnerLoop(0.01, 5), keep="parameters", repeats=1),
 ]
-"""Minutes, and not seconds, for each method."""
+"""Cases that take minutes, instead of seconds, for each method."""
 
 Method = Callable[[Case, nn.Module, TaskBatch], Tensor]
 """The meta-gradient summed over the tasks, (P,), at the module's parameters and in their precision."""
@@ -138,7 +138,7 @@ def ours_compiled(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
 
 
 def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
-    """One task after another, each on one autograd graph through all of its inner steps."""
+    """One task after another, each with one autograd graph through all of its inner steps."""
 
     def gradient(loss: Callable[[dict[str, Tensor]], Tensor], theta: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(theta, torch.autograd.grad(loss(theta), list(theta.values()), create_graph=True), strict=True))
@@ -152,7 +152,7 @@ def plain_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
 
 
 def vmap_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
-    """All tasks at once. Its second derivative of batch norm has been wrong: mind the error in the table."""
+    """All tasks at once. Its second derivative of batch norm has been wrong: check the error in the table."""
     theta = {name: p.detach() for name, p in module.named_parameters()}
     batch = batch.to(torch.device("cpu"), flatten(module).dtype)
 
@@ -192,7 +192,7 @@ def torchopt_loop(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
 
 
 def jax_tasks(case: Case, module: nn.Module, batch: TaskBatch) -> Tensor:
-    """`vmap` and `jit`, compiled anew for every call."""
+    """`vmap` and `jit` in JAX, compiled again for every call."""
     _compile_in_jax(case, module, batch)
     return torch.from_numpy(_jax().gradient())
 
@@ -207,7 +207,7 @@ METHODS: dict[str, tuple[Method, str]] = {
     "vmap": (vmap_tasks, "torch"),
     "JAX": (jax_tasks, "jax"),
 }
-"""Name in the tables, function, and the package that it needs."""
+"""For each name in the tables, the function and the package that it needs."""
 
 
 def _query_loss(
@@ -241,7 +241,7 @@ def _flat(gradients: Iterable[Tensor]) -> Tensor:
 
 @cache
 def _prepared(case: Case, module: nn.Module) -> tuple[Engine, Tensor]:
-    """Engine, which a job makes once at its start, and θ as it has it."""
+    """The engine and θ, as a job makes them once at its start."""
     objective = objective_for(module, case.sample_shape, case.loss)
     chunk = default_chunk(objective, case.shots + case.queries, torch.device("cpu"))
     return Engine(objective, min(case.tasks, chunk), case.keep), flatten(module)
@@ -249,7 +249,7 @@ def _prepared(case: Case, module: nn.Module) -> tuple[Engine, Tensor]:
 
 @cache
 def _compiler(dtype: torch.dtype) -> Compiler:
-    """One for each precision of a case."""
+    """One compiler for each precision of a case."""
     return Compiler()
 
 
@@ -259,7 +259,7 @@ def _jax() -> JaxProcess:
 
 
 def _compile_in_jax(case: Case, module: nn.Module, batch: TaskBatch) -> tuple[float, float]:
-    """Seconds that it takes, and MiB of the gradient."""
+    """Compile in JAX; returns the seconds that it takes, and the MiB of the gradient."""
     data = tuple(each.numpy() for each in (*batch.support_set, *batch.query_set))
     return _jax().compile(module, data, case.lr, case.inner.steps, case.loss)
 
@@ -267,10 +267,10 @@ def _compile_in_jax(case: Case, module: nn.Module, batch: TaskBatch) -> tuple[fl
 def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int = 5) -> dict[str, float]:
     """Median seconds of each call, all called in turn for about `seconds`, at least `repeats` times.
 
-    Each time the second of two calls counts: the first pays for the memory that the method before it gave back. A call
-    that gives a number has measured itself.
+    Only the second of two calls in a row is timed: the first reallocates memory that the method before it has freed. A
+    call that returns a float has measured its own time.
 
-    On one thread they are seconds of this process, which other processes on the same core do not lengthen.
+    On one thread, this is CPU time of this process, which other processes on the same core do not increase.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -287,7 +287,7 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int
 
 
 def gemm() -> Callable[[], Tensor]:
-    """A product of GEMM_FLOPS operations that stays in cache: what the core can do."""
+    """A matrix product of GEMM_FLOPS operations that stays in cache: the core's peak performance."""
     a, b = torch.rand(2, 1024, 1024)
     return lambda: a @ b
 
@@ -296,7 +296,7 @@ GEMM_FLOPS = 2 * 1024**3
 
 
 def peak_memory_mib(call: Callable[[], object]) -> float:
-    """The most memory that torch's tensors took at once during a call, beyond what was there before it."""
+    """Peak memory of torch's tensors during a call, beyond that before it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -305,7 +305,7 @@ def peak_memory_mib(call: Callable[[], object]) -> float:
 
 
 def where_time_goes(call: Callable[[], object]) -> dict[str, float]:
-    """Shares of a call's time, as the profiler sees it, by what its operators do."""
+    """Shares of a call's profiled time by kind of operator."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         call()
     total_us = dict.fromkeys(("products and convolutions", "unfolding and folding", "all else"), 0.0)
@@ -317,12 +317,12 @@ def where_time_goes(call: Callable[[], object]) -> dict[str, float]:
 
 
 def compare(case: Case, seconds: float, methods: list[str]) -> None:
-    """Ours and others on one case."""
+    """Print the table of all methods on one case."""
     wanted = {name: METHODS[name] for name in METHODS if name in ("**ours**", *methods)}
     available = {name: method for name, (method, package) in wanted.items() if find_spec(package)}
     columns = "tasks/s", "ours is", "share of GEMM peak", "error, float64", "error, float32", "peak MiB"
     module, exact, batch = case.module(), case.module().double(), case.batch()
-    checked = case if case.repeats > 1 else replace(case, queries=case.outputs)  # in double precision it must fit, too
+    checked = case if case.repeats > 1 else replace(case, queries=case.outputs)  # must fit in double precision
     checked_batch = checked.batch()
     truth = plain_loop(checked, exact, checked_batch)
     errors = {
@@ -361,7 +361,7 @@ def compare(case: Case, seconds: float, methods: list[str]) -> None:
 
 
 def over_steps(case: Case, seconds: float) -> None:
-    """Both ways to keep an inner step, over the number of inner steps, for as many tasks as are computed at once."""
+    """Print time and memory of both values of `keep` over the number of inner steps, for one chunk of tasks."""
     module, theta = case.module(), flatten(case.module())
     chunk = _prepared(case, module)[0].chunk
     case = replace(case, tasks=chunk)
@@ -392,7 +392,7 @@ def over_steps(case: Case, seconds: float) -> None:
 
 
 def end_to_end(seconds: float) -> None:
-    """A worker's whole step, tasks drawn and reports made, against the meta-gradient of tasks at hand."""
+    """Print the time of a worker's whole step, with sampling and reports, against that of its meta-gradient."""
     print("\nA training step, sampling included\n")
     _row("task", "step, ms", "meta-gradient, ms", "ratio")
     _row("---", "---:", "---:", "---:")
@@ -411,7 +411,7 @@ def end_to_end(seconds: float) -> None:
 def step_and_gradient(
     learner: Learner, theta: Tensor, batch: TaskBatch, times: int, seconds: float
 ) -> tuple[float, float]:
-    """Median seconds of `times` steps, each of the next run, and of as many meta-gradients of one batch."""
+    """Median seconds of `times` steps, each of another run, and of as many meta-gradients of one batch."""
     alone, runs = Placement(ranks=1, workers=1, rank=0), count()
 
     def step() -> None:
@@ -441,18 +441,18 @@ def main() -> None:
     cases = {case.name: case for case in (*CASES, *LARGE_CASES)}
     parser.add_argument("--cases", nargs="+", choices=cases, default=[case.name for case in CASES])
     peers = [name for name in METHODS if name not in ("**ours**", COMPILED)]
-    parser.add_argument("--methods", nargs="+", choices=peers, default=peers, help="beside ours")
+    parser.add_argument("--methods", nargs="+", choices=peers, default=peers, help="besides ours")
     parser.add_argument(
-        "--compile", action="store_true", help="ours compiled, too, which takes minutes before it starts"
+        "--compile", action="store_true", help="also ours compiled, which takes minutes before it starts"
     )
     parser.add_argument("--steps", action="store_true", help="time and memory over 1, 5, 10 and 20 inner steps")
     parser.add_argument("--end-to-end", action="store_true", help="a whole training step")
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time of each case (default: 20)")
     parser.add_argument("--threads", type=int, default=1, help="threads of every method (default: 1)")
     arguments = parser.parse_args()
-    os.environ |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # what the profiler says between the rows
+    os.environ |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # silence the profiler's messages
     if len(arguments.cases) > 1 and not arguments.end_to_end:
-        for name in arguments.cases:  # each in a process of its own, with a heap that no other case has torn
+        for name in arguments.cases:  # each in a new process, whose heap no other case has fragmented
             subprocess.run([sys.executable, *sys.argv, "--cases", name], check=True)
         return
     torch.set_num_threads(arguments.threads)

@@ -1,11 +1,11 @@
-"""What one run of a reinforcement-learning job takes on one core, and where it goes.
+"""Time of one run of a reinforcement-learning job on one core, and its parts.
 
     python benchmarks/reinforcement_learning.py                            navigation: 20 tasks of 20 trajectories of 100 steps
     python benchmarks/reinforcement_learning.py --config navigation_trpo --config half_cheetah_direction
 
-Each preset by the layers' own formulas and by autograd, run after run in turn, on the same tasks with the same keys. The
-table (Markdown) shows medians: a worker's whole run, environment steps a second in it (a trajectory that has ended counts
-no further), what sampling takes of it, and how far the two updates are from each other.
+Each preset runs with layerwise derivatives and with autograd in turn, on the same tasks with the same keys. The table
+(Markdown) shows medians: the time of a worker's whole run, environment steps per second (without steps after the end of
+a trajectory), sampling's share of the time, and the relative difference of the two updates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hpc_dmaml.worker import Learner, work
 
 @dataclass
 class Sampling:
-    """What sampling took, and how many steps were made in it."""
+    """Time of sampling, and the number of steps sampled."""
 
     seconds: float = 0.0
     steps: float = 0.0
@@ -41,7 +41,7 @@ class Sampling:
 
 @dataclass
 class Measured:
-    """A way of differentiation, and what its runs took."""
+    """A learner with one kind of derivatives, and the timings of its runs."""
 
     learner: Learner
     seconds: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Measured:
 
 
 def timed(kind: type[TrajectoryBatch], sampling: Sampling) -> AbstractContextManager[object]:
-    """Note in `sampling` what is sampled meanwhile by batches of this kind."""
+    """Record in `sampling` what batches of this kind sample within the context."""
     walk = kind.walk
 
     def walked(*arguments: Any) -> Trajectories:
@@ -74,7 +74,7 @@ def timed(kind: type[TrajectoryBatch], sampling: Sampling) -> AbstractContextMan
 
 
 def measure(name: str, options: list[str], seconds: float) -> list[list[str]]:
-    """Rows of a preset's two ways."""
+    """The table's rows for a preset, with each kind of derivatives."""
     config = parse(["--config", name, *options])
     sampler = config.task.load()
     module = build_module(config, sampler.sample_shape, sampler.outputs)

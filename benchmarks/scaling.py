@@ -1,17 +1,17 @@
-"""How the main job scales with ranks, and what its exchange costs beside a bare Allreduce of the same bytes.
+"""Scaling of a job with the number of ranks, and the cost of its exchange against an Allreduce of the same size.
 
     mpirun -n 4 python benchmarks/scaling.py [--tasks 64] [--repeats 9]
 
-For 1, 2, 4, … ranks up to those that it is started with, all in this one run and in turn:
+For 1, 2, 4, … ranks, up to the number that it is started with, in turn:
 
-    strong   one worker, its tasks spread over the ranks: ideal is tasks/s growing with the ranks
-    weak     a worker a rank, each with all the tasks: ideal is a run that takes as long as on one rank
-             "its work alone" is the mean of the ranks' computation: where it falls behind, the cores get in each other's
-             way (clock, memory), and no exchange could help
+    strong   one worker, its tasks spread over the ranks: ideally, tasks/s are proportional to the ranks
+    weak     a worker on each rank, each with all the tasks: ideally, a run takes as long as on one rank
+             "its work alone" is the mean of the ranks' computation: if it is slower than ideal, the cores slow each
+             other down (clock, memory), independently of the exchange
 
-and the exchange of updates, from a barrier to θ on every rank, against a bare Allreduce, and Allreduce + Bcast, of as many
-bytes; the optimizer's step stands apart. Medians; the model is Omniglot's Conv4 on random images. Ranks that have no part
-in a measurement sleep. With more ranks than cores the figures say how the machine is shared, not how the code scales.
+and the exchange of updates, from a barrier to θ on every rank, against a bare Allreduce, and Allreduce + Bcast, of the
+same size; the optimizer's step is listed separately. Medians; the model is Omniglot's Conv4 on random images. Idle
+ranks sleep. With more ranks than cores the figures show how the machine is shared, not how the code scales.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 
 def make(tasks: int) -> tuple[Learner, MetaModel]:
-    """Omniglot's network on random images: the cost of a step does not depend on what they show."""
+    """Omniglot's network on random images: the cost of a step does not depend on their content."""
     config = RunConfig(tasks=tasks, optimizer=SGD(1e-6), threads=1)
     images = np.random.default_rng(0).integers(0, 256, (400, 1, 28, 28), np.uint8)
     classes = Classes.of(np.arange(0, 400, 20), np.full(20, 20))
@@ -52,7 +52,7 @@ def make(tasks: int) -> tuple[Learner, MetaModel]:
 
 
 def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int) -> Callable[[], list[float]]:
-    """A function that does one run on the ranks of `comm` and gives this rank's seconds of work and of exchange."""
+    """A function that does one run on the ranks of `comm` and returns this rank's seconds of work and of exchange."""
     placement = Placement(comm.size, workers, comm.rank)
     exchange = Exchange(comm, placement, learner.config.weight_generator, gathers=False, whole=False)
 
@@ -72,7 +72,7 @@ def one_run(learner: Learner, model: MetaModel, comm: Communicator, workers: int
 def exchange_and_step(
     exchange: Exchange, model: MetaModel, updates: list[torch.Tensor], memory: np.ndarray, finite: np.ndarray
 ) -> None:
-    """What a run does after its work."""
+    """Combine the updates, step the model and share it, as a run does after its work."""
     _, update = exchange.combine(updates, memory, finite)
     if update is not None:
         model.step(update)
@@ -80,7 +80,7 @@ def exchange_and_step(
 
 
 def timed(comm: Communicator, function: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds from a barrier until the slowest rank is done, and what `function` gives."""
+    """Seconds from a barrier until the slowest rank is done, and the result of `function`."""
     comm.barrier()
     start = time.perf_counter()
     result = function()
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def compare_exchange(world: Communicator, model: MetaModel, learner: Learner, repeats: int) -> None:
-    """Print the exchange's time against that of bare collectives of the same bytes."""
+    """Print the exchange's time against that of bare collectives of the same size."""
     if not isinstance(world, MpiCommunicator):
         return
     update = torch.full_like(model.theta, 1e-6)

@@ -1,19 +1,19 @@
-"""What more ranks would give: a calculator for 1 to 1,024 ranks, from a measured job and a network's two numbers.
+"""Predict the scaling to 1,024 ranks, from a measured job and a network's latency and bandwidth.
 
     python benchmarks/scaling_model.py results/job.h5 --latency_us 2 --bandwidth_gb_s 12
     python benchmarks/scaling_model.py --work_s 0.2 --parameters 112965
 
-Assumptions, per run of R ranks with one worker each (n bytes of parameters, latency a, time b = 1/bandwidth a byte):
+Assumptions, per run of R ranks with one worker each (n bytes of parameters, latency a, time b = 1/bandwidth per byte):
 
-    work       as measured, the same on every rank on average, spread by its measured standard deviation σ
-    waiting    the slowest of R: σ √(2 ln R), the expected maximum of R normal numbers
+    work       as measured, with the same mean on every rank and the measured standard deviation σ
+    waiting    for the slowest of R: σ √(2 ln R), the expected maximum of R normal numbers
     report     a small Allgather, recursive doubling: a log₂R + 100 b R
     allreduce  recursive halving and doubling (Rabenseifner): 2 a log₂R + 2 n b (R − 1)/R
     gather     a tree into rank 0, whose link carries everything: a log₂R + n b (R − 1), and a broadcast by scatter and
                allgather: 2 a log₂R + 2 n b (R − 1)/R
 
-One rank a node and link, no contention, no overlap of work and exchange (there is none in the program); validation and
-writing apart. Memory copies and the optimizer are in the measured work.
+One rank per node and link, no contention, no overlap of work and exchange (the program has none), without validation
+and writing. Memory copies and the optimizer are part of the measured work.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def exchange_s(kind: str, ranks: int, size_bytes: int, latency_s: float, per_byt
 
 
 def measured(path: Path) -> tuple[float, float, int]:
-    """Mean work in seconds and its spread over the ranks of a run, and the parameters' bytes, of a job."""
+    """A job's mean work in seconds, its standard deviation over the ranks of a run, and the bytes of its parameters."""
     source = checked.read(path, "ranks", "meta_model")
     work = stats.known(source["ranks/work_s"], axis=None)
     if np.isnan(work).all():
@@ -57,7 +57,7 @@ def measured(path: Path) -> tuple[float, float, int]:
 
 
 def table(work_s: float, spread_s: float, size_bytes: int, latency_s: float, per_byte_s: float) -> list[str]:
-    """The predictions as lines of a Markdown table, and where the exchange starts to dominate."""
+    """The predictions as lines of a Markdown table, and from how many ranks on the exchange dominates."""
     lines = [
         "| ranks | work ms | waiting ms | allreduce ms | gather ms | efficiency, allreduce | efficiency, gather |",
         "| --- | --- | --- | --- | --- | --- | --- |",

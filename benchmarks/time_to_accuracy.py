@@ -1,10 +1,10 @@
-"""Seconds of training until Omniglot 5-way 1-shot is learned: ours, and the same training on a plain autograd loop.
+"""Training time until a target accuracy on Omniglot 5-way 1-shot: ours, and the same training by a plain autograd loop.
 
     mpirun -n 2 python benchmarks/time_to_accuracy.py --root data/omniglot [--accuracy 0.95] [--lr 0.001]
 
-Both start from the same parameters, see the same tasks (32 a run, spread over the ranks) and step the same Adam; both
-gradients are exact, so both walk the same way up to rounding. Every 25 runs both are validated on the same 100 held-out
-tasks, 3 adaptation steps, which is not counted; the target is reached when the last three validations average to it.
+Both start from the same parameters, and use the same tasks (32 a run, spread over the ranks) and the same Adam; both
+gradients are exact, so that the parameters agree up to rounding. Every 25 runs both are validated on the same 100
+held-out tasks, with 3 inner steps, outside the timing; the mean of the last three validations has to reach the target.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plain(learner: Learner, module: nn.Module, theta: Tensor, batch: Batch) -> T
 
 
 def seconds_to(learner: Learner, comm: Communicator, gradient: Gradient, target: float) -> tuple[float, int, float]:
-    """Training seconds and runs until the target, and the accuracy then."""
+    """Training seconds and runs until the target is reached, and the mean accuracy of the last three validations."""
     config, tasks = learner.config, learner.config.tasks
     module = build_module(config, learner.sampler.sample_shape, learner.sampler.outputs)
     model, trained_s, accuracies = MetaModel(flatten(module), config.optimizer), 0.0, []

@@ -1,14 +1,14 @@
-r"""Data of one's own that are no images: arrays in one file. Which of five machines hums here, after one recording of each?
+r"""Your own data that are not images: recognise five machines by their sound, from one recording of each.
 
-Such a file is what `--task Arrays` takes: samples `x`, and the class of each, `label`. From the root of the repository:
+`--task Arrays` takes a file of arrays: samples `x`, and the class of each, `label`. From the root of the repository:
 
     python examples/own_data.py data/machines.npz
     mpirun -n 2 python -m hpc_dmaml --task Arrays --task.path data/machines.npz --model MLP \
         --algorithm.inner_lr 0.1 --tasks 8 --runs 300 --validation.every 50 --output results/machines.h5
     python -m hpc_dmaml.evaluate results/machines.h5
 
-The recordings are made up here: spectra of 100 machines, of which each has its own tones, at slightly different speeds. Of the
-machines, 64 train, 16 validate and 20 test: what is tested is machines that were never heard before.
+The recordings are synthetic: spectra of 100 machines, each with its own tones, at slightly different speeds. There are
+64 machines for training, 16 for validation and 20 for test, so that the test uses new machines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MACHINES, RECORDINGS, BINS, TONES = 100, 30, 64, 6
 
 
 def recordings(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra x (n, BINS) float32, and the machine that each is of (n,), as text."""
+    """Spectra x (n, BINS) float32, and the name of each one's machine, (n,)."""
     place = rng.uniform(4, BINS - 4, (MACHINES, 1, TONES, 1))
     level = rng.uniform(0.3, 1.0, (MACHINES, 1, TONES, 1))
     speed = rng.normal(1, 0.01, (MACHINES, RECORDINGS, 1, 1))
@@ -34,7 +34,7 @@ def recordings(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a file of made-up recordings for --task Arrays.")
+    parser = argparse.ArgumentParser(description="Write a file of synthetic recordings for --task Arrays.")
     parser.add_argument("file", type=Path, nargs="?", default=Path("data/machines.npz"))
     given = parser.parse_args()
     given.file.parent.mkdir(parents=True, exist_ok=True)

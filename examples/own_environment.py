@@ -1,7 +1,7 @@
-r"""Reinforcement learning in an environment of one's own: a room whose occupant's wish is not said, but rewarded.
+r"""Reinforcement learning in your own environment: a room whose desired temperature is known only through the reward.
 
-Any `gymnasium.Env` with `sample_tasks(n)` and `set_task(task)` will do; all that is random in it comes from `self.np_random`. From
-the root of the repository:
+Any `gymnasium.Env` with `sample_tasks(n)` and `set_task(task)` works; all its random numbers come from
+`self.np_random`. From the root of the repository:
 
     mpirun -n 2 python -m hpc_dmaml --config navigation_trpo \
         --task Gymnasium --task.path examples.own_environment.Room --task.horizon 30 \
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Room(gymnasium.Env):
-    """It cools towards 16 °C; an action heats or cools by up to 1 °C. Rewarded is −|temperature − wish|."""
+    """It cools towards 16 °C; an action heats or cools by up to 1 °C. The reward is −|temperature − wish|."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -39,5 +39,5 @@ class Room(gymnasium.Env):
         return self.seen(), -abs(self.temperature - self.wish), False, False, {}
 
     def seen(self) -> np.ndarray:
-        """The temperature, in numbers around 0 as a network likes them."""
+        """The temperature, centred and scaled for the network."""
         return np.array([(self.temperature - 21) / 4])

@@ -1,8 +1,8 @@
-"""MAML in a training loop of one's own: `hpc_dmaml.meta_gradient` and any optimizer of torch, without MPI and files.
+"""MAML in your own training loop: `hpc_dmaml.meta_gradient` and any optimizer of torch, without MPI and files.
 
     python examples/own_loop.py
 
-learns to fit sine waves from ten points, in a quarter of a minute.
+learns to fit sine waves from ten points in about 15 seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def waves(tasks: int, points: int = 10) -> tuple[tuple[Tensor, Tensor], tuple[Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=5000, help="of the optimizer")
+    parser.add_argument("--steps", type=int, default=5000, help="number of optimizer steps")
     steps = parser.parse_args().steps
 
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-r"""Every part of a job of one's own: a task family, its loss and metric, a model, an algorithm, λ, and a schedule.
+r"""Your own version of every part of a job: task family, loss and metric, model, algorithm, λ, and schedule.
 
-A mass on a spring is pushed, and rings down. From ten readings of a sensor, of which some are plainly wrong, the model is
-to say where the mass is at any other time. Each spring is another task. From the root of the repository:
+A mass on a spring rings down after a push. From ten readings of a sensor, some of them wrong, the model predicts the
+position at any other time. Each spring is a task. From the root of the repository:
 
     mpirun -n 2 python -m hpc_dmaml --task examples.own_parts.Ringdown \
         --model Module --model.path examples.own_parts.Net --model.arguments.width 40 \
@@ -10,9 +10,9 @@ to say where the mass is at any other time. Each spring is another task. From th
         --optimizer.lr 0.003 --tasks 8 --runs 600 --validation.every 100 --output results/ringdown.h5
     python -m hpc_dmaml.evaluate results/ringdown.h5 --trust
 
-takes half a minute; over three steps of adaptation the worst error falls from 1.20 to 0.60 cm. `--task.help
-examples.own_parts.Ringdown` explains the fields of a class as of any other. A file names these classes, and to use it is to
-run their code; so it wants to be trusted:
+takes half a minute; over three inner steps the worst error falls from 1.20 to 0.60 cm. `--task.help
+examples.own_parts.Ringdown` explains the fields of a class. The result file names these classes, and using it runs
+their code, so that you have to state that you trust it:
 
     model = hpc_dmaml.load("results/ringdown.h5", trust=True)
     spring = model.adapt(times, readings)  # (n, 1) each; an ordinary torch.nn.Module
@@ -37,19 +37,19 @@ from hpc_dmaml.weight_generators import WeightGenerator
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """Squared near the target, linear far from it: a wrong reading does not pull harder than others. In cm."""
+    """Squared near the target, linear far from it, so that wrong readings have a bounded gradient. In cm."""
 
     delta: float = 0.5
-    """Where it becomes linear, in cm."""
+    """Error from which on it is linear, in cm."""
 
     metric = Metric("worst error", "cm", higher_is_better=False)
 
     def value(self, z: Tensor, targets: Tensor) -> Tensor:
-        """Outputs and targets (B, n, 1) to the loss of each of the B tasks. Its derivatives are autograd's."""
+        """The loss of each of B tasks from outputs and targets (B, n, 1). Autograd computes its derivatives."""
         return nn.functional.huber_loss(z, targets, reduction="none", delta=self.delta).mean((1, 2))
 
     def measure(self, z: Tensor, targets: Tensor) -> Tensor:
-        """The metric of each task."""
+        """The metric of each task, (B,)."""
         return (z - targets).abs().amax((1, 2))
 
 
@@ -58,11 +58,11 @@ class Ringdown(TaskFamily):
     """Positions A exp(−t/τ) cos(ωt) of a mass on a spring, over 6 s."""
 
     readings: int = 10
-    """Readings to adapt on."""
+    """Number of readings in the support set."""
     wrong: float = 0.1
     """Share of the readings that are wrong by a few cm."""
 
-    # What the toolkit asks a family for. This one has its data at hand, and so is its own sampler (see TaskSampler).
+    # The attributes of a TaskSampler: this family has no data to load, so that it is its own sampler.
     sample_shape = (1,)
     outputs = 1
     loss = Huber()
@@ -75,8 +75,8 @@ class Ringdown(TaskFamily):
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> TaskBatch:
-        """Times t and positions, both (B, n, 1). All randomness comes from `rng`, and all tasks are drawn, whatever the
-        part: so the result does not depend on the number of ranks. Here the three splits are the same distribution."""
+        """Times t and positions, both (B, n, 1). All random numbers come from `rng`, and all tasks are drawn, whatever
+        the part, so that the result does not depend on the number of ranks. The splits are the same distribution."""
         amplitude, decay, omega = (
             rng.uniform(*r, (tasks, 1, 1)) for r in ((1.0, 4.0), (2.0, 6.0), (1.5, 3.0))
         )  # cm, s, 1/s
@@ -92,7 +92,7 @@ class Ringdown(TaskFamily):
 
 
 class Net(nn.Module):
-    """A module as any other; `sample_shape` and `outputs` are given to it if it asks for them, and --model.arguments."""
+    """An ordinary module; it gets --model.arguments, and `sample_shape` and `outputs` if it has such parameters."""
 
     def __init__(self, outputs: int, width: int = 40) -> None:
         super().__init__()
@@ -107,10 +107,10 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Falling(MAML):
-    """MAML whose inner rate falls from step to step. Steps beyond those of the training take the last one's."""
+    """MAML with an inner rate that decreases from step to step. Steps beyond those of training use the last rate."""
 
     factor: float = 0.7
-    """Of a step's rate, to that of the step before."""
+    """Ratio of a step's rate to that of the step before."""
 
     def rates(self, layout: Layout) -> Rates:
         steps = max(1, self.inner_steps)
@@ -122,7 +122,7 @@ class Falling(MAML):
 
 @dataclass(frozen=True)
 class SoftMin(WeightGenerator):
-    """λ ∝ exp(−loss / (temperature · mean loss)): workers that do well count more."""
+    """λ ∝ exp(−loss / (temperature · mean loss)): larger weights for workers with a smaller loss."""
 
     temperature: float = 1.0
 
@@ -133,7 +133,7 @@ class SoftMin(WeightGenerator):
 
 @dataclass(frozen=True)
 class InverseRoot(Schedule):
-    """1/√(1 + run/half): the rates are 0.7 of the first after `half` runs."""
+    """1/√(1 + run/half): after `half` runs the rates are 0.7 of the initial ones."""
 
     half: int = 500
 

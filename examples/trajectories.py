@@ -1,9 +1,9 @@
-"""Draw where a policy walks on held-out tasks of navigation, before adaptation and after each step of it.
+"""Plot a policy's trajectories on held-out tasks of navigation, before adaptation and after each inner step.
 
     python examples/trajectories.py results/n.h5 [--tasks 4] [--steps 3] [--output trajectories.png]
 
-`results/n.h5` is the file of a job with `--config navigation`, or with `--task Court`. Each row is a task: its goal is the
-cross, its start the dot, the number above the mean return. It is also an example of a trained policy in use.
+`results/n.h5` is the file of a job with `--config navigation`, or with `--task Court`. Each row is a task: the cross is
+its goal, the dot its start, the number above the mean return. It is also an example of how to use a trained policy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpc_dmaml.trained_model import TrainedModel
 
 
 def walks(model: TrainedModel, batch: Points, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Positions (B, N, T, 2) and returns (B,), before adaptation and after each step of it."""
+    """Yield positions (B, N, T, 2) and returns (B,), before adaptation and after each inner step."""
     objective = objective_for(model.module, model.sample_shape, model.loss, model.layout, model.layerwise)
     start = objective.unflatten(model.phi[: model.layout.size], len(batch))
     for parameters in model.config.algorithm.adapt(objective, model.phi, start, batch, steps):
@@ -44,7 +44,7 @@ def main() -> None:
     model = load(given.file)
     family, steps = model.config.task, model.config.validation.steps if given.steps is None else given.steps
     if not isinstance(family, Plane):
-        parser.error(f"{given.file} was trained on {type(family).__name__}, where nothing walks")
+        parser.error(f"{given.file} was trained on {type(family).__name__}, which has no positions to draw")
     drawn = family.sample("test", generator(0, Purpose.EVALUATION, 0), given.tasks)
     batch = drawn.to(torch.device("cpu"), model.phi.dtype)
     figure, axes = plt.subplots(

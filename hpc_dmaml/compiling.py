@@ -1,4 +1,4 @@
-"""Field `compile`: does a job compile its meta-gradient and its adaptation curve? Then it does so here, before its first run."""
+"""The field `compile`: compile a job's meta-gradient and adaptation curve before its first run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from hpc_dmaml.validation import BLOCK, curve
 from hpc_dmaml.worker import Learner
 
 SMALL_S, WORTH_S = 0.02, 300.0
-"""`auto` compiles a meta-gradient that takes less than SMALL_S, where calls cost more than arithmetic and half or more is
-saved, if all of a rank's would take more than WORTH_S; to compile takes one or two minutes."""
+"""Seconds. `auto` compiles if one meta-gradient takes less than SMALL_S, where the overhead of calls dominates and half
+the time or more is saved, and all of a rank's take more than WORTH_S; compiling takes one or two minutes."""
 
 
 def compiled(learner: Learner, state: State, comm: Communicator, node: Communicator, place: Placement) -> Learner:
-    """The learner with what the job needs compiled, and with `compile` on or off, as it will be in the file.
+    """The learner with the job's functions compiled if that is possible, and `compile` set to on or off for the file.
 
-    One rank a node compiles, then the others find its work on disk. Where a rank fails, all go on without.
+    One rank per node compiles, then the others read its result from disk. If a rank fails, all run uncompiled.
     """
     if learner.config.compile == "off":
         return learner
@@ -54,7 +54,7 @@ def compiled(learner: Learner, state: State, comm: Communicator, node: Communica
         return replace(learner, warnings=learner.warnings + warning)
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / f"compiled_{_processor()}"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else every rank starts processes to help it
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else every rank starts worker processes
     compiler = Compiler()
     faster = replace(learner, engine=learner.engine._replace(compiler=compiler))
     if comm.rank == 0:
@@ -70,16 +70,16 @@ def compiled(learner: Learner, state: State, comm: Communicator, node: Communica
 
 
 def _obstacle(learner: Learner, batch: Batch, theta: Tensor) -> str | None:
-    """What cannot be compiled, if there is anything."""
+    """Why the job cannot be compiled, or None."""
     objective, config = learner.engine.objective, learner.config
     if theta.device.type != "cpu":
         return f"it is for CPUs, and the device is {theta.device}"
     if not isinstance(objective, LayerwiseObjective):
         return f"the model's derivatives are by {objective.derivatives}, not layerwise"
     if objective.loss not in LOSSES.values():
-        return f"the loss is {type(objective.loss).__name__}, none of {', '.join(LOSSES)}"
+        return f"the loss is {type(objective.loss).__name__}, not one of {', '.join(LOSSES)}"
     if not isinstance(batch, TaskBatch):
-        return f"{type(config.task).__name__} has no data before the model acts"
+        return f"the data of {type(config.task).__name__} depends on the model"
     if type(config.algorithm) not in (MAML, ANIL, BOIL, MetaSGD, LSLR, Reptile):
         return f"{type(config.algorithm).__name__} is an algorithm of your own"
     if config.keep != "activations":
@@ -95,7 +95,7 @@ def _pays(learner: Learner, theta: Tensor, batch: Batch, run: int, place: Placem
 
 
 def _call_all(learner: Learner, theta: Tensor, batch: Batch, comm: Communicator) -> None:
-    """Call, and so compile, all that this rank will: it is the number of tasks that may differ."""
+    """Call, and so compile, all functions that this rank will call, for each number of tasks."""
     config = learner.config
     for run in {0, config.runs - 1}:
         _update(learner, theta, batch, run)
@@ -116,7 +116,7 @@ def _batch(learner: Learner, split: Split, tasks: int, part: slice) -> Batch:
 
 
 def _processor() -> str:
-    """A name for what this processor can do: code for another would not run, where nodes share a folder."""
+    """A hash of this processor's features: nodes that share a folder may not be able to run each other's code."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         can = next(line for line in lines if line.startswith(("flags", "Features")))

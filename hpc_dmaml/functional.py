@@ -1,4 +1,4 @@
-"""The engine in a training loop of one's own: the exact meta-gradient of any module, by the names of its parameters."""
+"""The engine for users' own training loops: the exact meta-gradient of any module, by parameter names."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks import Samples, TaskBatch, border
 
 LossOfTask = Callable[[Tensor, Tensor], Tensor]
-"""Outputs (n, …) and targets (n, …) of one task to its loss, a single number."""
+"""A function from outputs (n, …) and targets (n, …) of one task to its loss, a single number."""
 
 
 class NamedGradients(NamedTuple):
-    """The meta-gradient of B tasks by the names of the parameters, and how the tasks did."""
+    """The meta-gradient of B tasks by parameter name, and the tasks' losses and metrics."""
 
     gradients: dict[str, Tensor]
-    """The derivative of the query loss, mean over the tasks, by each parameter before adaptation."""
+    """The gradient of the query loss, averaged over the tasks, with respect to each parameter before adaptation."""
     losses: Tensor
     """Query loss of each task after adaptation, (B,)."""
     metric: Tensor
-    """What the loss measures besides, of each task, (B,): the accuracy with "cross_entropy"; NaN where there is nothing."""
+    """The loss's metric for each task, (B,): the accuracy with "cross_entropy"; NaN if the loss has none."""
     rates: dict[str, Tensor]
-    """The same derivative by the inner rates, where `inner.lr` has some that are learned."""
+    """The same gradient with respect to the inner learning rates, if `inner.lr` has learned ones."""
     derivatives: str
-    """How the model was differentiated: "layerwise", by its layers' own formulas, or by "autograd"."""
+    """How the model was differentiated: "layerwise", by its layers' own formulas, or "autograd"."""
 
     def accumulate(self, module: nn.Module) -> None:
         """Add the gradients to `.grad` of the module's parameters, as `backward()` does, for an optimizer to step."""
@@ -58,24 +58,24 @@ def meta_gradient(
     parameters: Mapping[str, Tensor] | None = None,
     keep: Keep = "activations",
 ) -> NamedGradients:
-    """The exact gradient of the mean query loss after adaptation, by the parameters before it (Finn et al., 2017).
+    """The exact gradient of the mean query loss after adaptation by the parameters before it (Finn et al., 2017).
 
-    The module is left as it is: its parameters and their `.grad`, its buffers, its mode. Frozen parameters (`requires_grad`
-    is false) neither adapt nor have a gradient. Norms in training mode use the statistics of the batch that they are given.
+    The module is not changed: its parameters and their `.grad`, its buffers, its mode. Frozen parameters
+    (`requires_grad` is false) do not adapt and have no gradient. Norms in training mode use the current batch.
 
     Args:
-        module: from the inputs of one task (n, *sample shape) to outputs (n, …), in the mode that it is in.
-        loss: "cross_entropy", "squared_error", a `Loss`, or a function of the outputs and targets of one task that gives
-            one number, as `torch.nn.functional.huber_loss` does. The two names are the fastest.
-        support: x (B, n, *sample shape) and y (B, n, …) of B tasks, to adapt on; tensors or arrays. They are taken to the
-            device and precision of the parameters, and bytes in x become numbers in [0, 1].
-        query: x (B, m, *sample shape) and y (B, m, …), to be judged on.
+        module: maps the inputs of one task (n, *sample shape) to outputs (n, …); it keeps its mode.
+        loss: "cross_entropy", "squared_error", a `Loss`, or a function of the outputs and targets of one task that
+            returns one number, as `torch.nn.functional.huber_loss` does. The two names are the fastest.
+        support: the support sets, x (B, n, *sample shape) and y (B, n, …) of B tasks; tensors or arrays. They are
+            converted to the parameters' device and dtype, and bytes in x to numbers in [0, 1].
+        query: the query sets, x (B, m, *sample shape) and y (B, m, …).
         inner: how a task adapts.
-        parameters: values by name, to be used instead of the module's own; those that are left out are the module's.
-        keep: what is stored of each inner step: "activations", or "parameters", for less memory and more time; the latter
-            wants a module that draws no random numbers.
+        parameters: values by name, to use instead of the module's own; others are taken from the module.
+        keep: what is stored of each inner step: "activations", or "parameters" for less memory and more time, which
+            requires a module that draws no random numbers.
 
-    Raises ValueError, naming what came, where the arguments do not fit.
+    Raises ValueError, naming what came, if the arguments do not fit.
     """
     for what, given, wanted in (("module", module, nn.Module), ("inner", inner, InnerLoop)):
         if not isinstance(given, wanted):
@@ -107,7 +107,7 @@ def meta_gradient(
 
 
 class _Form(NamedTuple):
-    """What the samples are to look like."""
+    """The expected shapes of the samples, and their loss."""
 
     sample_shape: tuple[int, ...]
     outputs: int
@@ -116,7 +116,7 @@ class _Form(NamedTuple):
 
 @dataclass(frozen=True)
 class _OfTask(Loss):
-    """A function of one task's outputs and targets, as a loss."""
+    """A function of one task's outputs and targets as a `Loss`."""
 
     function: LossOfTask
 
@@ -127,7 +127,7 @@ class _OfTask(Loss):
         if not isinstance(losses[0], Tensor) or losses[0].dim():
             came = f"shape {tuple(losses[0].shape)}" if isinstance(losses[0], Tensor) else type(losses[0]).__name__
             raise ValueError(
-                f"loss must give one number, the mean over a task's samples as a rule, as a tensor, not {came}"
+                f"loss must give one number as a tensor, usually the mean over a task's samples, not {came}"
             )
         return torch.stack(losses)
 
@@ -144,7 +144,7 @@ def _loss(loss: str | Loss | LossOfTask) -> Loss:
 
 
 def _vector(module: nn.Module, layout: Layout, given: Mapping[str, Tensor]) -> Tensor:
-    """θ (P,), of the values that are given, and of the module's own."""
+    """θ (P,) from the given values, and the module's own for the others."""
     named = dict(module.named_parameters())
     own = {name: named[name] for name in layout.names}
     for name, value in given.items():
@@ -171,12 +171,12 @@ def _samples(what: str, given: tuple[Any, Any]) -> Samples:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{what} must be a pair (x, y) of tensors or arrays: {first_line(error)}") from error
     if x.dim() < 2 or not x.numel():
-        raise ValueError(f"{what} x must be (tasks, samples, …), one of each at least, not {tuple(x.shape)}")
+        raise ValueError(f"{what} x must be (tasks, samples, …), at least one of each, not {tuple(x.shape)}")
     return Samples(x, y)
 
 
 def _outputs(objective: Objective, name: str, theta: Tensor, batch: TaskBatch) -> int:
-    """How many outputs a sample has, seen on the first task. Raises ValueError where model and loss do not fit it."""
+    """Number of outputs for a sample, from a forward pass of the first task. Raises ValueError for wrong shapes."""
     x = batch.part(slice(1)).to(theta.device, theta.dtype).support_set.x
     try:
         z = objective.outputs(objective.unflatten(theta, 1), x)

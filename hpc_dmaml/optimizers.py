@@ -1,4 +1,4 @@
-"""The outer optimizer: one of torch.optim, stepping the flat vector θ (P,)."""
+"""The outer optimizer: one of torch.optim, for the flat vector θ (P,)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Stepping(Protocol):
-    """What is used of an optimizer: θ's rate, its state by name, and a step along θ.grad."""
+    """The interface used of an optimizer: its learning rate, its state by name, and a step along θ.grad."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -24,7 +24,7 @@ class Stepping(Protocol):
 
 
 class Functional:
-    """An optimizer out of one of torch.optim's functions: the class would import torch's compiler, seconds for each rank."""
+    """An optimizer that calls a function of torch.optim: importing the class would take seconds on each rank."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Functional:
 
 
 class Optimizer(ABC):
-    """Base of the configurable optimizers: a frozen dataclass of torch.optim's own arguments."""
+    """Base class of the configurable optimizers: a frozen dataclass with torch.optim's own arguments."""
 
     @property
     @abstractmethod
@@ -55,7 +55,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, theta: "torch.nn.Parameter") -> Stepping:
-        """An optimizer of θ (P,), such as one of torch.optim. Raises ValueError for arguments that it does not take."""
+        """Make an optimizer of θ (P,), such as one of torch.optim. Raises ValueError for invalid arguments."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class TorchOptimizer(Optimizer):
     """Any other optimizer of torch.optim that works on one flat vector without a closure."""
 
     name: str = "RMSprop"
-    """Its name in torch.optim."""
+    """Name in torch.optim."""
     lr: float = 1e-3
     """Outer learning rate (the paper's β)."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Its other arguments."""
+    """Other keyword arguments."""
 
     def build(self, theta: "torch.nn.Parameter") -> Stepping:
         import torch
@@ -154,15 +154,15 @@ class TRPO(Optimizer):
     """Trust-region policy optimisation, as a worker's own optimizer in reinforcement learning (Schulman et al., 2015)."""
 
     divergence: float = 0.01
-    """The trust region: mean divergence of the adapted policies from what they were."""
+    """The trust region: largest mean KL divergence of the adapted policies from those before the step."""
     iterations: int = 10
-    """Of conjugate gradients."""
+    """Largest number of conjugate-gradient iterations."""
     damping: float = 1e-5
-    """Added to the curvature."""
+    """Multiple of the identity added to the divergence's Hessian."""
     backtracks: int = 15
-    """Lengths of the step that are tried."""
+    """Number of step lengths tried in the line search."""
     shrink: float = 0.8
-    """Each is so much shorter than the one before."""
+    """Ratio of each step length in the line search to the one before."""
 
     def __post_init__(self) -> None:
         for name in ("divergence", "damping"):

@@ -1,4 +1,4 @@
-"""Workers with optimizers of their own: from run to run each goes on with its own state, from the meta-model's φ."""
+"""Workers with their own optimizers: in each run they start at the meta-model's φ, with their state kept or reset."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hpc_dmaml.optimizers import Optimizer
 from hpc_dmaml.placement import Placement
 
 GROUP = "checkpoint/workers/"
-"""Where a file holds the workers' states, an array (W, …) each; `stepped` (W,) is 0 for who has made no step yet."""
+"""HDF5 group of the workers' optimizer states, arrays (W, …); `stepped` (W,) is 0 for workers without a step yet."""
 
 
 class OwnOptimizer:
-    """One worker's walk, in steps of an optimizer of its own."""
+    """One worker's parameters and its own optimizer."""
 
     def __init__(self, theta: Tensor, optimizer: Optimizer, state: Literal["kept", "fresh"]) -> None:
         self._model, self._is_fresh = MetaModel(theta, optimizer), state == "fresh"
@@ -32,12 +32,12 @@ class OwnOptimizer:
             self._before = self.state
 
     def step(self, gradient: Tensor, factor: float) -> Tensor:
-        """A step; gives where the worker stands then, (P,)."""
+        """Take a step; returns the worker's parameters after it, (P,)."""
         self._model.step(gradient, factor)
         return self._model.theta
 
     def undo(self) -> None:
-        """Forget what this run has done to the state."""
+        """Restore the optimizer state from before this run."""
         self.state = self._before
 
     @property
@@ -50,7 +50,7 @@ class OwnOptimizer:
 
 
 class OwnOptimizers:
-    """Those of the workers that this rank hosts; none where the workers have none, and nothing is kept of fresh ones."""
+    """The optimizers of the workers that this rank hosts, if they have any; "fresh" ones have no state between runs."""
 
     def __init__(
         self, theta: Tensor, optimizer: Optimizer | None, state: Literal["kept", "fresh"], place: Placement
@@ -63,16 +63,16 @@ class OwnOptimizers:
             self.by_worker = {worker: OwnOptimizer(theta, optimizer, state) for worker in place.hosted}
             self._example = MetaModel(theta, optimizer).example.optimizer_state()
         self.gathered: State = {}
-        """The states of all workers, by their names in the file, as they were when last gathered; on rank 0."""
+        """The last gathered states of all workers by their names in the file; on rank 0."""
 
     def undo(self, finite: np.ndarray) -> None:
-        """Forget a run: of workers that were not `finite` (W,) in it."""
+        """Restore the state from before the run for workers that were not `finite` (W,) in it."""
         for worker, own in self.by_worker.items():
             if self.are_kept and not finite[worker]:
                 own.undo()
 
     def gather(self, comm: Communicator) -> None:
-        """Bring the states of all workers to rank 0. By all ranks together."""
+        """Gather the states of all workers on rank 0. Collective: all ranks must call it."""
         if not self.are_kept:
             return
         states = [own.state for own in self.by_worker.values()]
@@ -83,12 +83,12 @@ class OwnOptimizers:
         }
         for name, own in rows.items():
             gathered = comm.gather(own)
-            if gathered is not None:  # of a group's ranks, which have the same, the first
+            if gathered is not None:  # the ranks of a group have the same state: take the first
                 shape = (self._place.workers, self._place.group_size, *own.shape[1:])
                 self.gathered[GROUP + name] = gathered.reshape(shape)[:, 0]
 
     def restore(self, stored: State) -> None:
-        """Go on with what a file holds below `GROUP`. Raises ValueError where it is another optimizer's."""
+        """Restore the states that a file holds in `GROUP`. Raises ValueError if they are of another optimizer."""
         if not self.are_kept:
             return
         wanted = types_of({"stepped": np.zeros((), np.int64), **self._example})

@@ -1,6 +1,6 @@
-"""Flat at the border, named inside: a model's trainable parameters as one vector (P,), and as named views of it.
+"""A model's trainable parameters as one flat vector (P,), and as named views of it.
 
-What else a module holds is its constants: frozen parameters and buffers. They are never adapted nor trained.
+A module's constants are its frozen parameters and buffers: they are neither adapted nor trained.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named parameter stands in the flat vector: consecutive, in the order of `names`.
+    """The positions of named parameters in the flat vector: consecutive, in the order of `names`.
 
-    The order is that of the module which rank 0 built when the job started. It goes into the file, and holds for every
+    The order is that of the module that rank 0 built when the job started. It is stored in the file, and used by every
     rank and later process, whose module may have the same parameters in another order.
     """
 
@@ -29,7 +29,7 @@ class Layout:
 
     @classmethod
     def of(cls, module: torch.nn.Module) -> Layout:
-        """Of the parameters that are to be trained: those with `requires_grad`."""
+        """The layout of a module's trainable parameters, those with `requires_grad`."""
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         return cls(tuple(named), tuple(tuple(p.shape) for p in named.values()))
 
@@ -44,12 +44,12 @@ class Layout:
 
     @property
     def model(self) -> Layout:
-        """The part that is a model's: a name with a colon is of something that the algorithm learns besides."""
+        """The model's part of the layout: names with a colon are of what the algorithm learns besides."""
         named = {name: shape for name, shape in zip(self.names, self.shapes, strict=True) if ":" not in name}
         return Layout(tuple(named), tuple(named.values()))
 
     def check_same(self, other: Layout, what: str) -> None:
-        """Raise ValueError unless the other has just these parameters, in any order; `what` says whose layout this is."""
+        """Raise ValueError unless `other` has the same parameters, in any order; `what` names this layout's owner."""
         here, there = (dict(zip(each.names, each.shapes, strict=True)) for each in (other, self))
         for name in (*there, *here):
             if here.get(name) != there.get(name):
@@ -62,13 +62,13 @@ class Layout:
         return self.join({name: named[name].detach() for name in self.names})
 
     def join(self, named: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The vector (P,) of which `views` gives these."""
+        """Join named tensors to a vector (P,); the inverse of `views`."""
         import torch
 
         return torch.cat([named[name].reshape(-1) for name in self.names])
 
     def fill(self, module: torch.nn.Module, flat: torch.Tensor) -> torch.nn.Module:
-        """Give the module the parameters in `flat` (P,)."""
+        """Copy the parameters in `flat` (P,) into the module."""
         for name, values in self.views(flat).items():
             module.get_parameter(name).detach().copy_(values)
         return module
@@ -88,19 +88,19 @@ def flatten(module: torch.nn.Module) -> torch.Tensor:
 
 
 def constants(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Frozen parameters and buffers by name; the module's own tensors, no copies."""
+    """Frozen parameters and buffers by name; the module's own tensors, not copies."""
     frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
     return {**frozen, **dict(module.named_buffers())}
 
 
 def constant_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The constants as plain numbers, truth values as 0 and 1."""
+    """The constants as numpy arrays, with booleans as 0 and 1."""
     arrays = {name: tensor.cpu().numpy() for name, tensor in constants(module).items()}
     return {name: a.view(np.uint8) if a.dtype == np.bool_ else a for name, a in arrays.items()}
 
 
 def set_constants(module: torch.nn.Module, values: Mapping[str, np.ndarray], what: str) -> None:
-    """Give the module the constants that `what` holds. Raises ValueError where it has no such ones."""
+    """Copy constants, from the source named `what`, into the module. Raises ValueError if it has no such constant."""
     import torch
 
     own = constants(module)
@@ -111,7 +111,7 @@ def set_constants(module: torch.nn.Module, values: Mapping[str, np.ndarray], wha
 
 
 def digest(flat: np.ndarray) -> str:
-    """A short fingerprint of a flat vector: equal vectors, and practically only those, have equal ones."""
+    """A 128-bit hash of a flat vector, as hexadecimal text."""
     import hashlib
 
     return hashlib.blake2b(np.ascontiguousarray(flat).tobytes(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Every random draw has a key of its own, so that results depend on what is drawn, never on which rank draws it."""
+"""Random generators by key: every draw has its own, so that results do not depend on which rank makes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a draw is for: the first part of its key."""
+    """The purpose of a draw: the first part of its key."""
 
     INITIALISATION = 0
     CLASS_SPLIT = 1
@@ -23,13 +23,13 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:
-    """The generator of one place, such as (run, worker, epoch); other keys give independent streams."""
+    """The generator for a key; `place`, for example, is (run, worker, epoch). Other keys give independent streams."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(purpose), *place))))
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of torch, numpy and Python for a block, and put them back as they were."""
+    """Seed the global generators of torch, numpy and Python within a block, and restore their states after it."""
     import torch
 
     before_numpy, before_python = np.random.get_state(), random.getstate()  # noqa: NPY002

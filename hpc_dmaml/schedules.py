@@ -1,6 +1,6 @@
-"""How the rates change over the runs: a factor of `optimizer.lr` and `local_lr`.
+"""Learning-rate schedules: a factor of `optimizer.lr` and `local_lr` for each run.
 
-A factor follows from the number of the run alone, so that a resumed job needs to remember nothing.
+The factor depends on the number of the run only, so that a resumed job needs no state.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """Base of the schedules: a frozen dataclass with one method, on top of which comes the warm-up."""
+    """Base class of schedules: a frozen dataclass with one method, `shape`, whose factor the warm-up multiplies."""
 
     warm_up: int = 0
-    """Runs over which the rates grow to their full size, in equal steps."""
+    """Number of runs over which the rates increase linearly to their full value."""
 
     def __post_init__(self) -> None:
         if self.warm_up < 0:
@@ -26,11 +26,11 @@ class Schedule(ABC):
         """The factor in a run, counted from 0, without the warm-up."""
 
     def factor(self, run: int) -> float:
-        """What the rates are multiplied by in a run, counted from 0."""
+        """The factor of the rates in a run, counted from 0, with the warm-up."""
         return self.shape(run) * min(1.0, (run + 1) / max(1, self.warm_up))
 
     def over(self, runs: int) -> Schedule:
-        """The schedule of a job of so many runs, if it did not know how many."""
+        """The schedule with `runs` as its length, if it has none of its own."""
         return self
 
 
@@ -47,10 +47,10 @@ class Cosine(Schedule):
     """Half a cosine wave from 1 to `final` (Loshchilov & Hutter, 2017, without restarts)."""
 
     runs: int | None = None
-    """After how many it is at its end. Default: those that the job is started with; a job that is resumed for more
-    stays at the end."""
+    """Number of runs until it ends. Default: the runs that the job is started with; a job resumed for more runs stays
+    at `final`."""
     final: float = 0.0
-    """Where it ends."""
+    """Factor at the end."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +60,7 @@ class Cosine(Schedule):
             )
 
     def shape(self, run: int) -> float:
-        assert self.runs is not None  # `over` has said it
+        assert self.runs is not None  # set by `over`
         done = min(1.0, run / self.runs)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
 
@@ -73,9 +73,9 @@ class Steps(Schedule):
     """The rates are multiplied by `gamma` after every `every` runs."""
 
     every: int = 1000
-    """Runs between two steps."""
+    """Number of runs between two steps."""
     gamma: float = 0.1
-    """Factor of a step."""
+    """Factor of each step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

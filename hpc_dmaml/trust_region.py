@@ -1,9 +1,9 @@
-"""TRPO's step of a worker (Schulman et al., 2015), through the adaptation of its tasks, as in Finn et al., 2017.
+"""A worker's TRPO step (Schulman et al., 2015) through the adaptation of its tasks, as in Finn et al., 2017.
 
-The trajectories are drawn once, at φ. Then everything is a function of φ alone: the surrogate loss L after adaptation, and
-the mean divergence of the adapted policies from those at φ. The step is the natural gradient, by conjugate gradients on
-products with the divergence's Hessian, as long as the trust region allows, and shortened until L has fallen within it. The
-products are central differences of the divergence's gradient, which the ranks of a group evaluate like any meta-gradient.
+Trajectories are sampled once, at φ. The surrogate loss L after adaptation, and the mean divergence of the adapted
+policies from those at φ, are then functions of φ. The direction is the natural gradient, by conjugate gradients on
+products with the divergence's Hessian; the length is the trust region's, reduced until L decreases within the region.
+The products are central differences of the divergence's gradient, which a group evaluates like any meta-gradient.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from hpc_dmaml.optimizers import TRPO
 from hpc_dmaml.tasks import Act, Batch, Samples
 
 DIFFERENCES = {torch.float32: 3e-3, torch.float64: 1e-4}
-"""Length of the step of a finite difference, by precision."""
+"""Length of the step of a finite difference in φ, by precision."""
 
 
 class Held(Batch):
-    """Tasks whose samples are drawn once, by whoever asks first."""
+    """Tasks whose samples are drawn once, at the first request, and then stored."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch, self._drawn = batch, dict[int | None, Samples]()
@@ -45,7 +45,7 @@ class Held(Batch):
         return self._drawn[key]
 
     def judged(self, targets: Tensor) -> Held:
-        """The same with other targets of the query."""
+        """The same tasks with other query targets."""
         other = Held(self._batch)
         other._drawn = {**self._drawn, None: Samples(self._drawn[None].x, targets)}
         return other
@@ -66,7 +66,7 @@ class _Worker:
     parts: list[Held]
     run: int
     mean: Callable[[Tensor], Tensor]
-    """From this rank's sum over tasks to the mean over all of the worker's."""
+    """Convert this rank's sum over tasks to the mean over all of the worker's tasks."""
 
     def gradient(self, phi: Tensor, parts: list[Held], loss: Loss | None = None) -> list[MetaGradient]:
         objective = self.engine.objective
@@ -74,7 +74,7 @@ class _Worker:
         return [self.algorithm.update(engine, phi, part, self.run) for part in parts]
 
     def outputs(self, phi: Tensor) -> list[Tensor]:
-        """Of every part's adapted policies on its query states."""
+        """The outputs of each part's adapted policies on its query observations."""
         objective, found = self.engine.objective, []
         entered = objective.unflatten(phi[: objective.layout.size], 1)
         for part in self.parts:
@@ -84,7 +84,7 @@ class _Worker:
         return found
 
     def values(self, outputs: list[Tensor], parts: list[Held], loss: Loss) -> float:
-        """The mean loss of outputs on the targets of some parts."""
+        """The mean loss of outputs with the query targets of `parts`."""
         each = [loss.value(z, part.query(_never).y).sum() for z, part in zip(outputs, parts, strict=True)]
         return self.mean(torch.stack(each).sum()[None]).item()
 
@@ -98,13 +98,13 @@ def trust_region_step(
     run: int,
     mean: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, MetaGradient]:
-    """Where the step leads from φ (P,), and how this rank's tasks did at φ.
+    """φ (P,) after the step, and the gradient at φ with this rank's losses and metrics.
 
-    `mean`: from this rank's sum over tasks to the mean over all of the worker's, on all ranks of its group.
+    `mean`: converts this rank's sum over tasks to the mean over all of the worker's tasks, on all ranks of its group.
     """
     parts = [Held(part) for part in chunks(batch, engine.chunk, phi)]
     loss = engine.objective.loss
-    assert isinstance(loss, PolicyGradient)  # `check` has seen to both
+    assert isinstance(loss, PolicyGradient)  # `check` has tested both
     assert isinstance(algorithm, MAML)
     worker = _Worker(algorithm, engine, parts, run, mean)
     found = worker.gradient(phi, parts)
@@ -134,7 +134,7 @@ def trust_region_step(
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """x with A x ≈ b for a symmetric positive A, of which `product` gives A v (Hestenes & Stiefel, 1952)."""
+    """Solve A x ≈ b for a symmetric positive definite A given by `product`, v ↦ A v (Hestenes & Stiefel, 1952)."""
     x, r = torch.zeros_like(b), b.clone()
     p, rr = r.clone(), (r @ r).item()
     for _ in range(iterations):
@@ -142,7 +142,7 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iteratio
             break
         along = product(p)
         curvature = (p @ along).item()
-        if not curvature > 0:  # what rounding has made of a direction without any
+        if not curvature > 0:  # rounding error in a direction with curvature 0
             break
         x, r = x + rr / curvature * p, r - rr / curvature * along
         before, rr = rr, (r @ r).item()
@@ -151,18 +151,18 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iteratio
 
 
 def check(loss: Loss, algorithm: Algorithm, clip: float | None) -> None:
-    """Raise ValueError where there is nothing for a trust region to be about."""
+    """Raise ValueError if TRPO cannot be used with the loss, the algorithm or `clip`."""
     if not isinstance(loss, PolicyGradient):
         raise ValueError(
             "local_optimizer: TRPO is for reinforcement learning: its trust region is a policy's divergence"
         )
     if clip is not None:
         raise ValueError(
-            f"clip must be left out with local_optimizer TRPO, whose step has a length of its own, not {clip}"
+            f"clip must be left out with local_optimizer TRPO, which sets its step length itself, not {clip}"
         )
     if not isinstance(algorithm, MAML):
         name = type(algorithm).__name__
-        raise ValueError(f"local_optimizer: TRPO follows the gradient of MAML and its kin, which {name} does not give")
+        raise ValueError(f"local_optimizer: TRPO needs the gradient of MAML or a subclass, which {name} does not give")
 
 
 def _sum(found: list[MetaGradient]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a valid result file is: which attributes and arrays it has, of which types, and that they agree with one another."""
+"""Validation of result files: attributes and arrays, their types, and that they are consistent with each other."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ STATE = {
     "trajectories/position": ("step", "shown", "trajectory", "time", "coordinate"),
     "trajectories/goal": ("shown", "coordinate"),
 }  # fmt: skip
-"""What a file holds besides the log, with dimensions; a file that holds a part of it can be read, but not resumed."""
+"""Arrays of a file besides the log, with their dimensions; a file that lacks some can be read, but not resumed."""
 TEXTS = ("meta_model/names", "meta_model/shapes", "ranks/host", "ranks/device")
 COUNTS = ("runs/run", "runs/seen_tasks", "validation/run", "checkpoint/restarts", "checkpoint/next_best/run")
 
 
 def check_attributes(given: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the root attributes are there, of their types, and possible."""
+    """Raise ValueError unless the root attributes are complete, of the right types, and in range."""
     for name, kind in ATTRIBUTES.items():
         if name not in given:
             raise ValueError(f"it has no attribute {name}")
@@ -42,7 +42,7 @@ def check_attributes(given: Mapping[str, Any]) -> None:
             raise ValueError(f"its attribute {name} is of type {type(value).__name__}")
     shape = given["sample_shape"]
     if shape.ndim != 1 or shape.dtype.kind not in "iu" or (shape < 1).any() or given["outputs"] < 1:
-        raise ValueError("its sample_shape and outputs are no shapes")
+        raise ValueError("its sample_shape and outputs are not valid shapes")
     if given["restarts"] < 0:
         raise ValueError(f"{given['restarts']} restarts are impossible")
     if given["metric_direction"] not in (("higher", "lower") if given["metric"] else ("",)):
@@ -54,9 +54,9 @@ def check_attributes(given: Mapping[str, Any]) -> None:
 
 
 def check_arrays(given: Mapping[str, h5py.Dataset], log: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise ValueError unless the arrays are of their types, and those that share a dimension agree on its size.
+    """Raise ValueError unless the arrays have the right types, and those that share a dimension agree on its size.
 
-    `log`: the dimensions of the arrays that every file has; their types come from the names.
+    `log`: the dimensions of the arrays that every file has; their types follow from their names.
     """
     sizes: dict[str, int] = {}
     for name, dimensions in {**log, **STATE}.items():
@@ -76,7 +76,7 @@ def check_arrays(given: Mapping[str, h5py.Dataset], log: Mapping[str, tuple[str,
 
 
 def check_content(given: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless the arrays that were read are possible: no gaps, no layout of other parameters."""
+    """Raise ValueError unless the arrays are consistent: runs without gaps, and a layout that fits the parameters."""
     runs, validated = given.get("runs/run"), given.get("validation/run")
     if runs is not None and (runs != np.arange(len(runs))).any():
         raise ValueError("runs/run has gaps")
@@ -88,7 +88,7 @@ def check_content(given: Mapping[str, np.ndarray]) -> None:
     if shapes is None or names is None or theta is None:
         return
     if not all(re.fullmatch(r"(\d{1,18}(,\d{1,18})*)?", shape) for shape in shapes):
-        raise ValueError("meta_model/shapes are no shapes")
+        raise ValueError("meta_model/shapes are not valid shapes")
     size = sum(math.prod(int(side) for side in shape.split(",") if side) for shape in shapes)
     if size != len(theta) or len(set(names)) < len(names):
         raise ValueError(f"meta_model/names and shapes are not those of {len(theta)} parameters")

@@ -236,7 +236,7 @@ DOUBLE_BIAS.bias.data = DOUBLE_BIAS.bias.data.double()
     ({"query": (X[..., :2], Y)}, r"query x must be n samples \(n, 3\) for a task, not shape \(4, 2\)"),
     ({"support": X}, r"support must be a pair \(x, y\) of tensors or arrays: it is a Tensor"),
     ({"support": (X[0, 0], Y[0])}, r"support x must be \(tasks, samples, …\).*not \(3,\)"),
-    ({"support": (X[:0], Y[:0]), "query": (X[:0], Y[:0])}, "one of each at least"),
+    ({"support": (X[:0], Y[:0]), "query": (X[:0], Y[:0])}, "at least one of each"),
     ({"module": nn.Linear(5, 2)}, r"model: Linear gives no outputs for a task's x \(4, 3\): mat1 and mat2"),
     ({"module": nn.Flatten(0)}, "model: it has no parameters to learn"),
     ({"module": nn.LazyLinear(2)}, "model: weight has no shape yet"),

@@ -137,7 +137,7 @@ def test_no_class_that_a_file_names_is_imported(configured, tmp_path, part, name
         ("torch.nn.modules.os.system", "torch.nn has no such module"),
         ("torch.nn.modules.module.torch.hub.load", "torch.nn has no such module"),
         ("torch.nn.functional.linear", "torch.nn has no such module"),
-        ("torch.nn.Transformer", "no model by itself"),
+        ("torch.nn.Transformer", "not a model by itself"),
     ],
 )
 def test_no_module_that_a_file_names_is_imported_or_called(configured, tmp_path, module, message):
@@ -288,7 +288,7 @@ CONTENTS = {
     "a negative shape": (lambda file: file.attrs.__setitem__("sample_shape", [-1]), "sample_shape and outputs are no"),
     "other parameters": (stored("meta_model/parameters", np.zeros(7)), "has 19 of parameter, where others have 7"),
     "shapes of others": (stored("meta_model/shapes", ["3", "4", "5", "6"]), "are not those of 19 parameters"),
-    "shapes that are none": (stored("meta_model/shapes", ["3", "4", "x", "-6"]), "meta_model/shapes are no shapes"),
+    "shapes that are none": (stored("meta_model/shapes", ["3", "4", "x", "-6"]), "shapes are not valid shapes"),
 }
 
 

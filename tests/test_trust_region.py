@@ -146,7 +146,7 @@ def test_learned_rates_step_within_the_region_too(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"task": Sinusoid(), "model": small_config().model}, "TRPO is for reinforcement learning"),
-        ({"algorithm": Reptile()}, "TRPO follows the gradient of MAML and its kin, which Reptile does not give"),
+        ({"algorithm": Reptile()}, "TRPO needs the gradient of MAML or a subclass, which Reptile does not give"),
         ({"clip": 1.0}, "clip must be left out with local_optimizer TRPO"),
         ({"optimizer": TRPO()}, "TRPO needs tasks, not a gradient alone: it is a worker's"),
     ],

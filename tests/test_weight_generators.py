@@ -162,7 +162,7 @@ class Own(WeightGenerator):
         ([2.0, -1.0], "finite and 0 or more"),
         ([np.nan, 1.0], "finite and 0 or more"),
         ([np.inf, 1.0], "finite and 0 or more"),
-        ([0.0, 0.0], "more than 0 for one worker at least"),
+        ([0.0, 0.0], "more than 0 for at least one worker"),
     ],
 )
 def test_what_is_no_weights_is_refused_and_the_generator_named(gives, rule):

@@ -1,4 +1,4 @@
-"""Algorithms: how tasks adapt, and what is learned from it. A new one is one file here, and one row in its tests."""
+"""Meta-learning algorithms. To add one: one file here, and one row in its tests."""
 
 from hpc_dmaml.algorithms.algorithm import Algorithm, check, whole_layout
 from hpc_dmaml.algorithms.anil import ANIL, BOIL

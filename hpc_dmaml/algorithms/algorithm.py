@@ -1,7 +1,7 @@
-"""What an algorithm is: one step of learning over tasks, and how a task adapts.
+"""The interface of an algorithm: the update of an outer step, and the adaptation of a task.
 
-What is learned over tasks is one vector φ: the model's parameters θ (P,), and behind them whatever else the algorithm
-learns (Q,), such as inner rates. Exchange, optimizer, checkpoint and file see φ alone.
+The meta-parameters are one vector φ: the model's parameters θ (P,), followed by what else the algorithm learns (Q,),
+such as inner learning rates. Communication, optimizer, checkpoint and result file handle φ as a whole.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 
 
 class Algorithm(ABC):
-    """Base of the algorithms: a frozen dataclass with two methods, or four."""
+    """Base class of algorithms: a frozen dataclass that defines `update` and `adapt`, and the others where needed."""
 
     @property
     def is_second_order(self) -> bool:
-        """Does it ask for second derivatives? Then set-up sees whether the model has them."""
+        """Whether the algorithm needs second derivatives; if so, set-up checks that the model has them."""
         return False
 
     def learned(self, layout: Layout) -> dict[str, Tensor]:
-        """What is learned besides θ, with its initial values; names with a colon, which no parameter has. Raises
-        ValueError where the fields do not fit the model's parameters."""
+        """The initial values of what is learned besides θ, by name; a name has a colon, unlike those of parameters.
+        Raises ValueError if the algorithm's fields do not fit the model's parameters."""
         return {}
 
     @abstractmethod
     def update(self, engine: Engine, phi: Tensor, batch: Batch, run: int) -> MetaGradient:
-        """One step's update at φ (P + Q,), to be descended along: its sum over the tasks, and how they did.
+        """The gradient of an outer step at φ (P + Q,), summed over the tasks, with each task's loss and metric.
 
-        `run`: the number of the run, from 0, for what changes over time.
+        `run`: the number of the run, from 0, for schedules.
         """
 
     @abstractmethod
     def adapt(
         self, objective: Objective, phi: Tensor, parameters: Parameters, batch: Batch, steps: int
     ) -> Iterator[Parameters]:
-        """The parameters of some tasks before adaptation, which are given, and after each of `steps` steps of it."""
+        """Yield the parameters of the tasks before adaptation, as given, and after each of `steps` inner steps."""
 
 
 def whole_layout(algorithm: Algorithm, layout: Layout) -> Layout:
-    """The layout of φ, from that of θ. Raises ValueError where what is learned besides could be taken for a parameter."""
+    """The layout of φ, given that of θ. Raises ValueError if `learned` has a name that a parameter could have."""
     name = type(algorithm).__name__
     try:
         more = {item: tuple(each.shape) for item, each in algorithm.learned(layout).items()}
@@ -65,7 +65,7 @@ def whole_layout(algorithm: Algorithm, layout: Layout) -> Layout:
 
 
 def check(algorithm: Algorithm, engine: Engine, phi: Tensor, batch: Batch) -> None:
-    """Try an algorithm at φ on some tasks. Raises ValueError where its methods do not give what they should."""
+    """Run an algorithm once at φ on a batch of tasks. Raises ValueError if a method fails or gives a wrong result."""
     from hpc_dmaml.engine import MetaGradient, for_tasks
 
     objective, before, name = engine.objective, phi.clone(), f"algorithm: {type(algorithm).__name__}"

@@ -1,4 +1,4 @@
-"""Almost no inner loop, and its counterpart: only a part of the model adapts."""
+"""Algorithms in which only a part of the model adapts: ANIL (almost no inner loop) and its counterpart, BOIL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpc_dmaml.parameters import Layout
 
 @dataclass(frozen=True)
 class ANIL(MAML):
-    """MAML whose head alone adapts (Raghu et al., 2020): the model's last layer, or what `adapted` names."""
+    """MAML in which only the head adapts (Raghu et al., 2020): the model's last layer, or what `adapted` names."""
 
     def patterns(self, layout: Layout) -> tuple[str, ...]:
         return tuple(head(layout)) if self.adapted == ("*",) else self.adapted
@@ -18,7 +18,7 @@ class ANIL(MAML):
 
 @dataclass(frozen=True)
 class BOIL(MAML):
-    """MAML whose body alone adapts (Oh et al., 2021): all but the model's last layer, or what `adapted` names."""
+    """MAML in which only the body adapts (Oh et al., 2021): all but the model's last layer, or what `adapted` names."""
 
     def patterns(self, layout: Layout) -> tuple[str, ...]:
         if self.adapted != ("*",):
@@ -30,6 +30,6 @@ class BOIL(MAML):
 
 
 def head(layout: Layout) -> list[str]:
-    """The parameters of the model's last layer: those that stand in one module with the last parameter."""
+    """The names of the parameters of the model's last layer: those in the same module as the last parameter."""
     of = layout.names[-1].rpartition(".")[0]
     return [name for name in layout.names if name.rpartition(".")[0] == of]

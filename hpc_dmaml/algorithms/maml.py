@@ -1,4 +1,4 @@
-"""Model-agnostic meta-learning (Finn, Abbeel & Levine, 2017), and the two ways in which MAML++ makes it steadier."""
+"""Model-agnostic meta-learning (Finn, Abbeel & Levine, 2017), with two of MAML++'s measures for stable training."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MAML(Algorithm):
-    """A task adapts by gradient descent; the update is the exact gradient of its query loss, through the adaptation."""
+    """A task adapts by gradient descent; the update is the exact gradient of its query loss through the adaptation."""
 
     inner_lr: float = 0.4
     """Inner learning rate α of the adaptation."""
     inner_steps: int = 1
-    """Inner steps in training."""
+    """Number of inner steps in training."""
     first_order: bool = False
     """Leave out the second derivatives (first-order MAML)."""
     first_order_runs: int = 0
-    """Leave them out in so many first runs (MAML++'s derivative-order annealing)."""
+    """Number of initial runs without second derivatives (MAML++'s derivative-order annealing)."""
     multi_step_runs: int = 0
-    """In so many first runs the query loss counts after every inner step: equally at first, and in equal steps ever more
-    after the last one alone (MAML++'s multi-step loss)."""
+    """Number of initial runs in which the query loss counts after every inner step: equally in the first run, then with
+    weights that shift linearly to the last step alone (MAML++'s multi-step loss)."""
     adapted: tuple[str, ...] = ("*",)
-    """Which parameters adapt, by patterns of their names; the others are learned over tasks, and stay as they are within
-    one."""
+    """Name patterns of the parameters that adapt; the others are meta-learned, but constant within a task."""
 
     beyond: float = 1.0
-    """Factor of the inner rates in steps beyond those of training; reinforcement learning often halves them."""
+    """Factor of the inner learning rates in steps beyond `inner_steps`; reinforcement learning often halves them."""
 
     def __post_init__(self) -> None:
         positive("algorithm.inner_lr", self.inner_lr)
@@ -51,18 +50,18 @@ class MAML(Algorithm):
         return not self.first_order and self.inner_steps > 0
 
     def rates(self, layout: Layout) -> float | Rates:
-        """α: one number, or more. A kind of rates of its own is this method in another class."""
+        """The inner learning rates α: one number, or `Rates`. Override it in a subclass for other rates."""
         from hpc_dmaml.engine import rates
 
         patterns = self.patterns(layout)
         return self.inner_lr if patterns == ("*",) else rates(layout, self.inner_lr, adapted=patterns)
 
     def patterns(self, layout: Layout) -> tuple[str, ...]:
-        """`adapted`, for the parameters of this model."""
+        """Name patterns of the parameters of this model that adapt."""
         return self.adapted
 
     def weights(self, run: int) -> tuple[float, ...] | None:
-        """How much the query loss counts after each inner step in a run; None for after the last alone."""
+        """Weights of the query loss after each inner step in a run; None if only the last step's counts."""
         if run >= self.multi_step_runs or self.inner_steps < 2:
             return None
         early = (1 - run / self.multi_step_runs) / self.inner_steps
@@ -92,7 +91,7 @@ class MAML(Algorithm):
         return adapt(objective, parameters, batch, rates, steps, self.inner_steps, self.beyond)
 
     def _parts(self, layout: Layout, phi: Tensor) -> tuple[Tensor, float | Rates]:
-        """θ (P,), and the rates, with their learned values."""
+        """Split φ into θ (P,) and the inner learning rates with their learned values."""
         theta, key = phi[: layout.size], (layout, phi.device)
         if key not in self._rates:
             rates = self.rates(layout)
@@ -104,5 +103,5 @@ class MAML(Algorithm):
 
     @cached_property
     def _rates(self) -> dict[Any, float | Rates]:
-        """Those that were made already, with their places in θ."""
+        """Cache of the rates for each layout of θ and device."""
         return {}

@@ -1,4 +1,4 @@
-"""Algorithms that learn their inner rates, too."""
+"""Algorithms that also learn their inner learning rates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetaSGD(MAML):
-    """MAML with a learned inner rate for each parameter, `inner_lr` at first (Li et al., 2017)."""
+    """MAML with a learned inner learning rate for each parameter, initially `inner_lr` (Li et al., 2017)."""
 
     scale: float = 1.0
-    """What is learned, and stands in the file, is α / scale; 1 as in the papers. An outer Adam moves a rate by about scale times
-    its own: where inner rates are small, 1 is too much, and `inner_lr` changes them in proportion."""
+    """Unit of the learned rates: α / scale is learned and stored in the file; 1 as in the papers. An outer Adam changes
+    α by about scale × its learning rate a step: where α is small, 1 is too much, and `inner_lr` fits its size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,9 +34,9 @@ class MetaSGD(MAML):
 
 @dataclass(frozen=True)
 class LSLR(MetaSGD):
-    """MAML with a learned inner rate for each layer and inner step, `inner_lr` at first (Antoniou et al., 2019, section 4).
+    """MAML with a learned inner rate per layer and inner step, initially `inner_lr` (Antoniou et al., 2019, section 4).
 
-    Steps beyond those of the training take the last one's rates.
+    Steps beyond those of training use the rates of the last one.
     """
 
     def rates(self, layout: Layout) -> Rates:

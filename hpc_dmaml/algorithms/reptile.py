@@ -1,4 +1,4 @@
-"""Reptile (Nichol, Achiam & Schulman, 2018): towards where the tasks' adaptation leads, without a derivative of it."""
+"""Reptile (Nichol, Achiam & Schulman, 2018): move θ towards the adapted parameters, without derivatives of them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reptile(Algorithm):
-    """The update is θ − θ_K, from before to after the adaptation: SGD of rate ε makes the paper's step of ε towards θ_K.
+    """The update is θ − θ_K, where θ_K are the adapted parameters: SGD of rate ε takes the paper's step towards θ_K.
 
-    With one inner step it is joint training; what it learns of adaptation comes from the further ones.
+    With one inner step it is joint training; only further steps make it meta-learning.
     """
 
     inner_lr: float = 0.1
     """Inner learning rate of the adaptation."""
     inner_steps: int = 5
-    """Inner steps in training; more than one, or it is no meta-learning."""
+    """Number of inner steps in training; meta-learning needs more than one."""
     joint: bool = True
-    """In training a task adapts on its support and query samples together, as there is nothing to be held out for."""
+    """In training, adapt on the support and query samples together, since the update needs no held-out samples."""
 
     def __post_init__(self) -> None:
         positive("algorithm.inner_lr", self.inner_lr)

@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 WORKING_SET_BYTES = 1 << 24
-"""Of the widest layer's activations: small tasks go together, so that calls cost little; large ones go one by one."""
+"""Target size in bytes of the widest layer's activations in one chunk of tasks, so that they stay in a CPU's cache."""
 
 
 def objective_for(
@@ -76,10 +76,10 @@ def objective_for(
 
 
 def default_chunk(objective: Objective, samples: int, device: torch.device) -> int:
-    """How many tasks to compute at once: on a CPU as many as keep a layer's activations near the core, on a GPU all.
+    """The number of tasks to compute at once: with layerwise derivatives on a CPU by `WORKING_SET_BYTES`, else all.
 
-    `samples`: the inputs of one task. The answer depends on model and task sizes only, never on the number of ranks,
-    because the order of summation follows from it.
+    `samples`: the inputs of one task. The result depends on model and task sizes only, never on the number of ranks,
+    because it determines the order of summation.
     """
     if not isinstance(objective, LayerwiseObjective) or device.type != "cpu":
         return 1 << 30

@@ -1,8 +1,8 @@
-"""The C library's allocator, told to keep what is freed, in huge pages.
+"""Configure the C library's allocator to keep freed memory, in huge pages.
 
-glibc gives every large block back to the kernel when it is freed, and the next operation's result is then paged in
-anew, which costs up to a third of a step. In pages of 4 KiB, finding them costs another tenth. Linux with glibc only;
-elsewhere nothing happens.
+By default glibc returns every large block to the kernel when it is freed; the page faults of the next operation's
+result cost up to a third of a step. With pages of 4 KiB, address translation costs another tenth. Linux with glibc
+only; elsewhere nothing happens.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ NEVER = -1
 MADV_HUGEPAGE = 14
 HUGE_PAGE_BYTES = 1 << 21
 HEAP_BYTES, TOP_PAD_BYTES = 3 << 28, 1 << 26
-"""Of address space for the heap to grow in by huge pages, and by how much more than is asked for it grows then. Memory is
-taken only as it is used, but a kernel that counts what is promised (overcommit mode 2) would count all of it: there, the
-heap grows as it does."""
+"""Bytes of heap reserved in huge pages, and bytes by which the heap then grows beyond each request. Physical memory is
+taken only as it is used, but a kernel that limits the memory promised (overcommit mode 2) would count all of it: there,
+the heap's growth is left at its default."""
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def keep_freed_memory() -> bool:
-    """Tell the allocator, once in the life of the process. Returns whether it took the setting."""
+    """Configure the allocator of this process; call it once. Returns whether the setting was accepted."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -45,12 +45,12 @@ def _counts_promises() -> bool:
 
 
 def _use_huge_pages(libc: ctypes.CDLL) -> None:
-    """Grow the heap by a block that is advised to be in huge pages, and free it: the next ones are cut from it."""
+    """Grow the heap by a block that is advised to be in huge pages, and free it: later blocks are taken from it."""
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     block = libc.malloc(HEAP_BYTES)
-    if block is not None:  # as where the address space is limited
+    if block is not None:  # None, for example, where the address space is limited
         start = block - block % -HUGE_PAGE_BYTES
-        libc.madvise(start, HEAP_BYTES - HUGE_PAGE_BYTES, MADV_HUGEPAGE)  # a kernel without them refuses, harmlessly
+        libc.madvise(start, HEAP_BYTES - HUGE_PAGE_BYTES, MADV_HUGEPAGE)  # without effect if the kernel has none
         libc.free(block)

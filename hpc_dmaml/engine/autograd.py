@@ -1,4 +1,4 @@
-"""The general objective: any module that `torch.func.functional_call` can run, one task after another on autograd."""
+"""The general objective: autograd, one task after another, for any module that `torch.func.functional_call` can run."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hpc_dmaml.parameters import Layout
 
 
 class AutogradRecord(NamedTuple):
-    """The parameters and gradients of every task, still on their graphs."""
+    """The parameters and gradients of every task, attached to their autograd graphs."""
 
     parameters: list[list[Tensor]]
     gradients: list[list[Tensor]]
 
 
 class AutogradObjective:
-    """Exact for every differentiable module, at the price of a graph and a Python step for each task.
+    """Exact derivatives of every differentiable module, at the cost of a graph and a Python loop over tasks.
 
-    The module runs in the mode that it is in; its constants are used as they are, and never changed.
+    The module keeps its mode (training or evaluation); its buffers are used as they are and never changed.
     """
 
     derivatives = "autograd"
 
     def __init__(self, module: nn.Module, layout: Layout, loss: Loss) -> None:
-        # A copy, because `functional_call` leaves a module that stands in two places with the last call's parameters.
+        # A copy, because `functional_call` does not restore the parameters of a module that is used in two places.
         self.module, self.layout, self.loss = copied(module), layout, loss
         self._is_twice_differentiable = False
 
@@ -48,7 +48,7 @@ class AutogradObjective:
     def flatten(self, parameters: Parameters) -> Tensor:
         return torch.cat([p.reshape(len(p), -1) for p in parameters], 1)
 
-    enter, flat = unflatten, flatten  # by the names that they had before
+    enter, flat = unflatten, flatten  # their former names
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
         return torch.stack([self._call([p[b] for p in parameters], x[b]) for b in range(len(x))])
@@ -96,9 +96,9 @@ class AutogradObjective:
 
 
 def check_twice_differentiable(gradients: list[Tensor]) -> None:
-    """Raise ValueError where a function on the gradients' graph is marked `once_differentiable`.
+    """Raise ValueError if a function on the gradients' graph is marked `once_differentiable`.
 
-    PyTorch itself passes such a node by in silence, where the parameters can be reached by other ways.
+    PyTorch itself silently skips such a node if the parameters can be reached by other paths.
     """
     nodes, seen = [g.grad_fn for g in gradients], set()
     while nodes:
@@ -115,7 +115,7 @@ def check_twice_differentiable(gradients: list[Tensor]) -> None:
 
 @contextmanager
 def _twice_differentiable_attention() -> Iterator[None]:
-    """PyTorch's fused attention kernels have no second derivative: within the block it takes plain products."""
+    """Disable PyTorch's fused attention kernels within the block: they have no second derivative."""
     cuda = torch.backends.cuda
     switches = (
         (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),

@@ -1,8 +1,8 @@
 """Functions of tensors, compiled for the shapes that they are called with.
 
-A function is traced once (`make_fx`) to a straight line of operators, in which no Python is left and nothing that another call
-could break or recompile, and given to the compiler behind `torch.compile`. Without the guards of `torch.compile` a call costs
-65 to 75 µs less, a sixth of a small network's meta-gradient. So it must do the same whatever the numbers are, and no more.
+A function is traced once (`make_fx`) to a sequence of operators, without Python code that could cause graph breaks or
+recompilation, and passed to Inductor, the compiler behind `torch.compile`. Without the guards of `torch.compile` a call
+costs 65 to 75 µs less, a sixth of a small network's meta-gradient. So it must run the same operators for all values.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from hpc_dmaml.engine.module import first_line
 
 Function = Callable[..., tuple[Tensor, ...]]
 TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
-"""How far, relative to its length, may a compiled result be from the function's own, which is seen once. Both are within 1e-6
-of float64 in float32, unless rounding turns over a ReLU that stands at 0: up to 7e-3, in 3 and 2 of 400 Omniglot tasks."""
+"""Largest relative distance (L2) of a compiled function's first result from the plain function's. In float32 both are
+within 1e-6 of float64, unless rounding flips a ReLU near an input of 0: up to 7e-3 in 3 and 2 of 400 Omniglot tasks."""
 
 
 class Compiler:
-    """Functions that have been compiled already, by name and shapes.
+    """Compiles functions, and caches them by name and shapes.
 
-    One that cannot be compiled, or gives other numbers when it is, runs as it is, and so does any that comes after it.
+    If compiling fails or changes a result, that function and every later one run uncompiled.
     """
 
     def __init__(self) -> None:
         self.failure: str | None = None
-        """Why a function was not compiled."""
+        """Why a function was not compiled, if so."""
         self.seconds = 0.0
-        """What compiling took, or to find what an earlier process has compiled."""
+        """Time spent on compiling, or on finding what an earlier process has compiled."""
         self._functions: dict[Hashable, Function] = {}
 
     @torch.no_grad()
     def __call__(self, name: Hashable, function: Function, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """What a function gives for contiguous tensors. `name`: the same for functions that do the same."""
+        """Call a function with contiguous tensors. `name`: the same for functions that compute the same."""
         key = name, *(tensor.shape for tensor in tensors)
         known = self._functions.get(key)
         if known is not None:
@@ -58,8 +58,8 @@ class Compiler:
 
 
 def _compiled(function: Function, tensors: tuple[Tensor, ...]) -> Function:
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which warns where there is no GPU
-    from torch import _inductor  # which brings torch._dynamo: seconds, that a job without `compile` does not spend
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if there is no GPU
+    from torch import _inductor  # imports torch._dynamo, which takes seconds: only if `compile` is on
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -68,9 +68,9 @@ def _compiled(function: Function, tensors: tuple[Tensor, ...]) -> Function:
     graph = make_fx(function)(*tensors)
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
-        node.meta.clear()  # of a trace that is over: the compiler makes its own
+        node.meta.clear()  # metadata of the finished trace: the compiler makes its own
     graph.recompile()
-    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)  # without one, nothing is kept on disk
+    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)  # without one, nothing is cached on disk
     with tracing(TracingContext(mode)):
         compiled: Any = _inductor.compile(graph, list(tensors), options={"fx_graph_cache": True, "cpp_wrapper": True})
     return compiled

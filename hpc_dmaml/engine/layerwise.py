@@ -1,4 +1,4 @@
-"""The fast objective: a model that is a chain of known layers, run for a batch of tasks by the layers' own formulas."""
+"""The fast objective: for a model that is a chain of known layers, by the layers' own formulas, batched over tasks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from hpc_dmaml.parameters import Layout
 FUSED: dict[tuple[type[nn.Module], ...], type[nn.Sequential]] = {
     (nn.BatchNorm2d, nn.MaxPool2d): NormAndPool,
 }
-"""Neighbours that one layer does faster than two."""
+"""Pairs of successive modules that one layer computes faster than two."""
 FUSED_OF_DATA: dict[tuple[type[nn.Module], ...], type[nn.Sequential]] = {
     (nn.Conv2d, nn.BatchNorm2d): ConvolutionAndNorm,
 }
-"""The same in front of everything else, where the layer finds it worth while."""
+"""The same at the start of the model only, where the input is data; used if the fused layer accepts it as faster."""
 
 
 class LayerwiseRecord(NamedTuple):
@@ -45,7 +45,7 @@ class LayerwiseObjective:
     derivatives = "layerwise"
 
     def __init__(self, layers: Chain, packed: list[Tensor], layout: Layout, loss: Loss) -> None:
-        """`packed`: the packed parameters, holding their numbers in the flat vector."""
+        """`packed`: for each packed parameter, its entries' positions in the flat vector θ."""
         self.chain, self.layers, self.layout, self.loss = layers, layers.layers, layout, loss
         self.shapes = [tuple(p.shape) for p in packed]
         self.sizes = [math.prod(shape) for shape in self.shapes]
@@ -56,7 +56,7 @@ class LayerwiseObjective:
     def of(
         cls, module: nn.Module, layout: Layout, sample_shape: tuple[int, ...], loss: Loss
     ) -> LayerwiseObjective | None:
-        """The objective for `module`, or None where it holds anything else than a plain chain of known layers."""
+        """The objective for `module`, or None if it is anything but a plain chain of known layers."""
         named = dict(module.named_parameters())
         shape = (*sample_shape[1:], sample_shape[0]) if len(sample_shape) == 3 else sample_shape
         layers = chain_of(module, shape, of_data=True)
@@ -83,7 +83,7 @@ class LayerwiseObjective:
         self.places = self.places.to(packed.device)
         return packed.index_select(1, self.places)
 
-    enter, flat = unflatten, flatten  # by the names that they had before
+    enter, flat = unflatten, flatten  # their former names
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
         z = channels_last(x)
@@ -106,18 +106,18 @@ class LayerwiseObjective:
 
     def hessian_vector(self, record: LayerwiseRecord, v: Parameters) -> Parameters:
         z_dot, tape_dot = self.chain.tangent(record.at, None, v)
-        assert z_dot is not None  # the first of the layers that count has parameters
+        assert z_dot is not None  # the first recorded layer has parameters
         y_bar_dot = self.loss.tangent(record.loss, z_dot)
         return self.chain.tangent_backward(record.at, tape_dot, v, y_bar_dot, need_x=False)[1]
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images (B, n, C, H, W) to (B, n, H, W, C); anything else as it is."""
+    """Convert images (B, n, C, H, W) to (B, n, H, W, C); return anything else unchanged."""
     return x.movedim(2, -1).contiguous() if x.dim() == 5 else x
 
 
 def chain_of(module: nn.Module, in_shape: Shape, of_data: bool = False) -> Chain | None:
-    """The layers of a module on samples of `in_shape`, or None where it is no chain of known ones."""
+    """The layers of a module for samples of `in_shape`, or None if it is not a chain of known layers."""
     modules = flattened(module)
     if modules is None:
         return None
@@ -129,7 +129,7 @@ def chain_of(module: nn.Module, in_shape: Shape, of_data: bool = False) -> Chain
             layer = LAYERS[type(part)].of(part, shape)
         except RuntimeError:
             return None
-        if layer is None or min(layer.out_shape) < 1:  # or nothing is left of the image, which PyTorch says better
+        if layer is None or min(layer.out_shape) < 1:  # < 1: no pixel is left; PyTorch's error is clearer
             return None
         shape = layer.out_shape
         layers.append(layer)
@@ -138,7 +138,7 @@ def chain_of(module: nn.Module, in_shape: Shape, of_data: bool = False) -> Chain
 
 
 def flattened(module: nn.Module) -> list[nn.Module] | None:
-    """The modules of a chain in order, nested `nn.Sequential`s opened; None if any is of another type or altered."""
+    """The modules of a chain in order, with nested `nn.Sequential`s unpacked; None if one is unknown or has hooks."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if any(hooks) or "forward" in vars(module) or nn.modules.module._has_any_global_hook():
         return None
@@ -153,7 +153,7 @@ def flattened(module: nn.Module) -> list[nn.Module] | None:
 
 
 def pooled_first(modules: list[nn.Module]) -> list[nn.Module]:
-    """The same function and gradient with every ReLU moved behind a max-pool that follows it: fewer pixels to do."""
+    """Swap every ReLU with a max-pool that follows it: the same function and gradient, on fewer pixels."""
     modules = list(modules)
     for i in range(1, len(modules)):
         if isinstance(modules[i - 1], nn.ReLU | nn.LeakyReLU) and isinstance(modules[i], nn.MaxPool2d):
@@ -162,7 +162,7 @@ def pooled_first(modules: list[nn.Module]) -> list[nn.Module]:
 
 
 def joined(modules: list[nn.Module], in_shape: Shape, of_data: bool) -> list[nn.Module]:
-    """The same chain with pairs as one where there is a layer for both, which is faster."""
+    """The same chain, with pairs of modules fused where one layer computes both faster."""
     modules = list(modules)
     front = slice(1, 3) if kinds(modules[:1]) == (Normalize,) else slice(0, 2)
     if of_data and (fused := FUSED_OF_DATA.get(kinds(modules[front]))):

@@ -1,14 +1,14 @@
 """MAML's meta-gradient in adjoint form: exact, and without a graph across the inner steps.
 
-A task adapts by gradient descent on its support data, θ_{k+1} = θ_k − α_k∘g_k with g_k = ∇L_k(θ_k), K times, and is
-judged by its query loss L_q(θ_K). By the chain rule, with H_k = ∇²L_k(θ_k),
+A task adapts by K steps of gradient descent on its support set, θ_{k+1} = θ_k − α_k∘g_k with g_k = ∇L_k(θ_k), and is
+evaluated by its query loss L_q(θ_K). By the chain rule, with H_k = ∇²L_k(θ_k),
 
     dL_q/dθ_0 = (I − H_0 A_0) (I − H_1 A_1) … (I − H_{K−1} A_{K−1}) ∇L_q(θ_K),    A_k = diag(α_k),
 
-evaluated from the right: v_K = ∇L_q(θ_K), then v_k = v_{k+1} − H_k(α_k∘v_{k+1}), one Hessian-vector product a step; on
-the way dL_q/dα_k = −g_k∘v_{k+1}. First-order MAML drops H. (Finn, Abbeel & Levine, 2017, equation 1 and section 5.2; the
-rates as Li et al., 2017, learn them.) Where the query loss counts after every step, as in MAML++ (Antoniou et al., 2019,
-equation 3), v_k gets w_k ∇L_q(θ_k) as well.
+evaluated from the right: v_K = ∇L_q(θ_K), then v_k = v_{k+1} − H_k(α_k∘v_{k+1}), one Hessian-vector product a step;
+v also gives dL_q/dα_k = −g_k∘v_{k+1}. First-order MAML drops H (Finn, Abbeel & Levine, 2017, equation 1 and section
+5.2; learned rates: Li et al., 2017). Where the query loss counts after every step, as in MAML++ (Antoniou et al., 2019,
+equation 3), w_k ∇L_q(θ_k) is added to v_k.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from hpc_dmaml.tasks import Batch, Samples, TaskBatch
 
 Keep = Literal["activations", "parameters"]
 Factor = float | Parameters
-"""α of an inner step: one number, or one for each parameter."""
+"""Learning rate α of an inner step: one number, or one for each parameter."""
 
 
 class Engine(NamedTuple):
-    """What computes, and how much at once."""
+    """How meta-gradients are computed, and for how many tasks at once."""
 
     objective: Objective
     chunk: int = 1 << 30
-    """Tasks at a time."""
+    """Number of tasks computed at once."""
     keep: Keep = "activations"
-    """What is stored of each inner step: everything, or θ_k alone, from which the step is computed again."""
+    """What is stored of each inner step: its activations, or θ_k alone, from which they are recomputed."""
     judge: Objective | None = None
-    """Of the query data, where its loss is another than the one that tasks adapt by."""
+    """Objective of the query set, if its loss differs from that of the support set."""
     compiler: Compiler | None = None
-    """Compiles what is done for the tasks at a time: for layerwise derivatives, a loss of `LOSSES`, and a `TaskBatch`."""
+    """Compiles the computation of a chunk; needs layerwise derivatives, a loss of `LOSSES`, and a `TaskBatch`."""
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """How a task adapts in training: by gradient descent on its support data."""
+    """How a task adapts in training: by gradient descent on its support set."""
 
     lr: float | Rates
-    """Inner learning rate α, or several: see `rates`."""
+    """Inner learning rate α, or several (see `rates`)."""
     steps: int = 1
     first_order: bool = False
     """Leave out the second derivatives (first-order MAML)."""
     weights: tuple[float, ...] | None = None
-    """How much the query loss counts after each of the steps; by default after the last alone."""
+    """Weight of the query loss after each step; by default only the loss after the last step counts."""
 
     def __post_init__(self) -> None:
         number = isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr >= 0
@@ -72,14 +72,14 @@ class MetaGradient(NamedTuple):
     losses: Tensor
     """Query loss of each task after adaptation, (B,)."""
     metric: Tensor
-    """(B,)"""
+    """Metric of each task after adaptation, (B,)."""
     rates: Tensor | None = None
     """Σ over the tasks of dL_q/dvalues of the rates, (Q,), if they are learned."""
 
 
 @torch.no_grad()
 def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop) -> MetaGradient:
-    """The meta-gradient at θ (P,) of a batch of tasks."""
+    """The meta-gradient of a batch of tasks at θ (P,)."""
     if engine.compiler is not None and inner.weights is None:
         return _compiled(engine, engine.compiler, theta, batch, inner)
     objective, sweep = engine.objective, _Sweep(engine, inner)
@@ -97,7 +97,7 @@ def meta_gradient(engine: Engine, theta: Tensor, batch: Batch, inner: InnerLoop)
 
 
 def _compiled(engine: Engine, compiler: Compiler, theta: Tensor, batch: Batch, inner: InnerLoop) -> MetaGradient:
-    """The same, one compiled call for each part of the tasks."""
+    """`meta_gradient`, by one compiled call for each chunk of tasks."""
     plain = engine._replace(compiler=None)
     rates = (inner.lr.values,) if isinstance(inner.lr, Rates) else ()
 
@@ -113,18 +113,18 @@ def _compiled(engine: Engine, compiler: Compiler, theta: Tensor, batch: Batch, i
 
 
 class _Step(NamedTuple):
-    """An inner step, as the way back needs it."""
+    """What the backward pass needs of an inner step."""
 
     at: Parameters
     support: Samples
     gradient: Gradient | None
-    """None where it is to be computed again."""
+    """None if it is to be recomputed."""
     judged: Parameters | None
     """w_k ∇L_q(θ_k)"""
 
 
 class _Sweep:
-    """There and back through the inner steps of some tasks, and the slopes of the rates over all of them."""
+    """Forward and backward pass through the inner steps of a chunk; sums the gradient of the rates over chunks."""
 
     def __init__(self, engine: Engine, inner: InnerLoop) -> None:
         self.objective, self.keep, self.inner = engine.objective, engine.keep, inner
@@ -134,7 +134,7 @@ class _Sweep:
         self._slopes: list[Parameters | None] = [None] * len(self.factors)
 
     def __call__(self, parameters: Parameters, batch: Batch) -> tuple[Parameters, Tensor, Tensor]:
-        """dL_q/dθ_0 of every task, its query loss and its metric after adaptation."""
+        """For every task, dL_q/dθ_0, and query loss and metric after adaptation."""
         objective, inner = self.objective, self.inner
         goes_back = not inner.first_order or self.rates is not None
         second_order, keeps_all = not inner.first_order, goes_back and self.keep == "activations"
@@ -191,8 +191,8 @@ def adapt(
     trained: int = 0,
     beyond: float = 1.0,
 ) -> Iterator[Parameters]:
-    """The parameters before adaptation, and after each of `steps` steps of it; of those from `trained` on the rates are
-    multiplied by `beyond`."""
+    """Yield the parameters before adaptation and after each of `steps` inner steps. After the first `trained` steps,
+    the rates are multiplied by `beyond`."""
     yield parameters
     by_step = factors(objective, lr)
     for k in range(steps):
@@ -208,9 +208,9 @@ def adapt(
 def learning_curve(
     engine: Engine, theta: Tensor, batch: Batch, adaptation: Callable[[Parameters, Batch], Iterator[Parameters]]
 ) -> tuple[Tensor, Tensor]:
-    """Query losses and metrics, each (steps + 1, B): before adaptation from θ (P,), and after each step of it.
+    """Query losses and metrics, each (steps + 1, B): at θ (P,) before adaptation, and after each inner step.
 
-    `adaptation`: the parameters of some tasks that start from these, before and after each step.
+    `adaptation`: takes initial parameters and a batch; yields the parameters before adaptation and after each step.
     """
     objective, entered = engine.objective, engine.objective.unflatten(theta, 1)
     losses, metrics = [], []
@@ -233,7 +233,7 @@ def compiled_parts(
     size: int,
     *tensors: Tensor,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What a function of some tasks, whose data is there from the start, and of `tensors`, θ first, gives for each chunk."""
+    """Yield the compiled `function(chunk, *tensors)` for each chunk of the batch; `tensors` starts with θ."""
 
     def of_tensors(*given: Tensor) -> tuple[Tensor, ...]:
         *more, sx, sy, qx, qy = given
@@ -246,7 +246,7 @@ def compiled_parts(
 
 
 def chunks(batch: Batch, size: int, theta: Tensor) -> Iterator[Batch]:
-    """The batch in parts of `size` tasks, as tensors on θ's device and of its precision."""
+    """Yield the batch in chunks of `size` tasks, on θ's device and in its precision."""
     tasks = len(batch)
     for start in range(0, tasks, size):
         part = batch if size >= tasks else batch.part(slice(start, start + size))
@@ -254,17 +254,17 @@ def chunks(batch: Batch, size: int, theta: Tensor) -> Iterator[Batch]:
 
 
 def acting(objective: Objective, parameters: Parameters) -> Callable[[Tensor], Tensor]:
-    """The model at these parameters."""
+    """The model with these parameters, as a function of its inputs."""
     return lambda x: objective.outputs(parameters, x)
 
 
 def for_tasks(parameters: Parameters, tasks: int) -> Parameters:
-    """One task's parameters (1, ...) for many."""
+    """Expand one task's parameters (1, ...) to many tasks."""
     return tuple(p.expand(tasks, *p.shape[1:]) for p in parameters)
 
 
 def factors(objective: Objective, lr: float | Rates) -> list[Factor]:
-    """α of the inner steps, as `descend` wants it; further steps are like the last."""
+    """The learning rate of each inner step, in the form that `descend` takes; further steps use the last."""
     return [objective.unflatten(row, 1) for row in lr.each()] if isinstance(lr, Rates) else [lr]
 
 
@@ -294,6 +294,6 @@ def _back(objective: Objective, step: Gradient, v: Parameters, lr: Factor) -> Pa
 
 
 def _added(total: Parameters | None, each: Parameters) -> Parameters:
-    """The sum over the tasks (1, ...), added to a total in place."""
+    """Add the sum over the tasks (1, ...) to a total, in place."""
     sums = tuple(e.sum(0, keepdim=True) for e in each)
     return sums if total is None else tuple(a.add_(b) for a, b in zip(total, sums, strict=True))

@@ -1,6 +1,6 @@
-"""What the engine takes a module for: a function of its parameters that gives the same answer each time.
+"""Prepare and check a module for the engine, which needs a deterministic function of the module's parameters.
 
-`prepare` makes a freshly built module one where that is possible, and refuses by name what cannot be.
+`prepare` changes a newly built module to one where that is possible; its errors name the part that prevents it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch.nn.parameter import is_lazy
 
 
 def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = False) -> nn.Module:
-    """The module, ready for the engine; it keeps the mode, training or evaluation, that each part was built in.
+    """Prepare a module for the engine, in place; each part keeps its mode (training or evaluation).
 
     Lazy layers get their shapes from one dry run. Norms that would use the current batch in training and running
     statistics in evaluation use the current batch in both, as MAML's evaluation does: statistics over tasks before
-    adaptation say nothing of a task after it. A norm that was put into evaluation mode keeps its statistics.
+    adaptation do not describe a task after it. A norm in evaluation mode keeps its running statistics.
 
-    Raises ValueError for what is no model. `empty`: its tensors may be without values.
+    Raises ValueError if it cannot be used as a model. `empty`: its tensors may be without values (device meta).
     """
     if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
         try:
@@ -39,10 +39,10 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
 
 
 def check(module: nn.Module, empty: bool = False) -> None:
-    """Raise ValueError for what is no model. `empty`: its tensors may be without values."""
+    """Raise ValueError if a module cannot be used as a model. `empty`: its tensors may be without values."""
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
-            raise ValueError(f"model: {type(part).__name__} has no place here; give the module that is inside it")
+            raise ValueError(f"model: {type(part).__name__} is not supported; give the module that it wraps")
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in named.items():
         if is_lazy(tensor):
@@ -50,23 +50,23 @@ def check(module: nn.Module, empty: bool = False) -> None:
         if tensor.is_meta and not empty:
             raise ValueError(f"model: {name} has no values (device meta)")
         if tensor.is_complex():
-            raise ValueError(f"model: {name} is complex; only real numbers can be learned here")
+            raise ValueError(f"model: {name} is complex; only real parameters and buffers are supported")
     for name, parameter in module.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise ValueError(f"model: {name} has a gradient hook, which adaptation would pass by; leave it out")
+            raise ValueError(f"model: {name} has a gradient hook, which adaptation would not call; remove it")
     if not any(p.requires_grad for p in module.parameters()):
         raise ValueError("model: it has no parameters to learn")
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of the module. Raises ValueError for one that cannot be copied."""
+    """A deep copy of the module. Raises ValueError if it cannot be copied."""
     try:
         return copy.deepcopy(module)
-    except Exception as error:  # whatever a part of it cannot do
+    except Exception as error:  # any part of it may fail, in any way
         raise ValueError(
-            f"model: {type(module).__name__} cannot be copied: {first_line(error)}. It may hold nothing but data and "
-            "modules: tensors that follow from parameters are computed in forward (not by torch.nn.utils.weight_norm, which "
-            "computes them before), and locks and open files have no place in it"
+            f"model: {type(module).__name__} cannot be copied: {first_line(error)}. It may hold only data and modules: "
+            "compute tensors that depend on parameters in forward (not by torch.nn.utils.weight_norm, which computes "
+            "them before), and keep locks and open files out of it"
         ) from error
 
 

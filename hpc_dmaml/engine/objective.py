@@ -1,7 +1,7 @@
 """The loss of a batch of tasks as a function of each task's own parameters, with its first two derivatives.
 
 B tasks with n samples each: inputs x (B, n, *sample shape), targets y (B, n, ...). `Parameters` is a tuple of tensors
-(B, ...): how they are cut and ordered is the objective's affair; `enter` and `flat` translate from and to (P,).
+(B, ...), split and ordered as the objective chooses; `unflatten` and `flatten` convert from θ (P,) and to (B, P).
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ Parameters = tuple[Tensor, ...]
 
 class Gradient(NamedTuple):
     losses: Tensor
-    """(B,)"""
+    """Loss of each task, (B,)."""
     outputs: Tensor
     """The model's outputs (B, n, C)."""
     value: Parameters
     """dL/dθ of every task."""
     record: Any
-    """What `hessian_vector` needs: the point at which it differentiates. None where it is not wanted."""
+    """What `hessian_vector` needs of the point at which it differentiates; None if it was not requested."""
 
 
 class Objective(Protocol):
     """L_b(θ_b; x_b, y_b) for b = 1 … B."""
 
     derivatives: str
-    """How they are computed, in a word."""
+    """How derivatives are computed: "layerwise" or "autograd"."""
     layout: Layout
-    """Of θ."""
+    """Names, shapes and order of the parameters in θ."""
 
     @property
     def loss(self) -> Loss:
-        """What `value` averages over the samples."""
+        """The loss function."""
         ...
 
     def with_loss(self, loss: Loss) -> Objective:
-        """The same model under another loss."""
+        """The same model with another loss."""
         ...
 
     def unflatten(self, theta: Tensor, tasks: int) -> Parameters:
-        """The same θ (P,) for every task."""
+        """θ (P,) as the parameters of `tasks` tasks."""
         ...
 
     def flatten(self, parameters: Parameters) -> Tensor:
-        """One vector a task, (B, P)."""
+        """Each task's parameters as one vector, (B, P)."""
         ...
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ class Objective(Protocol):
         ...
 
     def gradient(self, parameters: Parameters, x: Tensor, y: Tensor, recorded: bool = True) -> Gradient:
-        """`recorded`: is a Hessian-vector product wanted there? Where not, less memory is taken."""
+        """Losses and their gradients. `recorded`: keep what `hessian_vector` needs; without it, less memory is used."""
         ...
 
     def hessian_vector(self, record: Any, v: Parameters) -> Parameters:
-        """∇²L_b v_b of every task."""
+        """The Hessian-vector product ∇²L_b v_b of every task."""
         ...

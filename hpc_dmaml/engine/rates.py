@@ -1,6 +1,6 @@
-"""Inner rates α: how far a task steps along its gradient, for each parameter and inner step.
+"""Inner learning rates α for each parameter and inner step: θ_{k+1} = θ_k − α_k∘g_k.
 
-With a rate for each, a step is θ_{k+1} = θ_k − α_k∘g_k. All that adapt by one number need no more than a float.
+Where one number serves for all, a float is enough.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ Per = Literal["all", "layer", "parameter"]
 
 
 class Rates(NamedTuple):
-    """Rates that are not one and the same number."""
+    """Inner learning rates that differ between parameters or steps, or are learned."""
 
     layout: Layout
-    """Of `values`, by name."""
+    """Names and shapes of `values`."""
     values: Tensor
     """(Q,), in units of `scale`."""
     places: Tensor
-    """(S, P) int64: which of the values is whose in each of S steps, Q for a parameter that does not adapt; further steps
-    are like the last."""
+    """(S, P) int64: index into `values` for each of S steps and each parameter; Q for a parameter that does not adapt.
+    Further steps use the last row."""
     learned: bool
-    """Are the values learned as θ is?"""
+    """Whether the values are learned along with θ."""
     scale: float = 1.0
 
     def to(self, theta: Tensor) -> Rates:
-        """The same where θ is, and of its precision."""
+        """The rates on θ's device and in its precision."""
         return self._replace(values=self.values.to(theta.device, theta.dtype), places=self.places.to(theta.device))
 
     def row(self, step: int) -> int:
-        """Where in `places` an inner step finds its rates."""
+        """The row of `places` for an inner step."""
         return min(step, len(self.places) - 1)
 
     def each(self) -> Tensor:
@@ -61,15 +61,15 @@ def rates(
     learned: bool = False,
     scale: float = 1.0,
 ) -> Rates:
-    """Rates that start at one value: one for all parameters, for each layer (module), or for each parameter.
+    """Rates with one initial value: a rate for all parameters, for each layer (module), or for each parameter.
 
     Args:
-        layout: of θ.
-        steps: inner steps that have rates of their own; 1 for the same in all.
-        adapted: patterns of the parameters' names that adapt at all (* stands for anything).
-        scale: the unit in which the values are kept, and learned.
+        layout: names and shapes of the parameters in θ.
+        steps: number of inner steps with rates of their own; 1 for the same rates in all.
+        adapted: name patterns of the parameters that adapt (* matches anything); the others stay fixed.
+        scale: the unit in which the values are kept and learned.
 
-    Raises ValueError where a pattern is no parameter's.
+    Raises ValueError if a pattern matches no parameter.
     """
     chosen = matching(layout, adapted)
     names: list[str] = []
@@ -98,7 +98,7 @@ def rates(
 
 
 def matching(layout: Layout, patterns: Iterable[str]) -> set[str]:
-    """The names of the parameters that one of the patterns is for. Raises ValueError where one is for none."""
+    """The names of the parameters that match a pattern. Raises ValueError if a pattern matches none."""
     found: set[str] = set()
     for pattern in patterns:
         names = {name for name in layout.names if fnmatchcase(name, pattern)}

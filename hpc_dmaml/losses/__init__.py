@@ -1,7 +1,7 @@
-"""Losses: what a task family asks the model to minimise, and the metric that its tasks are judged by.
+"""Losses: what the tasks of a family minimise, and the metric that they are evaluated by.
 
-One file each. A family brings one as its `loss`; a result file names it, so that a trained model can be adapted without
-the family's data.
+One file each. A task family has one as its `loss`; a result file records it, so that a trained model can be adapted
+without the family's data.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 LOSSES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "squared_error": SquaredError()}
-"""Short names of losses without settings, which a family and a file may use."""
+"""Losses without settings by short name, as task families and result files may give them."""
 
 
 def named(loss: object, trusted: Trusted = lambda path: True) -> Loss:
-    """The loss that is given, or that `described` has described. Raises ValueError where it is none."""
+    """Return a loss as it is, or make it from a short name or the text of `described`. Raises ValueError for others."""
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str) and loss in LOSSES:
@@ -55,7 +55,7 @@ def named(loss: object, trusted: Trusted = lambda path: True) -> Loss:
 
 
 def described(loss: Loss) -> str:
-    """A loss as text, for a file. Raises ValueError where its settings are no plain values."""
+    """A loss as text, for a result file. Raises ValueError if its settings are not plain values."""
     for name, known in LOSSES.items():
         if loss == known:
             return name
@@ -63,6 +63,6 @@ def described(loss: Loss) -> str:
         text = dump_yaml({"class_path": path_of(type(loss)), "init_args": asdict(loss)})  # type: ignore[call-overload]
         if named(text) == loss:
             return text
-    except Exception as error:  # whatever keeps it from being written down
+    except Exception as error:  # a user's own loss may fail in any way
         raise ValueError(f"task: the loss {loss!r} cannot be named in a file: {error}") from error
-    raise ValueError(f"task: the loss {loss!r} is another when it is made anew from its fields")
+    raise ValueError(f"task: the loss {loss!r} is not equal to a new one made from its fields")

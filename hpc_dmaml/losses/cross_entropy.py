@@ -1,4 +1,4 @@
-"""Classification."""
+"""Cross-entropy, for classification."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a loss is: it says how far outputs are from targets, how that changes with the outputs, and what else to measure.
+"""The interface of a loss: its value, its derivatives with respect to the outputs, and a metric.
 
-Shapes: outputs z (B, n, C) and targets (B, n, …) of B tasks with n samples each. `value` is enough: it is written in
-differentiable torch operations, and its two derivatives are then autograd's. A loss that knows them by hand is faster.
+Shapes: outputs z (B, n, C) and targets (B, n, …) of B tasks with n samples each. Only `value` is required, in
+differentiable torch operations; autograd then computes its two derivatives. A loss with its own formulas is faster.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
 
 class Loss(ABC):
-    """Base of the losses: a frozen dataclass, whose fields are its settings. A task family brings an instance."""
+    """Base class of losses: a frozen dataclass, whose fields are its settings. A task family has an instance."""
 
     metric: ClassVar[Metric | None] = None
-    """What `measure` gives, if it gives anything."""
+    """The metric that `measure` computes, if any."""
     targets: ClassVar[Literal["classes", "numbers", "any"]] = "numbers"
-    """What a sample's target is: a class number, as many numbers as there are outputs, or the family's own affair."""
+    """A sample's target: a class number, as many numbers as there are outputs, or anything that the family chooses."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        check_complete("loss", cls)  # here, as it is the user's family that makes one
+        check_complete("loss", cls)  # here, because the user's own family creates it
         return super().__new__(cls)
 
     @property
     def stops_gradients(self) -> bool:
-        """Does `value` hold a part of itself still, so that its second derivative is not the change of its gradient?"""
+        """Whether `value` detaches a part, so that finite differences of its gradient differ from its Hessian."""
         return False
 
     @abstractmethod
     def value(self, z: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each task, (B,): as a rule the mean over its samples. Differentiable by autograd."""
+        """The loss of each task, (B,), usually the mean over its samples. Differentiable by autograd."""
 
     def measure(self, z: Tensor, targets: Tensor) -> Tensor:
         """The metric of each task, (B,)."""
         return z.new_full((len(z),), float("nan"))
 
     def mean_prediction(self, z: Tensor) -> Tensor:
-        """Outputs (B, n, C) that predict the mean of what several models' outputs z (k, B, n, C) predict: as a rule theirs."""
+        """Outputs (B, n, C) for the mean prediction of k models with outputs z (k, B, n, C); by default their mean."""
         return z.mean(0)
 
     def reported(self, losses: Tensor, z: Tensor, targets: Tensor) -> Tensor:
-        """What is logged as the loss of each task, and seen by weight generators, (B,): as a rule the losses."""
+        """Each task's loss as logged and as given to weight generators, (B,); by default `losses`."""
         return losses
 
     def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
@@ -62,11 +62,11 @@ class Loss(ABC):
         return losses.detach(), z_bar.detach(), (z, z_bar)
 
     def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
-        """The change of dL/dz along z_dot, both (B, n, C)."""
+        """The derivative of dL/dz along z_dot, both (B, n, C)."""
         import torch
 
         z, z_bar = tape
         if not z_bar.requires_grad:  # the loss is linear in the outputs
             return torch.zeros_like(z_dot)
-        # The second derivative is symmetric: its product with z_dot from the left is that from the right.
+        # The second derivative is symmetric: a vector-Jacobian product of dL/dz gives its product with z_dot.
         return torch.autograd.grad(z_bar, z, z_dot, retain_graph=True, materialize_grads=True)[0]

@@ -1,4 +1,4 @@
-"""What a task is judged by, besides its loss. Needs no torch, as those who read result files want it too."""
+"""The metric that a task is evaluated by, besides its loss. Needs no torch, nor does reading result files."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A number for each task that a loss gives beside its value: accuracy, return, success, …"""
+    """A number for each task that a loss computes besides its value: accuracy, return, success, …"""
 
     name: str
     unit: str = "1"
-    """Of the numbers as they are stored; "share" for a part of 1, which is shown in per cent."""
+    """Unit of the stored numbers; "share" for a fraction from 0 to 1, which is shown in per cent."""
     higher_is_better: bool = True
 
     @property
     def is_share(self) -> bool:
-        """Does it lie from 0 to 1?"""
+        """Whether the metric is a fraction from 0 to 1."""
         return self.unit == "share"
 
     @property
     def suffix(self) -> str:
-        """What stands behind a number of it; nothing behind plain ones."""
+        """The unit to print after a number; empty for plain numbers."""
         return "%" if self.is_share else "" if self.unit == "1" else self.unit
 
 

@@ -1,13 +1,13 @@
-"""Reinforcement learning: the policy gradient of trajectories that were sampled, as a loss with its two derivatives.
+"""Reinforcement learning: the policy gradient of sampled trajectories, as a loss with its two derivatives.
 
-A sample is a step of a trajectory. Its target is a vector (A + 4,): the action that was taken (A numbers, or 1 for the number of
-a discrete one), its advantage Â, 1 or 0 for whether the step was made at all (a trajectory may have ended), and the step's
-parts of the task's mean return and of its share of successes. With the weights w the loss of a task is
+A sample is a step of a trajectory. Its target is a vector (A + 4,): the action (A numbers, or 1 for the index of a
+discrete one), its advantage Â, a weight w, 1 if the step was made and 0 if the trajectory had ended before, and the
+step's contributions to the task's mean return and success rate. The loss of a task is
 
     L = −Σ w Â log π(a|s) / Σ w              "log_probability": MAML's estimator (Finn et al., 2017)
     L = −Σ w Â π(a|s) / stop(π(a|s)) / Σ w   "ratio": the same gradient, a Hessian of low variance (Rothfuss et al., 2019)
 
-Advantages are normalised, so that L itself says nothing: what is reported is −return.
+Advantages are normalised, so that L itself is not informative: −return is reported instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MADE = -3
-"""The column of the targets that says whether a step was made."""
+"""The column of the targets with the weight w: whether the step was made (1) or not (0)."""
 RETURN, SUCCESS = Metric("return"), Metric("success", "share")
 
 
@@ -36,20 +36,20 @@ class Parts(NamedTuple):
     scale: Tensor
     """−w Â / Σ w, (B, n, 1)"""
     earned: Tensor
-    """(B, n), whose sum over n is the mean return"""
+    """Contributions to the mean return, (B, n): their sum over n."""
     success: Tensor
-    """(B, n), whose sum over n is the share of successes"""
+    """Contributions to the success rate, (B, n): their sum over n."""
 
 
 @dataclass(frozen=True)
 class PolicyGradient(Loss):
-    """What the two kinds of policy have in common: all but log π and its derivatives."""
+    """Base class of the policy gradients; a subclass adds log π and its derivatives."""
 
     targets = "any"
     form: Literal["log_probability", "ratio"] = "log_probability"
-    """The surrogate: same gradient, other second derivative."""
+    """The surrogate loss: both have the same gradient, but different second derivatives."""
     judged_by: Literal["return", "success"] = "return"
-    """What the metric of a task is, over its trajectories."""
+    """The metric of a task: the mean return or the success rate of its trajectories."""
 
     @property
     def metric(self) -> Metric:  # type: ignore[override]
@@ -69,7 +69,7 @@ class PolicyGradient(Loss):
 
     @abstractmethod
     def score_tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
-        """Its change along z_dot, (B, n, C)."""
+        """The derivative of the score along z_dot, (B, n, C)."""
 
     @abstractmethod
     def divergence(self, old: Tensor, z: Tensor) -> Tensor:
@@ -156,13 +156,13 @@ class CategoricalPolicyGradient(PolicyGradient):
 
 @dataclass(frozen=True)
 class Divergence(Loss):
-    """Mean divergence of a policy from what it was; targets (B, n, C + 1) are its outputs then, and whether a step was made."""
+    """Mean KL divergence from the old policy; targets (B, n, C + 1) are its outputs, and 1 for a step made, else 0."""
 
     policy: PolicyGradient
     targets = "any"
 
     def targets_of(self, old: Tensor, given: Tensor) -> Tensor:
-        """From outputs (B, n, C), and targets of the policy gradient."""
+        """Targets from the old policy's outputs (B, n, C) and the targets of the policy gradient."""
         import torch
 
         return torch.cat([old, given[..., MADE : MADE + 1]], -1)
@@ -173,14 +173,14 @@ class Divergence(Loss):
 
 
 def split(targets: Tensor) -> Parts:
-    """The columns of the targets (B, n, A + 4)."""
+    """Split targets (B, n, A + 4) into their columns."""
     advantage, weight, earned, success = targets[..., -4:].unbind(-1)
     scale = -weight * advantage / weight.sum(1, keepdim=True)
     return Parts(targets[..., :-4], scale.unsqueeze(-1), earned, success)
 
 
 def joined(action: Tensor, advantage: Tensor, weight: Tensor, earned: Tensor, success: Tensor) -> Tensor:
-    """Targets (B, n, A + 4) of actions (B, n, A) and the other columns (B, n)."""
+    """Join actions (B, n, A) and the other columns (B, n) to targets (B, n, A + 4)."""
     import torch
 
     return torch.cat([action, torch.stack([advantage, weight, earned, success], -1)], -1)

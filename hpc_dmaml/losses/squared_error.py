@@ -1,4 +1,4 @@
-"""Regression."""
+"""Squared error, for regression."""
 
 from __future__ import annotations
 

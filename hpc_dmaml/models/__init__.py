@@ -1,4 +1,4 @@
-"""Models: what is meta-learned."""
+"""Models whose parameters are meta-learned."""
 
 from hpc_dmaml.models.conv4 import Conv4
 from hpc_dmaml.models.mlp import MLP, GaussianPolicy

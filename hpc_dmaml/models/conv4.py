@@ -1,4 +1,4 @@
-"""The four-block convolutional network of few-shot learning (Vinyals et al., 2016), in MAML's two forms."""
+"""The four-block convolutional network of few-shot learning (Vinyals et al., 2016), in MAML's two variants."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST_BLOCKS = 64
-"""With a stride of 2 an image of one pixel can be halved for ever."""
+"""Maximum number of blocks; the image size sets no limit, as a stride of 2 leaves an image of one pixel as it is."""
 
 
 @dataclass(frozen=True)
 class Conv4(Model):
-    """3 × 3 convolutions, each with batch norm, ReLU and a halving of the image, and a linear layer behind them.
+    """Blocks of a 3 × 3 convolution with batch norm and ReLU that halve the image, followed by a linear layer.
 
-    The convolutions have no bias: batch norm would remove it, its true gradient is 0, and an adaptive optimizer would
-    turn the rounding noise into steps.
+    The convolutions have no bias: batch norm would cancel it; its exact gradient is 0, and an adaptive optimizer would
+    amplify the rounding noise to full steps.
     """
 
     filters: int = 64

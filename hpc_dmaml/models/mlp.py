@@ -1,4 +1,4 @@
-"""A multi-layer perceptron, and a Gaussian policy made of one."""
+"""A multi-layer perceptron, and a Gaussian policy based on it."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MLP(Model):
-    """Linear layers with a nonlinearity between them; the default is Finn's network for sine waves.
+    """Linear layers with a nonlinearity between them; the default is Finn et al.'s (2017) network for sine waves.
 
-    With the logits of discrete actions for outputs it is a policy, too.
+    With the logits of discrete actions as outputs it is also a policy.
     """
 
     hidden: tuple[int, ...] = (40, 40)
     """Widths of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
-    """What is between them."""
+    """Nonlinearity after each hidden layer."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
@@ -37,16 +37,16 @@ class MLP(Model):
 
 @dataclass(frozen=True)
 class GaussianPolicy(MLP):
-    """The mean of an action by a multi-layer perceptron, and a free log σ for each of its components.
+    """The mean of an action by a multi-layer perceptron, and a learned log σ for each of its components.
 
-    The outputs are (mean, log σ), as `GaussianPolicyGradient` wants them; the defaults are Finn's for navigation. So is the
-    start: weights by Glorot & Bengio (2010), and biases of 0, as an untrained mean that drifts costs a navigator its start.
+    The outputs are (mean, log σ), as `GaussianPolicyGradient` takes them. Defaults and initialisation are Finn et al.'s
+    for navigation: weights by Glorot & Bengio (2010), and biases of 0, so that an untrained policy does not drift.
     """
 
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the hidden layers."""
     log_sigma: float = 0.0
-    """log σ at first."""
+    """Initial log σ."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn

@@ -1,4 +1,4 @@
-"""What a model is to the toolkit: a configuration that builds an ordinary module, written for one task."""
+"""The interface of a model: a configuration that builds an ordinary module, written for one task."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
 
 
 class Model(ABC):
-    """Base of the configurable models: a frozen dataclass whose fields are the architecture."""
+    """Base class of the configurable models: a frozen dataclass whose fields define the architecture."""
 
     @abstractmethod
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
-        """A module from (n, *sample_shape) to (n, outputs), freshly initialised from torch's global generator.
+        """Build a module from (n, *sample_shape) to (n, outputs), initialised from torch's global generator.
 
-        A chain of the layers in `hpc_dmaml.engine.layers.LAYERS` takes the fast path; any other module is run through
-        autograd. Raises ValueError where the shapes do not fit the model.
+        A chain of the layers in `hpc_dmaml.engine.layers.LAYERS` takes the fast path; any other module uses autograd.
+        Raises ValueError if the shapes do not fit the model.
         """

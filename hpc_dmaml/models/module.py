@@ -1,4 +1,4 @@
-"""Any `torch.nn.Module` of the user's: model-agnostic is the point."""
+"""Any `torch.nn.Module` of the user's as a model."""
 
 import inspect
 from collections.abc import Callable
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Module(Model):
-    """A module class or function of your own, by its import path.
+    """A class or function of your own that makes a module, by its import path.
 
-    It is called with `arguments`, and with `sample_shape` and `outputs` where it takes parameters of these names.
+    It is called with `arguments`, and with `sample_shape` and `outputs` if it has parameters of these names.
     """
 
     imports: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str = "torch.nn.Linear"
-    """Import path, such as my_models.MyNet; the folder that you start from is searched too."""
+    """Import path, such as my_models.MyNet; the current folder is searched too."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments."""
+    """Keyword arguments of the class or function."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
@@ -43,7 +43,7 @@ class Module(Model):
         return module
 
     def _found(self) -> Callable[..., Any]:
-        """What makes the module. torch.nn's own are looked up and never imported: a file may name them, trusted or not."""
+        """The class or function. torch.nn's own are looked up, not imported: even an untrusted file may name them."""
         from torch import nn
 
         if not self.path.startswith("torch.nn."):
@@ -58,9 +58,9 @@ class Module(Model):
             and found.__module__.startswith("torch.nn.modules.")
         ):
             if found.__module__.endswith((".rnn", ".sparse", ".transformer")):
-                raise ValueError(f"model.path: {self.path} is no model by itself: it does not take and give one tensor")
+                raise ValueError(f"model.path: {self.path} is not a model by itself: it does not map one tensor to one")
             if "device" in self.arguments:
-                raise ValueError("model.arguments: the device is the job's, not the model's: use --device")
+                raise ValueError("model.arguments: the device is set for the job, not the model: use --device")
             if self.path in (f"torch.nn.{found.__name__}", f"{found.__module__}.{found.__name__}"):
                 return found
         raise ValueError(f"model.path: cannot import {self.path!r}: torch.nn has no such module")

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 class ResNet12(Model):
     """Four blocks of three 3 × 3 convolutions with batch norm and LeakyReLU; global average pooling; a linear layer.
 
-    A block's input comes through a 1 × 1 convolution with batch norm and is added in front of its last LeakyReLU; 2 × 2
-    max-pooling halves the image.
+    A block's input, after a 1 × 1 convolution with batch norm, is added before its last LeakyReLU; 2 × 2 max-pooling
+    then halves the image.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
-    """Of each block: 8.0 million parameters; with 64, 160, 320, 640, as widespread, 12.4 million."""
+    """Channels of each block: 8.0 million parameters; the also common 64, 160, 320, 640 have 12.4 million."""
     slope: float = 0.1
-    """Of LeakyReLU where its input is negative."""
+    """Slope of LeakyReLU for negative inputs."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn

@@ -1,4 +1,4 @@
-"""Task families: where the few-shot tasks come from."""
+"""Task families: the sources of few-shot tasks."""
 
 from hpc_dmaml.tasks.arrays import Arrays
 from hpc_dmaml.tasks.family import Act, Batch, Samples, Split, TaskBatch, TaskFamily, TaskSampler

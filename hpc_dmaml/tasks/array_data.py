@@ -1,4 +1,4 @@
-"""What arrays of a user's own mean: samples with targets, of classes or of tasks; and whether they do."""
+"""Interpret and check a user's arrays: samples of classes, or samples with targets of regression tasks."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from hpc_dmaml.tasks.family import Split
 
 NAMES = ("x", "y", *CLASS, "task", "split")
 BLOCK = 2**24
-"""Bytes that are looked through at a time."""
+"""Bytes read at a time to compute a digest."""
 
 
 class ArrayData(NamedTuple):
-    """Samples, in one form for all that a file may hold."""
+    """Samples in one form, whatever arrays the file holds."""
 
     arrays: dict[str, np.ndarray]
-    """As they are in the file."""
+    """The arrays as they are in the file."""
     x: np.ndarray
     """(n, *sample shape)"""
     y: np.ndarray | None
     """(n, outputs), for regression."""
     names: list[str]
-    """Of the classes, or tasks, sorted."""
+    """Names of the classes or tasks, sorted."""
     group: np.ndarray
-    """The number of each sample's class, or task, (n,)."""
+    """Index into `names` of each sample's class or task, (n,)."""
     split: np.ndarray | None
-    """A split's name for each sample, class or task."""
+    """The name of a split for each sample, or for each class or task."""
 
     @property
     def of(self) -> Literal["class", "task"]:
         return "class" if self.y is None else "task"
 
     def given_split(self, path: Path) -> dict[Split, list[str]]:
-        """The classes, or tasks, of each split, as the file says. Raises ValueError where one is in two of them."""
+        """The classes or tasks of each split in the file. Raises ValueError if one is in two splits."""
         assert self.split is not None
         group, names = self.group, np.array(self.names)
         spelt, which = np.unique(self.split, return_inverse=True)
@@ -47,13 +47,13 @@ class ArrayData(NamedTuple):
         members: dict[Split, list[str]] = {}
         for i, text in enumerate(spelt.tolist()):
             split = split_named(text)
-            assert split is not None  # others are refused
+            assert split is not None  # others have been refused
             members.setdefault(split, []).extend(names[np.unique(of[which == i])].tolist())
         check_disjoint(members, path, "path", self.of)
         return {split: list(dict.fromkeys(those)) for split, those in members.items()}
 
     def digest(self) -> str:
-        """The same for the same numbers. Raises ValueError for what is NaN or infinite among them. Looks at all of them."""
+        """A digest of all values, which it reads. Raises ValueError if one is NaN or infinite."""
         digest = hashlib.blake2b(digest_size=16)
         for name, array in self.arrays.items():
             digest.update(repr((name, array.shape, array.dtype.str)).encode())
@@ -72,17 +72,17 @@ class ArrayData(NamedTuple):
 
 
 def read_data(path: Path, verify: bool = False) -> ArrayData:
-    """The samples in a file, see `read_arrays`. Raises ValueError where its arrays do not fit together."""
+    """The samples in a file (see `read_arrays`). Raises ValueError if its arrays do not fit together."""
     arrays = read_arrays(path, NAMES, verify)
     labels_named = [name for name in ("y", *CLASS) if name in arrays]
     if "x" not in arrays or len(labels_named) != 1 or ("task" in arrays and "y" not in arrays):
         raise ValueError(
-            "it must hold x and class (or label), for classification, or x, y and maybe task, for regression, but of these "
-            f"it holds {', '.join(arrays) or 'none'}"
+            "it must hold x and class (or label), for classification, or x, y and optionally task, for regression, but "
+            f"of these it holds {', '.join(arrays) or 'none'}"
         )
     x, y, split = arrays["x"], arrays.get("y"), arrays.get("split")
     if x.dtype != np.uint8 and not _is_number(x, "fi"):
-        raise ValueError(f"x must be bytes, which mean [0, 1], or numbers (float16 to 64, int8 to 64), not {x.dtype}")
+        raise ValueError(f"x must be bytes, scaled to [0, 1], or numbers (float16 to 64, int8 to 64), not {x.dtype}")
     if y is not None and not _is_number(y, "f"):
         raise ValueError(f"y must be of a type float16 to 64, not {y.dtype}; class numbers go into an array class")
     name = "task" if y is not None else labels_named[0]
@@ -110,7 +110,7 @@ def read_data(path: Path, verify: bool = False) -> ArrayData:
 
 
 def _is_number(array: np.ndarray, kinds: str) -> bool:
-    """Is it of a type that PyTorch computes with?"""
+    """Whether PyTorch supports the array's type."""
     return array.dtype.kind in kinds and array.dtype.itemsize <= 8
 
 

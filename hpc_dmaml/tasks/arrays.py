@@ -1,4 +1,4 @@
-"""Data of one's own that need not be images: arrays in one HDF5 or .npz file, to classify or to regress."""
+"""Users' own data of any shape: arrays in one HDF5 or .npz file, for classification or regression."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from hpc_dmaml.tasks.family import Samples, Split, TaskBatch
 from hpc_dmaml.tasks.image_classes import Classes, FewShot, FewShotSampler, distinct
 
 MUCH = 2**28
-"""Bytes in the memory of every rank that are worth a word."""
+"""Size in bytes of the data that each rank reads into memory above which a message reports it."""
 
 
 @dataclass(frozen=True)
 class Arrays(FewShot):
-    """Arrays of your own in one HDF5 or .npz file: classification, or regression of tasks with samples of their own."""
+    """Arrays of your own in one HDF5 or .npz file: classification, or regression with separate samples per task."""
 
     path: str = "data/arrays.h5"
-    """The file; ~ and $VARIABLES are replaced. Classification: arrays x (n, *sample shape) and class, or label, (n,), whole
-    numbers or text. Regression: x (tasks, n, *sample shape) and y (tasks, n, outputs), of which each task draws shots +
-    queries samples, and ways means nothing; or, for tasks of different size, x (n, *sample shape), y (n, outputs) and
-    task (n,), whose a sample is. What validates and tests is new: an array split, of train, validation or test for each sample
-    or for each class or task in sorted order, says which classes or tasks do; without it they are split at random. Bytes
-    (uint8) of x become numbers in [0, 1], other whole numbers stay such. Arrays that are neither compressed nor chunked
-    are mapped into memory."""
+    """The file; ~ and $VARIABLES are replaced. Classification: arrays x (n, *sample shape) and class, or label, (n,),
+    integers or text. Regression: x (tasks, n, *sample shape) and y (tasks, n, outputs), from which each task draws
+    shots + queries samples (ways has no effect); or, for tasks of different size, x (n, *sample shape), y (n, outputs)
+    and task (n,), the task of each sample. Classes or tasks for validation and test are not trained on: an array split
+    of train, validation or test, for each sample or for each class or task in sorted order, assigns them; without it
+    they are split at random. Bytes (uint8) of x become numbers in [0, 1], other integers stay integers. Arrays that are
+    neither compressed nor chunked are memory-mapped."""
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
-    """Shares of the classes, or tasks, that train, validate and test, for a random split."""
+    """Fractions of the classes or tasks for training, validation and test, for a random split."""
     split_seed: int = 0
-    """Which random split."""
+    """Seed of the random split."""
 
     def prepare(self) -> str:
         with self._naming() as path:
             data = read_data(path, verify=True)
-        self._sampler(data)  # before all of it is looked at: do the fields fit?
+        self._sampler(data)  # checks the fields before all data is read
         size = sum(array.nbytes for array in data.arrays.values() if not isinstance(array, np.memmap))
         if size > MUCH and launched_rank(os.environ) == 0:
             text = f"every rank reads {size / 2**30:.1f} GiB; arrays that are neither chunked nor compressed are mapped"
@@ -58,7 +58,7 @@ class Arrays(FewShot):
 
     @contextmanager
     def _naming(self) -> Iterator[Path]:
-        """The file, which a ValueError then names."""
+        """Yield the path of the file; prefix it to a ValueError raised in the block."""
         path = self._path("path")
         try:
             yield path
@@ -79,7 +79,7 @@ class Arrays(FewShot):
 
 
 class RegressionSampler:
-    """Draws tasks that have samples of their own: `shots` + `queries` distinct ones of each."""
+    """Draws regression tasks with separate samples for each: `shots` + `queries` distinct samples of a task."""
 
     loss: ClassVar[Loss] = SquaredError()
     block_runs: ClassVar[int] = 1
@@ -93,9 +93,9 @@ class RegressionSampler:
         order: np.ndarray,
         source: str = "",
     ) -> None:
-        """`order`: the numbers of the samples x (n, *sample shape) and y (n, outputs), task after task.
+        """`order`: the indices of the samples x (n, *sample shape) and y (n, outputs), sorted by task.
 
-        `source`: what messages begin with. Raises ValueError for fields out of range.
+        `source`: prefix of error messages. Raises ValueError for fields out of range.
         """
         self.x, self.y, self.splits, self.family, self.order, self.source = x, y, splits, family, order, source
         self.sample_shape, self.outputs = tuple(x.shape[1:]), y.shape[1]
@@ -108,7 +108,7 @@ class RegressionSampler:
     ) -> TaskBatch:
         """Samples x (B, shots | queries, *sample shape) and y (B, shots | queries, outputs).
 
-        Raises ValueError where the split has no tasks, or too small ones.
+        Raises ValueError if the split has no tasks, or one with too few samples.
         """
         shots, queries = self.family.shots, queries or self.family.queries
         own = self.splits.get(split)

@@ -1,4 +1,4 @@
-"""Random changes of images that leave their class as it is: mirrored, moved, in other colours. For training alone."""
+"""Random augmentation of training images: mirroring, shifts, and changes of colour."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 CHANCES = 6
-"""Random numbers of an image, whatever is switched on: mirror, two of the move, brightness, contrast, saturation."""
+"""Random numbers drawn per image, whatever is enabled: mirror, two for the shift, brightness, contrast, saturation."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Shares of red, green and blue in grey (ITU-R BT.601)."""
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes each image by itself. Raises ValueError for amounts out of range."""
+    """Augments each image independently. Raises ValueError for amounts out of range."""
 
     flip: bool = False
     shift: int = 0
@@ -30,9 +30,9 @@ class Augmentation:
         return bool(self.flip or self.shift or self.jitter)
 
     def apply(self, images: np.ndarray, chances: np.ndarray) -> np.ndarray:
-        """Images (..., C, H, W) uint8, changed as `chances` (..., CHANCES) say, random numbers below 1.
+        """Augment images (..., C, H, W) uint8 by `chances` (..., CHANCES), random numbers in [0, 1).
 
-        `images` itself may be changed.
+        May modify `images` in place.
         """
         flat, chances = images.reshape(-1, *images.shape[-3:]), chances.reshape(-1, CHANCES)
         if self.flip:
@@ -46,7 +46,7 @@ class Augmentation:
 
 
 def moved(images: np.ndarray, corners: np.ndarray, margin: int) -> np.ndarray:
-    """The part of each image (n, C, H, W) with a black margin around it that begins at its corner (n, 2), row and column."""
+    """Add a black margin around images (n, C, H, W) and crop each to its size at `corners` (n, 2), row and column."""
     n, channels, height, width = images.shape
     wide = np.zeros((n, channels, height + 2 * margin, width + 2 * margin), images.dtype)
     wide[:, :, margin : margin + height, margin : margin + width] = images
@@ -55,17 +55,17 @@ def moved(images: np.ndarray, corners: np.ndarray, margin: int) -> np.ndarray:
 
 
 def recoloured(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Images (n, C, H, W) with brightness, contrast and saturation times `factors` (n, 3).
+    """Multiply brightness, contrast and saturation of images (n, C, H, W) by `factors` (n, 3).
 
-    All three are linear in an image's colours: one matrix for all its pixels does them, and one rounding to bytes.
-    Contrast is about the image's mean grey, and saturation about each pixel's, which one channel already is.
+    All three are linear in an image's colours: one matrix applies them to all its pixels, with one rounding to bytes.
+    Contrast is relative to the image's mean grey, saturation to each pixel's grey (no change with one channel).
     """
     n, channels, height, width = images.shape
     grey = LUMA if channels == 3 else np.full(channels, 1 / channels, np.float32)
     pixels = images.reshape(n, channels, height * width).astype(np.float32)
     brightness, contrast, saturation = factors.astype(np.float32).T[..., None]
     mixed = saturation[..., None] * np.eye(channels, dtype=np.float32) + (1 - saturation[..., None]) * grey
-    offset = (1 - contrast) * brightness * (pixels.mean(2) @ grey)[:, None] + 0.5  # to be cut off to whole numbers
+    offset = (1 - contrast) * brightness * (pixels.mean(2) @ grey)[:, None] + 0.5  # rounds when truncated below
     pixels = (brightness * contrast)[..., None] * mixed @ pixels
     pixels += offset[..., None]
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(images.shape)

@@ -1,4 +1,4 @@
-"""The border: samples from a task family or a user's hands are checked here, once, and behind it nothing is again."""
+"""Validation of samples from a task family or a user: they are checked here once, and not again later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Form(Protocol):
-    """What samples look like: a `TaskSampler`, or a trained model."""
+    """The description of samples: a `TaskSampler`, or a trained model."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]: ...
@@ -25,7 +25,7 @@ class Form(Protocol):
 
 
 def check_sampler(sampler: TaskSampler) -> TaskSampler:
-    """The sampler. Raises ValueError where it does not say of itself what a `TaskSampler` says."""
+    """Return the sampler. Raises ValueError if it lacks an attribute of a `TaskSampler`, or one has a wrong type."""
     name = type(sampler).__name__
     for attribute, wanted, is_right in (
         ("sample_shape", "a tuple of whole numbers", lambda v: isinstance(v, tuple) and all(map(_is_count, v))),
@@ -45,7 +45,7 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
         )
     if loss.metric is not None and type(loss).measure is Loss.measure:
         raise ValueError(f"task: {name}: {type(loss).__name__} has a metric, so write measure()")
-    described(loss)  # a file will have to name it
+    described(loss)  # raises ValueError if a result file could not record it
     return sampler
 
 
@@ -54,9 +54,9 @@ def _is_count(value: object) -> bool:
 
 
 def draw(sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)) -> Batch:
-    """A batch from a sampler, checked. Raises ValueError where it is not what the sampler says of itself.
+    """Draw a batch and check it. Raises ValueError if it does not match the sampler's attributes.
 
-    Samples that are there from the start, that is: what a batch gives for a policy is seen when the policy is there.
+    Only the samples of a `TaskBatch` are checked here: those that depend on a policy are checked when they are made.
     """
     batch = sampler.sample(split, rng, tasks, part)
     of, wanted = f"task {type(sampler).__name__}: {split}", len(range(*part.indices(tasks)))
@@ -71,7 +71,7 @@ def draw(sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: in
 
 
 def check_place(samples: Samples, device: torch.device, dtype: torch.dtype, what: str) -> None:
-    """Raise ValueError unless samples that nobody will move any more are tensors on the device, of its precision."""
+    """Raise ValueError unless samples, which are not moved any more, are tensors on the device with this dtype."""
     import torch
 
     for part, given in zip("xy", samples, strict=True):
@@ -84,8 +84,8 @@ def check_place(samples: Samples, device: torch.device, dtype: torch.dtype, what
 
 
 def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
-    """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets what the loss wants: class numbers
-    (tasks, n) below `outputs`, or numbers (tasks, n, outputs), or its own affair (tasks, …).
+    """Raise ValueError unless the inputs are (tasks, n, *sample shape), and the targets fit the loss: class numbers
+    (tasks, n) below `outputs`, numbers (tasks, n, outputs), or for "any" anything (tasks, …).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Which classes train, validate and test: at random, or from a JSON or CSV file, or a folder of CSV lists of images."""
+"""The split of classes into training, validation and test: random, from a JSON or CSV file, or from CSV image lists."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NAMED = {path.stem: path for path in Path(__file__).with_name("splits").glob("*.
 """Published splits of well-known data sets, by name."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 FILE, CLASS, SPLIT = ("filename", "file", "path", "image"), ("label", "class"), ("split",)
-"""Names that a column may have."""
+"""Accepted names of the columns for an image file, a class and a split."""
 
 
 def split_named(name: str) -> Split | None:
-    """The split of that name: train, val, valid, validation or test."""
+    """The split with that name (train, val, valid, validation or test), or None."""
     plain = name.strip().lower()
     return next((split for split in SPLITS if plain in (split, split[:3], split[:5])), None)
 
 
 def read_classes(path: Path) -> dict[Split, list[str]]:
-    """Class names of each split in a file that names any. Raises ValueError, naming the file."""
+    """The class names of each split in a JSON or CSV file. Raises ValueError, naming the file."""
     found: dict[Split, list[str]] = {}
     for key, name in _pairs_of_json(path) if path.suffix.lower() == ".json" else _pairs_of_csv(path):
         split = split_named(key)
@@ -39,9 +39,9 @@ def read_classes(path: Path) -> dict[Split, list[str]]:
 
 
 def read_lists(folder: Path) -> dict[Split, dict[str, list[str]]]:
-    """The files of each class of each split, from a folder's train.csv, val.csv and test.csv: filename,label.
+    """The image files of each class of each split, from a folder's train.csv, val.csv and test.csv: filename,label.
 
-    Without a label the folder in the file's name is the class. Raises ValueError, naming the file.
+    Without a label, the class is the folder in the file's name. Raises ValueError, naming the file.
     """
     found: dict[Split, dict[str, list[str]]] = {}
     class_of: dict[str, str] = {}
@@ -68,7 +68,7 @@ def read_lists(folder: Path) -> dict[Split, dict[str, list[str]]]:
 
 
 def random_split(names: list[str], fractions: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
-    """Shares of the classes, at random. Raises ValueError for shares that do not add up to 1."""
+    """Split classes at random by `fractions`. Raises ValueError if these do not add up to 1."""
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise ValueError(f"task.fractions must be three shares that add up to 1, not {fractions}")
     shuffled = generator(seed, Purpose.CLASS_SPLIT).permutation(names).tolist()
@@ -77,21 +77,21 @@ def random_split(names: list[str], fractions: tuple[float, float, float], seed: 
 
 
 def check_disjoint(split: dict[Split, list[str]], source: Path, field: str = "split", what: str = "class") -> None:
-    """Raise ValueError where a class is in two splits: it would be tested on what it was trained on."""
+    """Raise ValueError if a class is in two splits: the model could be tested on classes it was trained on."""
     owner: dict[str, Split] = {}
     for part, names in split.items():
         for name in names:
             if owner.setdefault(name, part) != part:
                 raise ValueError(
                     f"task.{field}: {source} puts a {what} into two splits: {name!r} is in {owner[name]} and in {part}, "
-                    "but what is tested must be new"
+                    "but splits must be disjoint"
                 )
 
 
 def _pairs_of_json(path: Path) -> Iterator[tuple[str, str]]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name is there twice")
+            raise ValueError("a name appears twice")
         return dict(pairs)
 
     try:
@@ -109,9 +109,9 @@ def _pairs_of_csv(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path, *columns: tuple[str, ...], needed: int = 2) -> list[tuple[str, ...]]:
-    """Columns of a CSV file with a header, each under one of its names; the first `needed` must be there.
+    """Columns of a CSV file with a header; `columns`: accepted names of each, of which the first `needed` are required.
 
-    The header shows what separates the columns. Raises ValueError, naming the file.
+    The delimiter is inferred from the header. Raises ValueError, naming the file.
     """
     rows = []
     try:
@@ -136,7 +136,7 @@ def _rows(path: Path, *columns: tuple[str, ...], needed: int = 2) -> list[tuple[
 
 
 def _text(path: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 where it begins with that mark, as spreadsheets write it."""
+    """Read a text file in UTF-8, or in UTF-16 if it has its byte order mark, as spreadsheets write it."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

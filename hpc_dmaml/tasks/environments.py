@@ -1,4 +1,4 @@
-"""Environments with Gymnasium's interface, whose task can be set: their tasks, and the trajectories that are made in them."""
+"""Tasks and trajectories in environments with Gymnasium's interface whose task can be set."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EnvironmentFamily(TrajectoryFamily):
-    """Base of the families whose trajectories are made in copies of an environment, one Python step after another."""
+    """Base class of families whose trajectories are sampled in copies of an environment, step by step in Python."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What a message calls the environment."""
+        """The environment's name in messages."""
 
     @property
     def task_arguments(self) -> Mapping[str, tuple[float, float]]:
-        """Arguments that `make` takes from these ranges, evenly distributed: they are the task. Without any the environment
-        has tasks of its own."""
+        """Ranges of the arguments of `make` that define a task, uniformly distributed; empty if the environment samples
+        its own tasks."""
         return {}
 
     @abstractmethod
     def make(self, **task: float) -> Any:
-        """A new environment. Raises ValueError."""
+        """Make a new environment. Raises ValueError."""
 
     def account(self, tasks: Sequence[Any], reached: Sequence[np.ndarray]) -> list[str]:
-        """What else there is to say, in lines, of adapted policies: of each task when its trajectories (N,) first had
-        success, or the horizon."""
+        """Further lines of a report on adapted policies, by default none. `reached`: for each task, the steps (N,) of
+        its trajectories' first success, or the horizon."""
         return []
 
     def load(self) -> Environments:
@@ -52,7 +52,7 @@ class EnvironmentFamily(TrajectoryFamily):
 
 
 class Environments:
-    """The tasks of an environment, and the copies of it that trajectories are made in, which are kept."""
+    """The sampler of an environment's tasks; it keeps the environment's copies in which trajectories are sampled."""
 
     block_runs = 1
 
@@ -76,7 +76,7 @@ class Environments:
         self.is_discrete = isinstance(actions, spaces.Discrete)
         self.sample_shape = (int(np.prod(observations.shape)),)
         self.choices = int(actions.n) if self.is_discrete else int(np.prod(actions.shape))
-        """Numbers of noise that an action takes."""
+        """Number of random numbers that the draw of an action needs."""
         self.outputs = self.choices if self.is_discrete else 2 * self.choices
         self.tells_success = self._places[0].tells_success
 
@@ -86,20 +86,20 @@ class Environments:
         return kind(self.family.form, "success" if self.tells_success else "return")
 
     def places(self, number: int) -> list[Place]:
-        """Copies of the environment to make so many trajectories in at once."""
+        """`number` copies of the environment, for as many simultaneous trajectories."""
         self._places += [Place(self.family) for _ in range(number - len(self._places))]
         return self._places[:number]
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> Rollouts:
-        """Tasks, and for each of them a key of its own for what its trajectories are drawn with."""
+        """Draw tasks, each with a key that seeds its trajectories."""
         drawn = self._draw(rng, tasks, split)
         keys = rng.integers(2**63, size=tasks)
         return Rollouts(keys[part], np.arange(tasks)[part], drawn, self)
 
     def _draw(self, rng: np.random.Generator, tasks: int, split: Split) -> list[Any]:
-        """Tasks by the environment, whose own generator and the global ones are made to follow from `rng`."""
+        """Let the environment sample tasks, with its generator and the global ones seeded from `rng`."""
         if self.family.task_arguments:
             return [{name: rng.uniform(*r) for name, r in self.family.task_arguments.items()} for _ in range(tasks)]
         env, seed = self._places[0].env, int(rng.integers(2**63))
@@ -108,7 +108,7 @@ class Environments:
             if hasattr(innermost, "np_random"):
                 innermost.np_random = np.random.default_rng(seed)
             give = _method(env, "sample_tasks")
-            assert give is not None  # as `__init__` has seen
+            assert give is not None  # checked in `__init__`
             takes_split = "split" in inspect.signature(give).parameters
             drawn = list(give(tasks, split=split) if takes_split else give(tasks))
         if len(drawn) != tasks:
@@ -116,8 +116,8 @@ class Environments:
         return drawn
 
     def actions(self, outputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Actions (…, A), or (…, 1) numbers of actions, drawn by the policy's outputs (…, C) with the noise (…, choices)."""
-        if self.is_discrete:  # Gumbel's way
+        """Draw actions (…, A), or (…, 1) indices of actions, from a policy's outputs (…, C) and noise (…, choices)."""
+        if self.is_discrete:  # the Gumbel-max trick
             uniform = (noise / 2**0.5).erf().add(1).div(2).clamp(1e-12, 1 - 1e-12)
             return (outputs - (-uniform.log()).log()).argmax(-1, keepdim=True).to(outputs)
         mean, log_sigma = outputs.chunk(2, -1)
@@ -125,7 +125,7 @@ class Environments:
 
 
 class Place:
-    """An environment in which one trajectory after another is made."""
+    """A copy of an environment, in which trajectories are sampled one after another."""
 
     def __init__(self, family: EnvironmentFamily) -> None:
         self.family = family
@@ -134,7 +134,7 @@ class Place:
         self.tells_success = any(getattr(layer, "tells_success", False) is True for layer in _layers(self.env))
 
     def begin(self, task: Any, seed: int) -> np.ndarray:
-        """The first observation (S,) of a trajectory."""
+        """Start a trajectory; returns its first observation (S,)."""
         with _naming(self.family, "reset", task):
             if not self.family.task_arguments:
                 _method(self.env, "set_task", "reset_task")(task)  # type: ignore[misc]
@@ -145,7 +145,7 @@ class Place:
             return self._checked(self.env.reset(seed=seed)[0], "observation")
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """The observation (S,) after an action (A,), its reward, whether it is a success, and whether the trajectory ends."""
+        """Take an action (A,); returns the next observation (S,), the reward, and whether it succeeds, and ends."""
         space = self.env.action_space
         with _naming(self.family, "step", self.task):
             if hasattr(space, "n"):
@@ -166,16 +166,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Rollouts(TrajectoryBatch):
-    """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever samples them, with others
-    or alone, gets the same, to the rounding of the policy's outputs, which bodies in contact soon magnify."""
+    """B tasks. Every inner step samples new trajectories, with random numbers that depend on task and step only: they
+    are the same in any batch, up to the rounding of the policy's outputs, which contacts of bodies soon amplify."""
 
     numbers: torch.Tensor | np.ndarray
-    """(B,) int64, which of `tasks`."""
+    """Indices into `tasks`, (B,) int64."""
     tasks: list[Any]
-    """All that were drawn together, in whatever form the environment has them."""
+    """All tasks that were drawn together, in the environment's own form."""
     environments: Environments
     place: tuple[torch.device, torch.dtype] | None = None
-    """Where the policy is, and its precision."""
+    """The policy's device and dtype."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rollouts:
         return replace(super().to(device, dtype), place=(device, dtype))
@@ -189,7 +189,7 @@ class Rollouts(TrajectoryBatch):
         return self.settings.account([self.tasks[i] for i in self.numbers.tolist()], adapted)
 
     def walk(self, step: int, act: Act) -> Trajectories:
-        """All tasks and trajectories side by side: the policy is asked once a time step. Steps that were not made are 0."""
+        """Sample all trajectories in parallel, with one call of the policy per time step. Steps not made are 0."""
         import torch
 
         family, (device, dtype) = self.environments.family, self.place or (torch.device("cpu"), torch.float64)
@@ -212,7 +212,7 @@ class Rollouts(TrajectoryBatch):
             given = chosen.double().cpu().numpy().reshape(tasks * number, -1)
             made[t] = goes_on
             for i in np.flatnonzero(goes_on):
-                if not np.isfinite(given[i]).all():  # the policy is lost, and the loss shall show it
+                if not np.isfinite(given[i]).all():  # the policy has diverged: make the loss NaN
                     rewards[t, i], goes_on[i] = np.nan, False
                     continue
                 states[i], rewards[t, i], success[t, i], ends = places[i].step(given[i])
@@ -223,7 +223,7 @@ class Rollouts(TrajectoryBatch):
         return Trajectories(x, actions, *(each.to(device, dtype) for each in rows))
 
     def _draws(self, step: int) -> tuple[list[int], torch.Tensor]:
-        """A seed for each trajectory, and normal noise (B, N, T, choices); each task's from a generator of its own."""
+        """A seed per trajectory, and normal noise (B, N, T, choices), from a separate generator for each task."""
         import torch
 
         family = self.environments.family
@@ -234,7 +234,7 @@ class Rollouts(TrajectoryBatch):
 
 
 def gymnasium_package(extra: str = "gymnasium") -> Any:
-    """Gymnasium. Raises ValueError, naming the extra to install, where it is missing."""
+    """Import Gymnasium. Raises ValueError, naming the extra to install, if it is missing."""
     try:
         import gymnasium
     except ImportError as error:
@@ -244,7 +244,7 @@ def gymnasium_package(extra: str = "gymnasium") -> Any:
 
 @contextmanager
 def _naming(family: EnvironmentFamily, what: str, task: Any = None) -> Iterator[None]:
-    """Raise TaskFailure, naming environment and task, where the environment fails in any way."""
+    """Turn any failure of the environment into a TaskFailure that names environment and task."""
     try:
         yield
     except TaskFailure:
@@ -260,13 +260,13 @@ def _short(task: Any) -> str:
 
 
 def _layers(env: Any) -> Iterator[Any]:
-    """An environment, and what it wraps, down to the innermost."""
+    """Yield an environment and those that it wraps, down to the innermost."""
     while env is not None:
         yield env
         env = getattr(env, "env", None)
 
 
 def _method(env: Any, *names: str) -> Callable[..., Any] | None:
-    """The first of these methods that an environment, or one that it wraps, has."""
+    """The first of these methods that an environment, or one that it wraps, has, or None."""
     found = (getattr(layer, name, None) for name in names for layer in _layers(env))
     return next(filter(callable, found), None)

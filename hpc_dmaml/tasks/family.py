@@ -1,4 +1,4 @@
-"""What a task family is: where tasks come from, and the two questions that a batch of them answers."""
+"""The interface of a task family: the source of tasks, and batches with support and query sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 
 Act = Callable[[Any], Any]
-"""The model at each task's current parameters: inputs (B, n, *sample shape) to outputs (B, n, C), without a gradient."""
+"""The model with each task's current parameters: inputs (B, n, *sample shape) to outputs (B, n, C), no gradients."""
 
 
 class Samples(NamedTuple):
@@ -30,37 +30,37 @@ class Samples(NamedTuple):
     y: Any
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Samples:
-        """The same as tensors: bytes of x become numbers in [0, 1], class numbers int64, and the rest `dtype`."""
+        """Convert to tensors: bytes of x to numbers in [0, 1], class numbers to int64, and the rest to `dtype`."""
         import torch
 
         x = torch.as_tensor(self.x)
-        if x.dtype == torch.uint8:  # moved as bytes, a quarter of the size
+        if x.dtype == torch.uint8:  # moved as bytes, a quarter of float32's size
             x = x.to(device).to(dtype).div_(255)
         return Samples(_moved(x, device, dtype, x.dtype), _moved(self.y, device, dtype, torch.int64))
 
 
 @dataclass(frozen=True)
 class Batch(ABC):
-    """B tasks, each with data to adapt on and data to be judged on: a frozen dataclass with two methods.
+    """B tasks, each with a support set and a query set: a frozen dataclass with two methods.
 
-    Both may depend on what the model does at a task's current parameters, as trajectories of a policy do. Every field
-    that is an array, a tensor, or a tuple of such has the tasks first: so a batch is cut and moved, whatever it holds.
+    Both sets may depend on the model with a task's current parameters, as trajectories of a policy do. Every field that
+    is an array, a tensor, or a tuple of these has the tasks as its first dimension, so that a batch can be sliced.
     """
 
     @abstractmethod
     def support(self, step: int, act: Act) -> Samples:
-        """What the tasks adapt on in an inner step, counted from 0."""
+        """The support set for an inner step, counted from 0."""
 
     @abstractmethod
     def query(self, act: Act) -> Samples:
-        """What the tasks are judged on."""
+        """The query set."""
 
     def watched(self, watch: Watch) -> Self:
-        """The same tasks, which tell `watch` of the trajectories that they are judged on, where they are judged on such."""
+        """The same tasks, passing the trajectories of their query set to `watch`, if they have trajectories."""
         return self
 
     def oracle(self) -> torch.Tensor | None:
-        """The metric of who knows the tasks, (B,), where that can be told."""
+        """The metric of a reference policy that knows the tasks, (B,), or None if there is none."""
         return None
 
     def __len__(self) -> int:
@@ -70,11 +70,11 @@ class Batch(ABC):
         return len(first)
 
     def part(self, tasks: slice) -> Self:
-        """Some of the tasks."""
+        """The batch with some of the tasks."""
         return self._each(lambda array: array[tasks])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """The same tasks as tensors, see `Samples.to`; whole numbers outside of samples stay what they are."""
+        """Convert to tensors (see `Samples.to`); integers outside of samples keep their type."""
         return self._each(lambda array: _moved(array, device, dtype), lambda samples: samples.to(device, dtype))
 
     def _each(self, array: Callable[[Any], Any], samples: Callable[[Samples], Samples] | None = None) -> Self:
@@ -83,7 +83,7 @@ class Batch(ABC):
 
 @dataclass(frozen=True)
 class TaskBatch(Batch):
-    """Supervised tasks, whose data is there from the start."""
+    """Supervised tasks, whose data does not depend on the model."""
 
     support_set: Samples
     query_set: Samples
@@ -96,7 +96,7 @@ class TaskBatch(Batch):
 
     @property
     def held_query(self) -> Samples:
-        """`query_set`, by the name that it had before."""
+        """`query_set` by its former name."""
         return self.query_set
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class TaskBatch(Batch):
 
 
 def _moved(array: Any, device: torch.device, dtype: torch.dtype, whole: torch.dtype | None = None) -> torch.Tensor:
-    """An array as a tensor on the device: real numbers of this precision, others of type `whole`, if it is given."""
+    """Convert an array to a tensor on the device: floats to `dtype`, other types to `whole` if it is given."""
     import torch
 
     tensor = torch.as_tensor(array)
@@ -135,7 +135,7 @@ def _mapped(value: Any, array: Callable[[Any], Any], samples: Callable[[Samples]
 
 
 class TaskSampler(Protocol):
-    """A task family with its data at hand."""
+    """A task family with its data loaded."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -144,45 +144,45 @@ class TaskSampler(Protocol):
 
     @property
     def outputs(self) -> int:
-        """Numbers that the model gives for one input: the ways, or the dimension of a regression's target."""
+        """Number of model outputs for one input: the ways, or the dimension of a regression's target."""
         ...
 
     @property
     def loss(self) -> Loss | str:
-        """What is minimised, and measured besides; or its short name, one of `hpc_dmaml.losses.LOSSES`."""
+        """The loss, or its short name, one of `hpc_dmaml.losses.LOSSES`."""
         ...
 
     @property
     def block_runs(self) -> int:
-        """Runs whose training tasks are drawn at once: 1, or more where a task is but a few numbers."""
+        """Number of runs whose training tasks are drawn at once: 1, or more if a task is only a few numbers."""
         ...
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> Batch:
-        """`part` of a batch of `tasks` tasks.
+        """Draw `part` of a batch of `tasks` tasks.
 
-        The whole batch is drawn from `rng`, and then only `part` of it is loaded: ranks that share a batch draw the
+        The whole batch is drawn from `rng`, then only `part` of it is loaded: ranks that share a batch draw the
         same one and load their own tasks. `queries` replaces the family's number of queries.
         """
         ...
 
 
 class TaskFamily(ABC):
-    """Base of the configurable families: a frozen dataclass whose fields say which tasks there are."""
+    """Base class of the configurable families: a frozen dataclass whose fields define the distribution of tasks."""
 
     block_runs: ClassVar[int] = 1
-    """See `TaskSampler`, for a family that is its own."""
+    """See `TaskSampler`; for a family that is its own sampler."""
 
     def prepare(self) -> str | None:  # noqa: B027  (most families have nothing to prepare)
-        """Bring the data to this node: download, decode, cache. Called by one rank a node while the others wait.
+        """Prepare the data on this node: download, decode, cache. Called by one rank per node while the others wait.
 
-        May return a digest of the data; then the `digest` of what every rank loads must be the same.
+        May return a digest of the data; the sampler that each rank loads must then have the same `digest`.
         """
 
     @abstractmethod
     def load(self) -> TaskSampler:
-        """Open the prepared data. Raises ValueError where the fields ask for what it never has.
+        """Open the prepared data. Raises ValueError if the fields do not fit it.
 
-        Whether a split has enough may be left to its first draw: set-up draws a task of each split that a job needs.
+        Whether a split has enough samples may be checked at its first draw: set-up draws a task of each split in use.
         """

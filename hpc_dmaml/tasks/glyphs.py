@@ -1,4 +1,4 @@
-"""Printed letters of real scripts, drawn from the typefaces that matplotlib ships: few-shot images without a download."""
+"""Printed letters of real scripts in matplotlib's typefaces: few-shot images that need no download."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ SCRIPTS: dict[str, Split] = {
 }
 SHAPE = (1, 28, 28)
 COPIES = 2
-"""Distorted drawings of a letter in each face."""
+"""Number of distorted drawings of a letter in each face."""
 
 
 @dataclass(frozen=True)
 class Glyphs(FewShotImages):
     """Letters, 28 × 28, white on black: train on Latin, Greek and Cyrillic, validate on Armenian, test on Georgian.
 
-    A class is an outline: letters that look the same, like the Latin, Greek and Cyrillic A, are one class. Twelve
-    faces with two small random distortions each make its 24 drawings.
+    Each class has its own outline: letters that look the same, like the Latin, Greek and Cyrillic A, are one class.
+    Twelve faces with two small random distortions each give its 24 drawings.
     """
 
     rotations: bool = True
-    """Each letter turned by 90°, 180° and 270° is a class of its own."""
+    """Add each letter rotated by 90°, 180° and 270° as further classes."""
 
     def prepare(self) -> str:
         rng = generator(0, Purpose.RENDERING)
-        # What the letters follow from: to find them takes a second.
+        # What determines the letters; `_letters` itself takes a second.
         source = (SHAPE, FACES, SCRIPTS, COPIES, unicodedata.unidata_version, version("matplotlib"))
         mark = image_cache.fingerprint(*source)
         return image_cache.build(
@@ -68,7 +68,7 @@ class Glyphs(FewShotImages):
 
 
 def _classes() -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """Each letter's name, and the code and face of each of its drawings."""
+    """Yield each letter's name, and the code and face of each of its drawings."""
     for code in _letters():
         yield f"{SCRIPTS[_script(code)]} {chr(code)}", [(code, face) for face in FACES for _ in range(COPIES)]
 
@@ -78,7 +78,7 @@ def _script(code: int) -> str:
 
 
 def _letters() -> list[int]:
-    """Letters of the five scripts that stand in every face, one for each outline, training scripts first."""
+    """Codes of the five scripts' letters that every face has, one for each outline, training scripts first."""
     from matplotlib.ft2font import FT2Font, LoadFlags
 
     fonts = [FT2Font(_face_path(face)) for face in FACES]
@@ -92,14 +92,14 @@ def _letters() -> list[int]:
         for face, font in zip(FACES, fonts, strict=True):
             font.load_char(code, LoadFlags.NO_HINTING | LoadFlags.NO_SCALE)
             outlines.add((face, font.get_path()[0].tobytes()))
-        if not outlines & seen:  # alike in one face is enough to be confused
+        if not outlines & seen:  # the same outline in one face is one too many
             distinct.append(code)
         seen |= outlines
     return distinct
 
 
 def _draw(code: int, face: str, rng: np.random.Generator) -> np.ndarray:
-    """One distorted drawing (1, 28, 28): centred, turned up to ±10°, sheared, scaled and moved a little."""
+    """One distorted drawing (1, 28, 28): centred, rotated by up to ±10°, and slightly sheared, scaled and shifted."""
     from PIL import Image, ImageDraw
 
     side, letter, font = 56, chr(code), _font(face)

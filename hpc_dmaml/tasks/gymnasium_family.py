@@ -1,4 +1,4 @@
-"""Environments of Gymnasium, or a user's own with the same interface, whose task can be set."""
+"""Tasks in environments of Gymnasium, or a user's own with the same interface."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from hpc_dmaml.tasks.locomotion import ROBOTS
 class Gymnasium(EnvironmentFamily):
     """Tasks in an environment with a Box of observations, and a Box or a Discrete set of actions.
 
-    Its tasks are what its `sample_tasks(n)` gives, one of which `set_task(task)` or `reset_task(task)` sets; or values of
-    its constructor's arguments (`ranges`). All that is random in it must come from its `np_random`, which `reset(seed=…)`
-    seeds. The three splits are the same distribution, unless `sample_tasks` has a parameter `split` (train, validation or
-    test). Where an attribute `tells_success` is True, tasks are judged by the share of trajectories in which a step's
-    info["success"] was true, and not by their return.
+    Its `sample_tasks(n)` returns n tasks, and `set_task(task)` or `reset_task(task)` sets one; or tasks are values of
+    its constructor's arguments (`ranges`). All its random numbers must come from its `np_random`, which `reset(seed=…)`
+    seeds. The three splits are the same distribution, unless `sample_tasks` has a parameter `split` (train, validation
+    or test). If its attribute `tells_success` is True, the metric is the share of trajectories with a step where
+    info["success"] is true, instead of the return.
     """
 
     imports: ClassVar[tuple[str, ...]] = ("path",)
 
     environment: str | None = None
-    """HalfCheetahDirection, HalfCheetahVelocity, AntDirection; or the id of a registered environment, as Pendulum-v1."""
+    """HalfCheetahDirection, HalfCheetahVelocity, AntDirection, or the id of a registered environment (Pendulum-v1)."""
     path: str | None = None
-    """In its place the import path of a class or function of your own that makes an environment."""
+    """Import path of a class or function of your own that makes an environment, instead of `environment`."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments that it is made with."""
+    """Keyword arguments for making the environment."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Further arguments, each from this range, evenly distributed: they are the task."""
+    """Ranges of further arguments, which define a task and are uniformly distributed."""
     horizon: int = 200
-    """Steps of a trajectory at most."""
+    """Maximum number of steps of a trajectory."""
 
     def check(self) -> None:
         super().check()
@@ -56,7 +56,7 @@ class Gymnasium(EnvironmentFamily):
         maker = self._maker()
         try:
             return maker(**self.arguments, **task)
-        except Exception as error:  # it may be the user's own
+        except Exception as error:  # a user's own environment may fail in any way
             text = f"task: {self.name} cannot be made: {described(error)}"
             is_missing = isinstance(error, ImportError) or type(error).__name__ == "DependencyNotInstalled"
             if is_missing and self.path is None and (self.environment in ROBOTS or "mujoco" in self._entry_point()):
@@ -66,7 +66,7 @@ class Gymnasium(EnvironmentFamily):
     def _maker(self) -> Callable[..., Any]:
         require((self.environment is None) != (self.path is None), "task", self, "given an environment or a path")
         if self.path is not None:
-            if self.path.startswith("torch.nn."):  # which a file may name without being trusted
+            if self.path.startswith("torch.nn."):  # allowed even in untrusted files
                 raise ValueError(f"task.path: {self.path} makes no environment")
             made = imported("task.path", self.path)
             if not callable(made):
@@ -77,7 +77,7 @@ class Gymnasium(EnvironmentFamily):
             return ROBOTS[self.environment]
         shims = [name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("shimmy")]
         known = [*ROBOTS, *(gymnasium.registry.keys() - set(shims))]
-        if self.environment not in known:  # nor a shim or a module's name before it: arguments would say what to import
+        if self.environment not in known:  # no shim and no "module:id": either can import any code
             near = did_you_mean(str(self.environment), known)
             raise ValueError(
                 f"task.environment: Gymnasium has no environment {self.environment!r}{near}; one of your own, or of "

@@ -1,4 +1,4 @@
-"""Harmonic regression: each task is a sum of sine waves over inputs of its own (Lacoste et al., 2018, arXiv 1806.07528)."""
+"""Harmonic regression: a task is a sum of sine waves with its own inputs (Lacoste et al., 2018, arXiv 1806.07528)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 @dataclass(frozen=True)
 class Harmonic(TaskFamily):
-    """y = Σ aₖ sin(k ω x + bₖ) + noise, k = 1 … waves; x and each aₖ are normal; a task has its ω, its bₖ and a mean of x.
+    """y = Σ aₖ sin(k ω x + bₖ) + noise, k = 1 … waves; x and aₖ are normal; each task has its ω, aₖ, bₖ and mean of x.
 
     The defaults are those of the literature: two waves, a ~ N(0, 1), x ~ N(μ, 1).
     """
 
     shots: int = 10
-    """Points to adapt on."""
+    """Number of support points."""
     queries: int = 10
-    """Points to be judged on."""
+    """Number of query points."""
     waves: int = 2
     """Number of sine waves; the k-th has k times the frequency of the first."""
     frequency: tuple[float, float] = (5.0, 7.0)

@@ -1,4 +1,4 @@
-"""Decoded images in one HDF5 file: made once, by one rank a node, and memory-mapped by all."""
+"""A cache of decoded images in one HDF5 file: written once, by one rank per node, and memory-mapped by all."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from hpc_dmaml.files import add_checksum, checksum_fits, locked, replacing
 from hpc_dmaml.tasks.image_files import read_image
 
 VERSION = 2
-"""Of the decoding: what an older one has made is made again."""
+"""Version of the decoding; caches of another version are rebuilt."""
 
 
 class CachedImages(NamedTuple):
     images: np.ndarray
-    """(n, C, H, W) uint8, memory-mapped"""
+    """(n, C, H, W) uint8, memory-mapped."""
     names: list[str]
     """Class names, in the order of their images."""
     first: np.ndarray
-    """Number of each class's first image."""
+    """Index of each class's first image."""
     counts: np.ndarray
-    """Images of each class."""
+    """Number of images of each class."""
     digest: str
-    """Of all of this: the same for the same images."""
+    """Digest of names, counts, shape and images."""
 
 
 def fingerprint(*parts: object) -> str:
-    """What a cache was made from, in short: it is stale when this changes."""
+    """A digest of what a cache is made from; when it changes, the cache is out of date."""
     return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
 
 
 def folder_listing(folder: Path, files: Iterable[Path]) -> list[tuple[str, int, int, int]]:
-    """Names, sizes in bytes and times of change: what tells one version of a data set from another.
+    """Names, sizes in bytes and times of change of the files, which identify the version of a data set.
 
-    An image of the same size in another's place may bear its time of modification (archives bring their own), but the
-    time of the last change of its entry is the system's. Where a copy alone has changed it, decoding again is only slow.
+    An image that replaces one of the same size may have its time of modification (archives restore it), but not its
+    ctime, which the system sets. If only copying has changed the ctime, decoding again is unnecessary, but harmless.
     """
     stats = ((str(file).removeprefix(f"{folder}/"), file.stat()) for file in files)
     return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
@@ -56,10 +56,10 @@ def build(
     title: str,
     decode: Callable[[Any], np.ndarray] | None = None,
 ) -> str:
-    """Make the cache at `path`, unless it is there, whole, and made from what `mark` says. Returns its digest.
+    """Write the cache at `path`, unless there is an intact one with the fingerprint `mark`. Returns its digest.
 
-    Each class has a name and a list of items, and is not asked for where the cache is there; `decode` turns an item into
-    an image of `shape` (C, H, W), uint8; without it they are image files. Raises ValueError where the cache cannot be written.
+    Each class has a name and a list of items; `classes` is not iterated if the cache exists. `decode` converts an item
+    to an image of `shape` (C, H, W), uint8; by default items are image files. Raises ValueError if writing fails.
     """
     try:
         with locked(path):
@@ -69,8 +69,8 @@ def build(
             return load(path).digest
     except OSError as error:
         raise ValueError(
-            f"cannot write {path}, the cache of {title}: {error}. It stands beside task.root, if one may write there, "
-            "else in the user's cache folder: XDG_CACHE_HOME names another"
+            f"cannot write {path}, the cache of {title}: {error}. It is next to task.root, if that folder is writable, "
+            "else in the user's cache folder; XDG_CACHE_HOME sets another"
         ) from error
 
 
@@ -104,7 +104,7 @@ def _write(
 
 
 def is_valid(path: Path, mark: str) -> bool:
-    """Is there a whole cache made from what `mark` says?"""
+    """Whether there is an intact cache with the fingerprint `mark`."""
     try:
         if not checksum_fits(path):
             return False
@@ -115,7 +115,7 @@ def is_valid(path: Path, mark: str) -> bool:
 
 
 def load(path: Path) -> CachedImages:
-    """Map a cache that `build` has checked. Raises ValueError where it is gone."""
+    """Map a cache that `build` has checked. Raises ValueError if it cannot be read."""
     try:
         with h5py.File(path, locking=False) as file:
             dataset = file["images"]
@@ -129,7 +129,7 @@ def load(path: Path) -> CachedImages:
 
 
 def cache_folder(beside: Path | None = None) -> Path:
-    """`beside` if one may write there, else the user's cache folder."""
+    """`beside` if it is writable, else the user's cache folder."""
     if beside is not None and os.access(beside, os.W_OK):
         return beside
     from platformdirs import user_cache_path

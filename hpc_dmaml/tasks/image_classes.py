@@ -1,4 +1,4 @@
-"""N-way K-shot classification: one sampler for every family of classes."""
+"""N-way K-shot classification: the sampler of all families with classes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 @dataclass(frozen=True)
 class FewShot(TaskFamily):
-    """The fields that all families of classes share."""
+    """The fields that all families with classes share."""
 
     ways: int = 5
-    """Classes in a task (N)."""
+    """Number of classes in a task (N)."""
     shots: int = 1
-    """Support samples of each class (K)."""
+    """Number of support samples of each class (K)."""
     queries: int = 1
-    """Query samples of each class."""
+    """Number of query samples of each class."""
 
     def _path(self, name: str) -> Path:
         """The path in a field, with ~ and $VARIABLES replaced. Raises ValueError for a variable that is not set."""
@@ -35,7 +35,7 @@ class FewShot(TaskFamily):
 
     @property
     def augmentation(self) -> Augmentation:
-        """What training samples go through: nothing, but for images."""
+        """The augmentation of training samples; none, except for images."""
         return Augmentation()
 
 
@@ -44,14 +44,14 @@ class FewShotImages(FewShot):
     """The fields that all families of images (C, H, W) share."""
 
     flip: bool = False
-    """Augmentation, of training tasks alone: half of the images are mirrored, left to right."""
+    """Augmentation, in training tasks only: mirror half of the images, left to right."""
     shift: int = 0
-    """Augmentation: images are moved by up to so many pixels in each direction; what comes in is black."""
+    """Augmentation: shift images by up to this number of pixels in each direction; new pixels are black."""
     jitter: float = 0.0
-    """Augmentation: brightness, contrast and saturation of each image change by up to this share, such as 0.4."""
+    """Augmentation: change brightness, contrast and saturation of each image by up to this fraction, such as 0.4."""
     normalize: bool = False
-    """The model begins with a fixed layer that takes out each channel's mean and standard deviation over the training
-    classes. It goes with the model, also into a warm start: whatever is adapted or tested takes images in [0, 1]."""
+    """Start the model with a fixed layer that standardises each channel by its mean and standard deviation over the
+    training classes. The layer stays with the model, also in a warm start: inputs are always images in [0, 1]."""
 
     @property
     def augmentation(self) -> Augmentation:
@@ -60,17 +60,17 @@ class FewShotImages(FewShot):
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes as consecutive samples: class c is `count[c]` of them from `first[c]` on; images turned by `turns[c]` · 90°."""
+    """Classes as ranges of samples: class c has `count[c]` from `first[c]` on, images rotated by 90° · `turns[c]`."""
 
     first: np.ndarray
     count: np.ndarray
     turns: np.ndarray
     lacking: str | None = None
-    """Why they are not whole: a message for whoever wants to draw from them."""
+    """The error message for drawing from them, if classes are missing."""
 
     @classmethod
     def of(cls, first: np.ndarray, count: np.ndarray, rotations: bool = False, lacking: str | None = None) -> Classes:
-        """`rotations`: each class also turned by 90°, 180° and 270°, as three classes more."""
+        """`rotations`: add each class rotated by 90°, 180° and 270° as three further classes."""
         turns = np.arange(4 if rotations else 1)
         return cls(np.repeat(first, len(turns)), np.repeat(count, len(turns)), np.tile(turns, len(first)), lacking)
 
@@ -96,9 +96,9 @@ class FewShotSampler:
     ) -> None:
         """`images`: samples (n, *sample shape), in memory or memory-mapped. Raises ValueError for fields out of range.
 
-        `digest` tells the images from others; `at_random`: the splits are but random shares of the classes; `order`: the
-        samples' numbers, class after class, where they do not lie so; `source`: what messages begin with. Whether a
-        split has enough classes and samples is asked when it is first drawn from: nobody needs all of them.
+        `digest` identifies the images; `at_random`: whether the classes were split at random; `order`: the samples'
+        indices sorted by class, if they are not stored so; `source`: prefix of error messages. Whether a split has
+        enough classes and samples is checked when it is first drawn from, because not every job needs all splits.
         """
         self.images, self.splits, self.family = images, splits, family
         self.digest, self.at_random = digest, at_random
@@ -118,7 +118,7 @@ class FewShotSampler:
             raise ValueError(f"task.rotations needs square images, not {self.sample_shape[1:]}")
 
     def check(self, split: Split, queries: int | None = None) -> None:
-        """Raise ValueError where a split has too few classes or samples for a task."""
+        """Raise ValueError if a split has too few classes or samples for a task."""
         family, classes = self.family, self.splits.get(split)
         if classes is not None and classes.lacking is not None:
             raise ValueError(classes.lacking)
@@ -133,7 +133,7 @@ class FewShotSampler:
             )
 
     def pooled(self) -> FewShotSampler:
-        """All classes of the data as each of the splits."""
+        """The same sampler, with all classes of the data in each split."""
         parts = self.splits.values()
         first, count, turns = (
             np.concatenate(each) for each in zip(*((p.first, p.count, p.turns) for p in parts), strict=True)
@@ -144,7 +144,7 @@ class FewShotSampler:
         )
 
     def share(self, worker: int, workers: int) -> FewShotSampler:
-        """The tasks of a part of the training classes: of `workers` parts of consecutive ones, as equal as can be."""
+        """A sampler with one worker's share of the training classes: consecutive ones, of equal number ± 1."""
         train = self.splits["train"]
         places = np.array_split(np.arange(len(train)), workers)[worker]
         own = Classes(train.first[places], train.count[places], train.turns[places], train.lacking)
@@ -153,16 +153,16 @@ class FewShotSampler:
         return FewShotSampler(self.images, splits, self.family, self.digest, self.at_random, self.order, source)
 
     def statistics(self) -> dict[str, np.ndarray]:
-        """`mean` and `std` (C,) of each channel over all pixels of the training classes, which are in [0, 1]."""
+        """`mean` and `std` (C,) of each channel over all pixels of the training classes, scaled to [0, 1]."""
         self.check("train")
         train = self.splits["train"]
-        places = dict(zip(train.first.tolist(), train.count.tolist(), strict=True))  # each once, however it is turned
+        places = dict(zip(train.first.tolist(), train.count.tolist(), strict=True))  # without rotated copies
         sums = np.zeros((2, self.sample_shape[0]), np.int64)
         for first, count in places.items():
             numbers = self.images[first : first + count].astype(np.int32)
             sums += [(numbers**power).sum((0, 2, 3), dtype=np.int64) for power in (1, 2)]
         pixels = sum(places.values()) * math.prod(self.sample_shape[1:])
-        total, squares = sums.astype(object)  # whole numbers of any size, so that one shade has a variance of exactly 0
+        total, squares = sums.astype(object)  # Python integers: a constant channel has variance 0 exactly
         mean, variance = (each.astype(float) for each in (total / pixels, (pixels * squares - total**2) / pixels**2))
         return {"mean": mean / 255, "std": np.where(variance > 0, np.sqrt(variance) / 255, 1.0)}
 
@@ -171,7 +171,7 @@ class FewShotSampler:
     ) -> TaskBatch:
         """Samples (B, ways · shots, *sample shape) and class numbers (B, ways · shots) int64; likewise the queries.
 
-        Raises ValueError where the split has too few of them.
+        Raises ValueError if the split has too few classes or samples.
         """
         shots = self.family.shots
         each = shots + (queries or self.family.queries)
@@ -182,7 +182,7 @@ class FewShotSampler:
         chosen = distinct(rng, np.full(tasks, len(classes)), self.family.ways)
         places = distinct(rng, classes.count[chosen], each)
         chances = None
-        if self.augmentation and split == "train":  # drawn last, so that the tasks are those without it
+        if self.augmentation and split == "train":  # drawn last, so that it does not change the tasks
             chances = rng.random((*places.shape, CHANCES))[part]
         chosen, places = chosen[part], places[part]
         numbers = classes.first[chosen][..., None] + places
@@ -198,23 +198,23 @@ class FewShotSampler:
 
 
 def _samples(images: np.ndarray, labels: np.ndarray, places: slice) -> Samples:
-    """Some samples of every class (B, ways, each, *sample shape), as one set for each task."""
+    """Take some samples of every class (B, ways, each, *sample shape) as one set per task."""
     x, y = images[:, :, places], labels[:, :, places]
     tasks, ways, each = y.shape
     return Samples(x.reshape(tasks, ways * each, *x.shape[3:]), y.reshape(tasks, ways * each))
 
 
 MANY = 1 << 13
-"""Numbers to choose from, beyond which it is too slow to give each a random key."""
+"""Largest population for which `distinct` draws a random key for each number; beyond it, this is too slow."""
 
 
 def distinct(rng: np.random.Generator, population: np.ndarray, number: int) -> np.ndarray:
-    """`number` different whole numbers below each of `population` (...), in random order: (..., number) int64."""
+    """Draw `number` distinct integers below each of `population` (...), in random order: (..., number) int64."""
     if population.max() > MANY:
         chosen = np.empty((*population.shape, number), np.int64)
         for i in range(
             number
-        ):  # Floyd's way: every set is as probable as any other, and the work is the number's alone
+        ):  # Floyd's algorithm: all sets have the same probability, and the cost depends on `number` only
             greatest = population - number + i
             drawn = rng.integers(greatest + 1)
             is_there = (chosen[..., :i] == drawn[..., None]).any(-1)

@@ -1,4 +1,4 @@
-"""Which files in a folder are images, and how an image file looks to the eye."""
+"""Find the image files in a folder, and read them as they are displayed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 HIDDEN = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
-"""What systems leave in folders, besides names that begin with a dot (a Mac's companion files among them)."""
+"""System files and folders to skip, besides names that begin with a dot (such as macOS's companion files)."""
 
 
 @dataclass
 class LeftOut:
-    """How many files and folders were not taken, by the reason why."""
+    """Numbers of files and folders that were skipped, by reason."""
 
     files: Counter[str] = field(default_factory=Counter)
     folders: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        """Like: 12 files: .txt (10), .npy (2); 1 folder: hidden (1)."""
+        """For example: 12 files: .txt (10), .npy (2); 1 folder: hidden (1)."""
         counts = (("file", +self.files), ("folder", +self.folders))  # +: without those that are 0
         return "; ".join(
             f"{count.total()} {kind}{'s' * (count.total() > 1)}: "
@@ -38,7 +38,7 @@ class LeftOut:
 
 
 def contents(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
-    """The folders and the image files in a folder, by name. Raises ValueError for a link that leads nowhere."""
+    """The folders and the image files in a folder, sorted by name. Raises ValueError for a broken link."""
     folders, images = [], []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -48,7 +48,7 @@ def contents(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
             elif entry.is_dir():
                 folders.append(path)
             elif entry.is_symlink() and not path.exists():
-                raise ValueError(f"{path} is a link to nothing: {path.readlink()} is not there")
+                raise ValueError(f"{path} is a broken link: {path.readlink()} does not exist")
             elif entry.is_file() and path.suffix.lower() in SUFFIXES:
                 images.append(path)
             else:
@@ -57,12 +57,12 @@ def contents(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image file as (C, H, W) uint8, resized if need be; one channel means grey.
+    """Read an image file as (C, H, W) uint8, resized if necessary; one channel means grey.
 
-    It is read as the eye sees it, by the same rule for every file: turned upright as its EXIF data says, transparent
-    parts on white, 16-bit grey with 65535 as white, palettes and other colour spaces as RGB. Raises ValueError, naming
-    the file, for what is broken and for what no rule can show: numbers without a white (32-bit, floating point),
-    several images in one file, a drawing that vanishes on white.
+    It is read as it is displayed, by the same rules for every file: rotated by its EXIF orientation, transparent parts
+    on white, 16-bit grey with 65535 as white, palettes and other colour spaces as RGB. Raises ValueError, naming the
+    file, if it is corrupt or the rules do not apply: pixel types without a defined white (32-bit, floating point),
+    several images in one file, a transparent drawing that is invisible on white.
     """
     from PIL import Image, ImageOps
 
@@ -71,11 +71,11 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         with Image.open(path, formats=FORMATS) as image:
             if (
                 getattr(image, "is_animated", False) and image.format != "MPO"
-            ):  # MPO: a camera's photograph and its aids
-                raise ValueError("it is a sequence of images; save the one that is meant as a file of its own")
+            ):  # MPO: a camera's photograph with auxiliary images
+                raise ValueError("it is a sequence of images; save the one to use as a separate file")
             ImageOps.exif_transpose(image, in_place=True)
             seen = _on_white(_in_8_bits(image)).convert("RGB")
-    except Exception as error:  # each format has its own ways to fail on broken bytes
+    except Exception as error:  # a corrupt file can raise anything, by its format
         raise ValueError(f"{path} is not a readable image: {error}") from error
     if channels == 1:
         seen = seen.convert("L")
@@ -85,14 +85,14 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _in_8_bits(image: Image) -> Image:
-    """A grey image of up to 16 bits in 8, others as they are. White is the greatest number that the type holds."""
+    """Convert a grey image of up to 16 bits to 8 bits, with the type's greatest number as white; keep other images."""
     from PIL import Image
 
     # Pillow gives the 16 bits of a PNG or PGM as mode I in some versions; in other formats I is 32 bits or signed.
     if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))):
         if image.mode in ("I", "F"):
             kind = "whole" if image.mode == "I" else "floating-point"
-            raise ValueError(f"nobody can tell what is white in its {kind} numbers; save it with 8 or 16 bits")
+            raise ValueError(f"it is not defined what is white in its {kind} numbers; save it with 8 or 16 bits")
         return image
     tags = getattr(image, "tag_v2", {})  # of a TIFF file
     white = 2 ** tags.get(258, (16,))[0] - 1
@@ -105,7 +105,7 @@ def _in_8_bits(image: Image) -> Image:
 
 
 def _on_white(image: Image) -> Image:
-    """An image whose transparent parts show white paper."""
+    """Put an image with transparent parts on a white background."""
     from PIL import Image
 
     if not image.has_transparency_data:
@@ -113,11 +113,11 @@ def _on_white(image: Image) -> Image:
     drawn = image.convert("RGBA")
     seen = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
     if _is_plain(seen) and not _is_plain(drawn):
-        raise ValueError("it is transparent, and nothing is left of it on white; save it without transparency")
+        raise ValueError("it is transparent, and is not visible on white; save it without transparency")
     return seen
 
 
 def _is_plain(image: Image) -> bool:
-    """Is it of one colour?"""
+    """Whether all pixels have one colour."""
     pixels = np.asarray(image)
     return bool((pixels == pixels[0, 0]).all())

@@ -1,4 +1,4 @@
-"""Any images in folders: one folder a class, or Ravi & Larochelle's CSV lists over one folder (mini-ImageNet)."""
+"""Image folders: one folder per class, or one folder with Ravi & Larochelle's CSV lists (mini-ImageNet)."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from hpc_dmaml.tasks.image_files import LeftOut, contents
 
 @dataclass(frozen=True)
 class ImageFolder(FewShotImages):
-    """Images of your own: one folder a class. Decoded once into a memory-mapped cache."""
+    """Images of your own: one folder per class. Decoded once into a memory-mapped cache."""
 
     root: str = "data/images"
-    """Folder with one folder a class, or with folders train, val and test of such folders; or with all images, if
-    `split` is a folder of CSV lists that name them. Here and in `split`, ~ and $VARIABLES are replaced."""
+    """Folder with one folder per class, or with folders train, val and test of such folders; or with all images, if
+    `split` is a folder of CSV lists. Here and in `split`, ~ and $VARIABLES are replaced."""
     split: str | None = None
-    """Which classes train, validate and test: cifar_fs or fc100, the published splits of CIFAR-100, which these names always
-    mean (./fc100 is a file of yours); a JSON file {"train": [names], "validation": …, "test": …}; a CSV file with the columns
-    class,split; or a folder with train.csv, val.csv and test.csv of columns filename,label, of files in `root` or in
-    its folder of that label. Default: by the folders train, val and test in `root`, or else at random, by `split_seed` and
+    """The split of the classes: cifar_fs or fc100, the published splits of CIFAR-100 (always these; ./fc100 is your own
+    file); a JSON file {"train": [names], "validation": …, "test": …}; a CSV file with the columns class,split; or a
+    folder with train.csv, val.csv and test.csv with the columns filename,label, for files in `root` or in its folder
+    of that label. Default: by the folders train, val and test in `root`, or else at random, by `split_seed` and
     `fractions`."""
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2)
-    """Shares of the classes that train, validate and test, for a random split."""
+    """Fractions of the classes for training, validation and test, for a random split."""
     split_seed: int = 0
-    """Which random split."""
+    """Seed of the random split."""
     size: tuple[int, int] = (84, 84)
-    """Height and width of the images that the model sees, in pixels."""
+    """Height and width that images are resized to, in pixels."""
     channels: int = 3
     """3 for colour, 1 for grey."""
     rotations: bool = False
-    """Each class turned by 90°, 180° and 270° is a class of its own."""
+    """Add each class rotated by 90°, 180° and 270° as further classes."""
 
     def prepare(self) -> str:
         if self.channels not in (1, 3) or min(self.size) < 1:
             raise ValueError(f"task.channels must be 1 or 3, task.size positive, not {self.channels}, {self.size}")
         classes, root = self._classes(), self._path("root")
-        self._split([name for name, _ in classes])  # before the work of decoding: does it fit?
+        self._split([name for name, _ in classes])  # checks the split before images are decoded
         listing = image_cache.folder_listing(root, (file for _, files in classes for file in files))
         mark = image_cache.fingerprint(self._shape, [(n, len(files)) for n, files in classes], listing)
         return image_cache.build(self._cache, mark, classes, self._shape, self.root)
@@ -87,7 +87,7 @@ class ImageFolder(FewShotImages):
         return self.split is not None and self._path("split").is_dir()
 
     def _classes(self) -> list[tuple[str, list[Path]]]:
-        """Every class that is there, with its image files."""
+        """Every class in `root`, with its image files."""
         root = self._path("root")
         if not root.is_dir():
             raise ValueError(f"task.root: there is no folder {root}")
@@ -99,13 +99,13 @@ class ImageFolder(FewShotImages):
             print(f"{root}: left out {left_out}", file=sys.stderr, flush=True)
         if not classes:
             raise ValueError(
-                f"task.root: {root} holds no folder with images; it must hold one folder a class, or folders train, "
-                "val and test with one folder a class each"
+                f"task.root: {root} holds no folder with images; it must hold one folder per class, or folders "
+                "train, val and test with one folder per class each"
             )
         return sorted(classes.items())
 
     def _listed_classes(self, root: Path) -> Iterator[tuple[str, list[Path]]]:
-        """The classes in lists, but those of which no image is there: maybe nobody needs them."""
+        """Yield the listed classes, without those that have no image in `root`, which the job may not need."""
         for split, classes in read_lists(self._path("split")).items():
             for label, names in classes.items():
                 files = [file for name in names if (file := _find(root, label, name))]
@@ -115,7 +115,7 @@ class ImageFolder(FewShotImages):
                     raise ValueError(self._absence(split, label))
 
     def _split(self, names: list[str]) -> dict[Split, list[str]]:
-        """The classes of each split, also such as are not among `names`. Raises ValueError where none of them is."""
+        """The classes of each split, which may include others than `names`. Raises ValueError if none is in `names`."""
         if self.split is None and _is_nested(names):
             return _split_by_folder(self._path("root"), names)
         if self.split is None:
@@ -133,7 +133,7 @@ class ImageFolder(FewShotImages):
         return split
 
     def _absence(self, split: Split, name: str) -> str:
-        """What to say of a class that a split names and that is not there."""
+        """The error message for a class that is in a split but not in `root`."""
         root, path = self._path("root"), self._path("split")
         if not self._by_lists:
             return f"task.split: {path} puts {name!r} into {split}, but {root} has no such class"
@@ -142,12 +142,12 @@ class ImageFolder(FewShotImages):
 
 
 def _find(root: Path, label: str, name: str) -> Path | None:
-    """The file of that name in `root`, or in its folder of that class."""
+    """The file of that name in `root`, or in its folder of that class, or None."""
     return next((path for path in (root / name, root / label / name) if path.is_file()), None)
 
 
 def _class_folders(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
-    """The images of each folder; where none has any, of the folders in train, val and test, named like train/cat."""
+    """The images of each folder; if none has any, of the folders in train, val and test, with names like train/cat."""
     folders, beside = contents(root, left_out)
     found = {folder.name: contents(folder, left_out) for folder in folders}
     if not any(images for _, images in found.values()):
@@ -161,18 +161,18 @@ def _class_folders(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
 
 
 def _is_nested(names: list[str]) -> bool:
-    """Are the classes those of folders train, val and test? Other folders have no / in their names."""
+    """Whether the classes are in folders train, val and test: only then do their names contain a /."""
     return "/" in names[0]
 
 
 def _split_by_folder(root: Path, names: list[str]) -> dict[Split, list[str]]:
-    """The classes of each split, as the folders that they lie in say."""
+    """The classes of each split, by the folders train, val and test that contain them."""
     folder_of: dict[Split, str] = {}
     split: dict[Split, list[str]] = {}
     for name in names:
         folder = name.partition("/")[0]
         part = split_named(folder)
-        assert part is not None  # no other folders are taken
+        assert part is not None  # other folders have been skipped
         if folder_of.setdefault(part, folder) != folder:
             raise ValueError(f"task.root: {root} has two folders for {part}: {folder_of[part]} and {folder}")
         split.setdefault(part, []).append(name)

@@ -1,6 +1,6 @@
-"""Robots of MuJoCo that run where, or as fast as, a task says: the benchmarks of Finn et al. (2017, section 5.3).
+"""MuJoCo robots whose task is a direction or a velocity: the benchmarks of Finn et al. (2017, section 5.3).
 
-The bodies, observations and starts are those of Gymnasium's v5 environments; the rewards are the papers'.
+Bodies, observations and initial states are those of Gymnasium's v5 environments; the rewards are the paper's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class _Robot:
-    """An environment of Gymnasium whose reward depends on the velocity that a task wants."""
+    """An environment of Gymnasium whose reward depends on the task's velocity or direction."""
 
     name: str
     costs: dict[str, float]
@@ -21,17 +21,17 @@ class _Robot:
         import gymnasium
         import mujoco
 
-        mujoco.set_mju_user_warning(_warn)  # in place of a file MUJOCO_LOG.TXT, and a line for each environment
+        mujoco.set_mju_user_warning(_warn)  # instead of a file MUJOCO_LOG.TXT and a line per environment
         self.env: Any = gymnasium.make(self.name, disable_env_checker=True, **{**self.costs, **arguments})
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
         self.task: Any = None
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """A task."""
+        """Draw a task."""
         raise NotImplementedError
 
     def progress(self, info: dict[str, Any]) -> float:
-        """What a step is rewarded for."""
+        """The reward of a step's velocity."""
         raise NotImplementedError
 
     def sample_tasks(self, number: int) -> list[Any]:
@@ -53,7 +53,7 @@ class _Robot:
 
 
 def _warn(text: str) -> None:
-    if "deprecated" not in text:  # about Gymnasium's description of the body
+    if "deprecated" not in text:  # a warning about Gymnasium's own model files
         warnings.warn(f"MuJoCo: {text}", stacklevel=2)
 
 
@@ -62,7 +62,7 @@ class _HalfCheetah(_Robot):
 
 
 class HalfCheetahDirection(_HalfCheetah):
-    """Tasks are 1, to run forwards, and −1, backwards; rewarded is the velocity that way."""
+    """Tasks are 1 (run forwards) and −1 (backwards); the reward is the velocity in that direction."""
 
     def draw(self, rng: np.random.Generator) -> float:
         return float(rng.choice([-1.0, 1.0]))
@@ -72,7 +72,7 @@ class HalfCheetahDirection(_HalfCheetah):
 
 
 class HalfCheetahVelocity(_HalfCheetah):
-    """Tasks are velocities v from U[0, 2]; rewarded is −|velocity − v|."""
+    """Tasks are velocities v from U[0, 2]; the reward is −|velocity − v|."""
 
     def draw(self, rng: np.random.Generator) -> float:
         return float(rng.uniform(0, 2))
@@ -82,7 +82,7 @@ class HalfCheetahVelocity(_HalfCheetah):
 
 
 class AntDirection(_Robot):
-    """Tasks are angles, from all around, or with `two` forwards and backwards alone; rewarded is the velocity that way."""
+    """Tasks are angles from U[0, 2π], or with `two` only 0 and π; the reward is the velocity in that direction."""
 
     name, costs = "Ant-v5", {"ctrl_cost_weight": 0.005, "contact_cost_weight": 0.0005, "healthy_reward": 0.05}
 

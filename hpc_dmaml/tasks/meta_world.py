@@ -1,7 +1,7 @@
-"""Meta-World: a robot's arm that learns to handle things (Yu et al., 2019), in its benchmarks for meta-learning.
+"""Meta-World's meta-learning benchmarks of manipulation with a robot arm (Yu et al., 2019).
 
-A task is one of 50 goals in an environment. ML1: one environment, other goals for the test. ML10 and ML45: so many
-environments, and five others for the test. The goal is not seen, and success is what counts.
+A task is one of 50 goals in an environment. ML1: one environment, with other goals for test. ML10 and ML45: 10 and 45
+environments, and five others for test. The goal is not observed, and the metric is success.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from hpc_dmaml.tasks.environments import EnvironmentFamily
 from hpc_dmaml.tasks.family import Split
 
 EPISODES = 500
-"""Steps of a trajectory at most, of all of Meta-World's environments."""
+"""Maximum number of steps of a trajectory in any of Meta-World's environments."""
 GROUP, COUNTED = 20, 3
-"""What Meta-World's own evaluation looks at: so many tasks at once, and so many episodes of each environment's."""
+"""Meta-World's own evaluation runs GROUP tasks at once, and counts COUNTED episodes of each environment."""
 
 
 class Goal(NamedTuple):
-    """A task."""
+    """A task: a goal in an environment."""
 
     environment: str
     number: int
-    """Of the goal, from 0, among those of its environment and split."""
+    """Index of the goal, from 0, among those of its environment and split."""
     task: Any
-    """As Meta-World has it."""
+    """Meta-World's own task object."""
 
     def __str__(self) -> str:
         return f"{self.environment}, goal {self.number}"
@@ -41,24 +41,24 @@ class Goal(NamedTuple):
 
 @dataclass(frozen=True)
 class MetaWorld(EnvironmentFamily):
-    """Meta-World's ML1, ML10 or ML45, judged by success: the share of trajectories in which it is reached at any step.
+    """Meta-World's ML1, ML10 or ML45; the metric is the share of trajectories with a success at any step.
 
-    Each batch of tasks has as many of each environment as can be. Validation is on the training environments, with goals
-    of a draw of its own.
+    Each batch of tasks has the same number of each environment, or one more. Validation uses the training environments,
+    with separately drawn goals.
     """
 
     benchmark: Literal["ML1", "ML10", "ML45"] = "ML1"
-    """Which environments there are."""
+    """The benchmark, which determines the environments."""
     environment: str = "reach-v3"
-    """Which it is, with ML1."""
+    """The environment of ML1."""
     reward: Literal["v1", "v2"] = "v2"
-    """Version of the reward: returns, and what is learned from them, are not comparable between the two."""
+    """Version of the reward; returns, and policies learned from them, are not comparable between the two."""
     goals: int = 0
-    """Seed of the draw of the goals."""
+    """Seed for drawing the goals."""
     trajectories: int = 10
-    """Trajectories that a task adapts on in each inner step, and as many that it is judged on."""
+    """Number of trajectories that a task adapts on in each inner step, and of those in its query set."""
     horizon: int = EPISODES
-    """Steps of a trajectory at most."""
+    """Maximum number of steps of a trajectory."""
 
     def check(self) -> None:
         super().check()
@@ -79,7 +79,7 @@ class MetaWorld(EnvironmentFamily):
 
     @cached_property
     def shelf(self) -> dict[str, list[Any]]:
-        """Environments by name that no `Arm` is using: to make one takes a third of a second."""
+        """Unused environments by name, kept for the next `Arm`, because making one takes a third of a second."""
         return defaultdict(list)
 
     def account(self, tasks: Sequence[Any], reached: Sequence[np.ndarray]) -> list[str]:
@@ -95,7 +95,7 @@ class MetaWorld(EnvironmentFamily):
 
 
 class Arm:
-    """One of a benchmark's environments after another, as the tasks want them."""
+    """An environment that changes to the one of each task."""
 
     tells_success = True
 
@@ -109,7 +109,7 @@ class Arm:
         self.observation_space, self.action_space = self._inner.observation_space, self._inner.action_space
 
     def sample_tasks(self, number: int, split: Split) -> list[Goal]:
-        """Each environment as often as the others, or once more."""
+        """Draw tasks, of each environment equally many, or one more."""
         found = goals(self.family.benchmark, self.family.environment, self.family.goals, split)
         rng, which = self.np_random, sorted(found)
         order = [which[i] for _ in range(-(-number // len(which))) for i in rng.permutation(len(which))][:number]
@@ -143,10 +143,10 @@ class Arm:
 
 @lru_cache(maxsize=3)
 def goals(benchmark: str, environment: str, seed: int, split: Split) -> dict[str, list[Goal]]:
-    """The tasks of a split, by environment. To make them takes 2, 13 or 45 seconds."""
+    """The tasks of a split, by environment. Making them takes 2, 13 or 45 seconds (ML1, ML10, ML45)."""
     package = _package()
-    # Meta-World has no goals for validation: they are those that it would train on after another draw, which is not the
-    # draw of ML1's test (the seed after).
+    # Meta-World has no goals for validation: these are its training goals for another seed, two further, because ML1's
+    # test goals use the next one.
     seed += 2 if split == "validation" else 0
     made = package.ML1(environment, seed=seed) if benchmark == "ML1" else getattr(package, benchmark)(seed=seed)
     found: dict[str, list[Goal]] = defaultdict(list)
@@ -157,12 +157,12 @@ def goals(benchmark: str, environment: str, seed: int, split: Split) -> dict[str
 
 
 def official_count(environments: Sequence[str], reached: Sequence[np.ndarray], horizon: int) -> float:
-    """The share of successes as `metaworld.evaluation` counts it, from 0 to 1.
+    """The success rate as `metaworld.evaluation` counts it, from 0 to 1.
 
-    20 tasks play at once; an episode ends with its first success, and the next begins. Of each environment the first 3
-    episodes that end count, whichever tasks they are of: so those that succeed come before those that do not.
+    20 tasks run at once; an episode ends with its first success, and the next begins. Of each environment, the first 3
+    episodes to end count, of whichever tasks: so successful episodes come before those that fail.
 
-    `reached`: for each task the steps (N,) of the first success of its trajectories, or `horizon` where there is none.
+    `reached`: for each task, the steps (N,) of its trajectories' first success, or `horizon` if there is none.
     """
     shares = []
     for start in range(0, len(environments), GROUP):
@@ -175,7 +175,7 @@ def official_count(environments: Sequence[str], reached: Sequence[np.ndarray], h
 
 
 def _package() -> Any:
-    """Meta-World, on the MuJoCo that it wants. Raises ValueError."""
+    """Import Meta-World. Raises ValueError if it, or the version of MuJoCo that it requires, is not installed."""
     install = 'pip install "hpc_dmaml[metaworld]"'
     try:
         wanted = next(r for r in metadata.requires("metaworld") or [] if r.startswith("mujoco"))
@@ -184,10 +184,10 @@ def _package() -> Any:
         raise ValueError(f"task: Meta-World is not installed: {install}") from error
     if pinned and here != pinned:
         raise ValueError(
-            f"task: Meta-World wants MuJoCo {pinned}, but {here} is installed: make a fresh environment, and in it {install}"
+            f"task: Meta-World requires MuJoCo {pinned}, but {here} is installed: in a new environment, {install}"
         )
     try:
         import metaworld
-    except Exception as error:  # such as a MuJoCo that another has been installed over
+    except Exception as error:  # such as a broken installation of MuJoCo
         raise TaskFailure(f"task: Meta-World cannot be imported: {described(error)}. {install}") from error
     return metaworld

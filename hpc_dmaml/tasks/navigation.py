@@ -1,4 +1,4 @@
-"""Navigation in the plane: a point is to find a goal, as a rule unseen, from what it is rewarded for."""
+"""Navigation in the plane: a point has to find a goal, which it usually does not observe, from its rewards."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 PICTURED_TRAJECTORIES = 5
-"""Trajectories of a task that a file keeps."""
+"""Number of trajectories of a task that a result file stores."""
 
 
 @dataclass(frozen=True)
 class Plane(TrajectoryFamily):
-    """Base of the families: where a point starts, what it sees, and where a step leads."""
+    """Base class of the families: a subclass defines starts and goals, observations, and the effect of an action."""
 
     outputs: ClassVar[int] = 4
 
@@ -40,22 +40,22 @@ class Plane(TrajectoryFamily):
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None
     ) -> Points:
-        """Starts and goals, and for each task a key of its own for what its trajectories are drawn with."""
+        """Draw starts and goals, and for each task a key that seeds its trajectories."""
         starts, goals = self.places(rng, tasks)
         keys = rng.integers(2**63, size=tasks)
         return Points(keys[part], starts[part], goals[part], self)
 
     @abstractmethod
     def places(self, rng: np.random.Generator, tasks: int) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and goals, each (tasks, 2). The three splits are the same distribution."""
+        """Draw starts and goals, each (tasks, 2). The three splits are the same distribution."""
 
     @abstractmethod
     def observe(self, position: Tensor, goal: Tensor) -> Tensor:
-        """What the policy sees, (B, N, *sample shape), at positions (B, N, 2)."""
+        """The observations (B, N, *sample shape) at positions (B, N, 2)."""
 
     @abstractmethod
     def move(self, position: Tensor, action: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a step leads (B, N, 2), its reward (B, N), and whether it is the last, (B, N) bool."""
+        """The positions after a step (B, N, 2), its reward (B, N), and whether it is the last, (B, N) bool."""
 
     @abstractmethod
     def straight(self, position: Tensor, goal: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ class Plane(TrajectoryFamily):
 
 @dataclass(frozen=True)
 class Points(TrajectoryBatch):
-    """B tasks, with all that they do in tensors."""
+    """B tasks, whose trajectories are computed in tensors."""
 
     starts: Any
-    """(B, 2)"""
+    """Start positions, (B, 2)."""
     goals: Any
-    """(B, 2)"""
+    """Goal positions, (B, 2)."""
     family: Plane
 
     @property
@@ -77,7 +77,7 @@ class Points(TrajectoryBatch):
         return self.family
 
     def pictured(self, kept: Mapping[int, list[np.ndarray]]) -> dict[str, np.ndarray]:
-        """What a file keeps of these tasks' `positions`: them (steps + 1, B, N, T, 2), and the goals (B, 2)."""
+        """What a result file stores: these tasks' positions (steps + 1, B, ≤ N, T, 2), and their goals (B, 2)."""
         walked = np.stack([kept[key] for key in self.keys.tolist()], 1)
         return {
             "trajectories/position": walked[:, :, :PICTURED_TRAJECTORIES].astype(float),
@@ -89,7 +89,7 @@ class Points(TrajectoryBatch):
         return self.walk(QUERY, None).rewards.sum(-1).mean(-1)
 
     def walk(self, step: int, act: Act | None) -> Trajectories:
-        """By the policy, or straight to the goal: all tasks and trajectories side by side, one step after another."""
+        """Sample all trajectories in parallel, by the policy, or straight to the goal if `act` is None."""
         import torch
 
         family = self.family
@@ -112,7 +112,7 @@ class Points(TrajectoryBatch):
         return Trajectories(states, actions, rewards, was_made, positions=positions)
 
     def _noise(self, step: int) -> Tensor:
-        """(B, N, T, 2), normal; each task's from a generator of its own."""
+        """Normal noise (B, N, T, 2), from a separate generator for each task."""
         import torch
 
         shape = (self.family.trajectories, self.family.horizon, 2)
@@ -123,17 +123,17 @@ class Points(TrajectoryBatch):
 class Navigation(Plane):
     """Goals in a square around the start; the reward of a step is −‖position − goal‖ (Finn et al., 2017, section 5.3).
 
-    The paper says the squared distance; both public codes, and the returns that were published, have the distance.
+    The paper states the squared distance; both public codes, and the published returns, use the distance.
     """
 
     extent: float = 0.5
-    """Goals lie in [-extent, extent]²."""
+    """Goals are in [-extent, extent]²."""
 
     sample_shape: ClassVar[tuple[int, ...]] = (2,)
     step: ClassVar[float] = 0.1
-    """The longest step in each direction; a policy's output of 1 is this long, as in both public codes."""
+    """The longest step in each coordinate; an action of 1 is this long, as in both public codes."""
     arrived: ClassVar[float] = 0.01
-    """A trajectory ends when the goal is nearer than this in each direction."""
+    """A trajectory ends when the goal is nearer than this in each coordinate."""
 
     def load(self) -> Navigation:
         require(0 < self.extent < np.inf, "task.extent", self.extent, "positive")
@@ -161,12 +161,12 @@ SIDE, DIAGONAL = 255.0, 360.62
 class Court(Plane):
     """The thesis author's court of 255 × 255 (Soulier, 2020, figure 3.7): an action is a direction and a length.
 
-    A step costs its distance to the goal / 10 + 1; the one that arrives brings 1,000 and is the last.
+    The reward of a step is −(distance to the goal / 10 + 1); the step that arrives gets 1,000 and is the last.
     """
 
     difficulty: Literal["very_easy", "easy", "hard", "very_hard"] = "hard"
-    """very_easy: start and goal fixed; easy: any start, the goal in the middle; hard: both anywhere; very_hard: the same,
-    and the distance alone is seen."""
+    """very_easy: start and goal fixed; easy: any start, goal in the middle; hard: both anywhere; very_hard: the same,
+    and only the distance is observed."""
 
     longest: ClassVar[float] = 10.0
     arrived: ClassVar[float] = 5.0

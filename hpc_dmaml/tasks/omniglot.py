@@ -17,23 +17,23 @@ from hpc_dmaml.tasks.image_files import LeftOut, contents, read_image
 
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
-"""Of each character."""
+"""Number of drawings of each character."""
 SHAPE = (1, 28, 28)
 
 
 @dataclass(frozen=True)
 class Omniglot(FewShotImages):
-    """Handwritten characters, 28 × 28, white on black; downloaded into `root` on first use, or found there."""
+    """Handwritten characters, 28 × 28, white on black; downloaded into `root` on first use, unless they are there."""
 
     root: str = "data/omniglot"
-    """Folder of the data: holds images_background/ and images_evaluation/, or gets them by download."""
+    """Folder of the data, with images_background/ and images_evaluation/, which are downloaded if missing."""
     split: Literal["random", "lake"] = "random"
-    """random: 1,100 / 100 / 423 characters, as Finn; lake: train on 25 of the background alphabets, validate on the
-    other 5, test on the evaluation alphabets."""
+    """random: 1,100 / 100 / 423 characters, as Finn et al.; lake: train on 25 of the background alphabets, validate on
+    the other 5, test on the evaluation alphabets."""
     split_seed: int = 0
-    """Which random split; runs with different seeds share it."""
+    """Seed of the split, separate from the job's seed."""
     rotations: bool = True
-    """Each character turned by 90°, 180° and 270° is a class of its own."""
+    """Add each character rotated by 90°, 180° and 270° as further classes."""
 
     def prepare(self) -> str:
         folder = self._path("root")
@@ -56,7 +56,7 @@ class Omniglot(FewShotImages):
         return FewShotSampler(images, splits, self, digest)
 
     def _characters(self, names: list[str]) -> dict[Split, np.ndarray]:
-        """The numbers of each split's characters."""
+        """The indices of each split's characters."""
         rng = generator(self.split_seed, Purpose.CLASS_SPLIT)
         if self.split == "random":
             train, validation, test = np.split(rng.permutation(len(names)), (1100, 1200))
@@ -72,7 +72,7 @@ class Omniglot(FewShotImages):
         return {split: np.flatnonzero(mask) for split, mask in masks.items()}
 
     def _data(self) -> Path | None:
-        """The folder that holds both subsets, unpacked."""
+        """The folder that contains both subsets, unpacked, or None."""
         root = self._path("root")
         for folder in (root, root / "omniglot-py"):
             if all((folder / subset).is_dir() for subset in CHARACTERS):
@@ -84,7 +84,7 @@ class Omniglot(FewShotImages):
 
 
 def _drawings(data: Path) -> list[tuple[str, list[Path]]]:
-    """Every character with its drawings. Raises ValueError unless they are the whole of Omniglot."""
+    """Every character with its drawings. Raises ValueError unless Omniglot is complete."""
     classes, unseen = [], LeftOut()
     for subset, whole in CHARACTERS.items():
         alphabets, _ = contents(data / subset, unseen)
@@ -118,5 +118,5 @@ def _download(root: Path) -> None:
         with locked(root / "download"):
             for background in (True, False):
                 Download(str(root), background=background, download=True)
-    except Exception as error:  # whatever the network, the archive or the disk did, the advice is the same
+    except Exception as error:  # of network, archive or disk: the advice is the same
         raise ValueError(f"task.root: no Omniglot in {root}, and downloading it failed: {error}. {advice}") from error

@@ -1,6 +1,6 @@
-"""Trajectories of a policy as samples of a task: returns, advantages, and what a policy-gradient loss wants of them.
+"""Trajectories of a policy as samples of a task: returns, advantages, and targets for a policy-gradient loss.
 
-B tasks of N trajectories of at most T steps. `made` is 1 for steps that were made, and 0 behind the end of a trajectory.
+B tasks of N trajectories of at most T steps. `made` is 1 for steps that were made, and 0 after the end of a trajectory.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from hpc_dmaml.communicator import Communicator
 
 RIDGE = 1e-5
-"""Of the baseline's least squares."""
+"""Ridge coefficient of the baseline's least squares, against singular features."""
 QUERY = 1 << 20
-"""Where an inner step's number would stand in a key: the trajectories that a task is judged on."""
+"""The number that stands for the query set in place of an inner step's; larger than any inner step's."""
 
 
 class Trajectories(NamedTuple):
     states: Tensor
-    """(B, N, T, S), what the policy saw before each step."""
+    """Observations before each step, (B, N, T, S)."""
     actions: Tensor
-    """(B, N, T, A), what it did."""
+    """Actions, (B, N, T, A)."""
     rewards: Tensor
-    """(B, N, T), 0 for steps that were not made."""
+    """Rewards, (B, N, T); 0 for steps that were not made."""
     made: Tensor
-    """(B, N, T)"""
+    """1 for steps that were made, else 0, (B, N, T)."""
     success: Tensor | None = None
-    """(B, N, T), 1 for steps that the environment calls a success."""
+    """1 for steps that the environment calls a success, else 0, (B, N, T)."""
     positions: Tensor | None = None
-    """(B, N, T, D), where it was before each step; behind its end a trajectory is at rest."""
+    """Positions before each step, (B, N, T, D); constant after the end of a trajectory."""
 
 
 class Watch:
-    """Keeps something of the trajectories that tasks are judged on: by a task's key, for each step of adaptation."""
+    """Collects data of the tasks' query trajectories, by a task's key, for each step of adaptation."""
 
     def __init__(self, of: Callable[[Trajectories], Tensor]) -> None:
-        """`of`: what to keep of trajectories, with the tasks first."""
+        """`of`: computes the data to keep from trajectories, with the tasks as first dimension."""
         self.of, self.kept = of, dict[int, list[np.ndarray]]()
 
     def note(self, keys: Any, walked: Trajectories) -> None:
@@ -57,7 +57,7 @@ class Watch:
             self.kept.setdefault(key, []).append(each)
 
     def gathered(self, comm: Communicator, keys: Any) -> dict[int, list[np.ndarray]]:
-        """What the ranks have kept of these tasks, on every rank."""
+        """The data of these tasks from all ranks, on every rank."""
         wanted = set(keys.tolist())
         mine = {key: kept for key, kept in self.kept.items() if key in wanted}
         return {key: kept for part in comm.all_gather_objects(mine) for key, kept in part.items()}
@@ -65,21 +65,21 @@ class Watch:
 
 @dataclass(frozen=True)
 class TrajectoryFamily(TaskFamily):
-    """Base of the families whose samples are a policy's trajectories."""
+    """Base class of families whose samples are a policy's trajectories."""
 
     trajectories: int = 20
-    """Trajectories that a task adapts on in each inner step, and as many that it is judged on."""
+    """Number of trajectories that a task adapts on in each inner step, and of those in its query set."""
     horizon: int = 100
-    """Steps of a trajectory at most."""
+    """Maximum number of steps of a trajectory."""
     discount: float = 0.99
-    """γ of the advantages."""
+    """Discount factor γ."""
     smoothing: float = 1.0
-    """λ of their generalised estimation."""
+    """λ of generalised advantage estimation."""
     form: Literal["log_probability", "ratio"] = "log_probability"
-    """Surrogate loss: log_probability (MAML's), or ratio, of the same gradient and a Hessian of lower variance."""
+    """Surrogate loss: log_probability (MAML's), or ratio, with the same gradient and a Hessian of lower variance."""
 
     def check(self) -> None:
-        """Raise ValueError unless these fields are possible."""
+        """Raise ValueError if a field is out of range."""
         for name in ("trajectories", "horizon"):
             require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
         for name in ("discount", "smoothing"):
@@ -89,13 +89,13 @@ class TrajectoryFamily(TaskFamily):
 
 @dataclass(frozen=True)
 class TrajectoryBatch(Batch):
-    """B tasks. Trajectories are drawn anew for every inner step, keyed by task and step: whoever draws them, with other
-    tasks or without, gets the same."""
+    """B tasks. Every inner step samples new trajectories, with random numbers that depend on task and step only: they
+    are the same in any batch."""
 
     keys: Any
-    """(B,) int64, of what each task's trajectories are drawn with."""
+    """Keys that seed each task's trajectories, (B,) int64."""
     watch: Watch | None = field(default=None, kw_only=True)
-    """Who is told of the trajectories that the tasks are judged on."""
+    """Receives the tasks' query trajectories."""
 
     @property
     @abstractmethod
@@ -103,7 +103,7 @@ class TrajectoryBatch(Batch):
 
     @abstractmethod
     def walk(self, step: int, act: Act) -> Trajectories:
-        """All tasks' trajectories of an inner step, or of the query (`QUERY`)."""
+        """Sample all tasks' trajectories for an inner step, or for the query set (`QUERY`)."""
 
     def support(self, step: int, act: Act) -> Samples:
         with data_time():
@@ -121,13 +121,13 @@ class TrajectoryBatch(Batch):
         return replace(self, watch=watch)
 
     def generators(self, step: int) -> list[np.random.Generator]:
-        """One for each task."""
+        """One random generator for each task."""
         return [np.random.Generator(np.random.Philox(key=[int(key), step])) for key in self.keys]
 
 
 def samples(of: Trajectories, discount: float, smoothing: float) -> Samples:
-    """States and targets of all steps, (B, N·T, …), with advantages by GAE(γ, λ) (Schulman et al., 2016) on a linear
-    baseline, normalised over each task's steps."""
+    """Observations and targets of all steps, (B, N·T, …), with advantages by GAE(γ, λ) (Schulman et al., 2016) on a
+    linear baseline, normalised over each task's steps."""
     import torch
 
     advantage = advantages(of, discount, smoothing)
@@ -145,19 +145,19 @@ def firsts(success: Tensor) -> Tensor:
 
 
 def first_success(of: Trajectories) -> Tensor:
-    """The step of each trajectory's first success, (B, N), and T where there is none."""
+    """The step of each trajectory's first success, (B, N), or T if there is none."""
     assert of.success is not None
     return (of.success.cumsum(-1) == 0).sum(-1)
 
 
 def positions(of: Trajectories) -> Tensor:
-    """Where each trajectory was, (B, N, T, D); NaN behind its end."""
+    """The positions of each trajectory, (B, N, T, D); NaN after its end."""
     assert of.positions is not None
     return of.positions.masked_fill(of.made.unsqueeze(-1) == 0, float("nan"))
 
 
 def advantages(of: Trajectories, discount: float, smoothing: float) -> Tensor:
-    """Â_t = Σ_k (γλ)^k δ_{t+k}, with δ_t = r_t + γ V_{t+1} − V_t, (B, N, T)."""
+    """Advantages Â_t = Σ_k (γλ)^k δ_{t+k}, with δ_t = r_t + γ V_{t+1} − V_t, (B, N, T)."""
     import torch
 
     value = baseline(of, discount) * of.made
@@ -177,7 +177,7 @@ def backwards(numbers: Tensor, factor: float) -> Tensor:
 
 
 def baseline(of: Trajectories, discount: float) -> Tensor:
-    """V (B, N, T): each task's least squares of the returns to come on features of state and time (Duan et al., 2016)."""
+    """V (B, N, T): each task's least-squares fit of future returns to features of state, time (Duan et al., 2016)."""
     import torch
 
     tasks, trajectories, steps, _ = of.states.shape
@@ -193,7 +193,7 @@ def baseline(of: Trajectories, discount: float) -> Tensor:
 
 
 def normalised(advantage: Tensor, made: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over the steps of each task that were made."""
+    """Normalise to mean 0 and standard deviation 1 over the steps of each task that were made."""
     number = made.sum((1, 2), keepdim=True)
     away = (advantage - (advantage * made).sum((1, 2), keepdim=True) / number) * made
     return away / ((away.square().sum((1, 2), keepdim=True) / number).sqrt() + 1e-8)

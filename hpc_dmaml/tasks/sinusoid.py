@@ -1,4 +1,4 @@
-"""Sine regression: each task is y = A sin(x − φ), to be learned from a few points (Finn et al., 2017, section 5.1)."""
+"""Sine regression: each task is y = A sin(x − φ), given by a few points (Finn et al., 2017, section 5.1)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hpc_dmaml.losses import SquaredError
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 MOST_POINTS = 10**6
-"""No wave needs more; what a file asks for must fit into memory."""
+"""Most shots or queries of a task: limits the memory that a result file can request, and no sine wave needs more."""
 
 
 @dataclass(frozen=True)
 class Sinusoid(TaskFamily):
-    """Sine waves of random amplitude and phase, x in [-5, 5]; the defaults are Finn's."""
+    """Sine waves of random amplitude and phase, x in [-5, 5]; the defaults are Finn et al.'s."""
 
     shots: int = 10
-    """Points to adapt on."""
+    """Number of support points."""
     queries: int = 10
-    """Points to be judged on."""
+    """Number of query points."""
     amplitude: tuple[float, float] = (0.1, 5.0)
     """Range of the amplitude A."""
     phase: tuple[float, float] = (0.0, float(np.pi))
@@ -42,7 +42,7 @@ class Sinusoid(TaskFamily):
         return self
 
     def share(self, worker: int, workers: int) -> Sinusoid:
-        """The waves of one of `workers` equal parts of the amplitudes."""
+        """The family with one worker's share of the amplitudes: one of `workers` equal parts of their range."""
         low, high = np.linspace(*self.amplitude, workers + 1)[worker : worker + 2].tolist()
         return replace(self, amplitude=(low, high))
 

@@ -1,4 +1,4 @@
-"""Weight generators: how much each worker counts."""
+"""Weight generators: the weight of each worker's update in the combined update."""
 
 from hpc_dmaml.weight_generators.arithmetic_mean import ArithmeticMean
 from hpc_dmaml.weight_generators.generator import WeightGenerator, check, check_any_finite, worker_weights

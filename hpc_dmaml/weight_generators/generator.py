@@ -1,4 +1,4 @@
-"""What a weight generator is: it turns the workers' losses into how much each worker counts."""
+"""The interface of a weight generator, which computes the workers' weights from their losses."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 
 
 class WeightGenerator(ABC):
-    """Base of the generators: a frozen dataclass with one method."""
+    """Base class of weight generators: a frozen dataclass with one method."""
 
     needs_gram: ClassVar[bool] = False
-    """Does it look at the workers' updates? Their inner products are then computed, which brings all of them to rank 0."""
+    """Whether it needs the inner products of the workers' updates; all updates are then sent to rank 0."""
 
     @property
     def memory_length(self) -> int:
-        """How many runs, this one included, it looks back."""
+        """Number of runs whose losses it uses, the current one included."""
         return 1
 
     @abstractmethod
     def weights(self, losses: np.ndarray, memory: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
-        """λ (W,) up to a positive factor, each ≥ 0 and not all 0.
+        """The weights λ (W,) up to a positive factor, each ≥ 0 and not all 0.
 
         Args:
             losses: (W,) float64, each worker's mean query loss after adaptation in this run; finite.
-            memory: (≤ memory_length, W) float64, the same of the last runs, this one last; NaN where it was not finite.
+            memory: (≤ memory_length, W) float64, the losses of the last runs, this one last; NaN where not finite.
             gram: (W, W) float64, the inner products of the workers' updates, if `needs_gram`.
         """
 
@@ -33,14 +33,14 @@ class WeightGenerator(ABC):
 def worker_weights(
     generator: WeightGenerator, memory: np.ndarray, finite: np.ndarray, gram: np.ndarray | None = None
 ) -> np.ndarray:
-    """The generator's λ (W,) as a distribution over the workers whose loss and update are finite; 0 for the others.
+    """The generator's weights λ (W,), normalised to sum 1; 0 for workers whose loss or update is not finite.
 
     Args:
         memory: (≤ memory_length, W) losses of the last runs, this one last.
         finite: (W,) bool.
         gram: (W, W), if the generator needs it.
 
-    Raises FloatingPointError if no worker is finite, or if what the generator gives is no weights.
+    Raises FloatingPointError if no worker is finite, or if the generator's result is not valid weights.
     """
     check_any_finite(finite)
     known = memory[:, finite]
@@ -51,7 +51,7 @@ def worker_weights(
 
 
 def check(generator: WeightGenerator, workers: int) -> None:
-    """Raise ValueError unless the generator gives weights for made-up losses and updates of so many workers."""
+    """Raise ValueError unless the generator gives valid weights for test losses and updates of that many workers."""
     losses = np.arange(1.0, workers + 1)[None]
     try:
         worker_weights(generator, losses, np.full(workers, True), np.diag(losses[0]) if generator.needs_gram else None)
@@ -60,7 +60,7 @@ def check(generator: WeightGenerator, workers: int) -> None:
 
 
 def _distribution(raw: object, workers: int, name: str) -> np.ndarray:
-    """λ (workers,) as a generator gave it, divided by its sum. Raises FloatingPointError where it is no such thing."""
+    """A generator's result λ (workers,) divided by its sum. Raises FloatingPointError if it is not valid weights."""
     try:
         weights = np.asarray(raw, np.float64)
     except (TypeError, ValueError):
@@ -71,11 +71,11 @@ def _distribution(raw: object, workers: int, name: str) -> np.ndarray:
     elif not np.isfinite(weights).all() or (weights < 0).any():
         wrong = "finite and 0 or more"
     elif not weights.any():
-        wrong = "more than 0 for one worker at least"
+        wrong = "more than 0 for at least one worker"
     if wrong:
         came = " ".join(repr(raw).split())
         raise FloatingPointError(f"{name} gave the weights {came}; they must be {wrong}")
-    weights = weights / weights.max()  # whose sum can neither overflow nor vanish
+    weights = weights / weights.max()  # the sum can then neither overflow nor underflow
     return weights / weights.sum()
 
 
@@ -89,7 +89,7 @@ def check_any_finite(finite: np.ndarray) -> None:
 
 
 def inverse(losses: np.ndarray) -> np.ndarray:
-    """∝ 1/loss; where a loss is not positive that means nothing, and it is the softmax of the standardised −loss."""
+    """Weights ∝ 1/loss; if a loss is not positive, the softmax of the standardised −loss instead."""
     if (losses > 0).all():
         return losses.min() / losses  # scaled, so that tiny losses do not overflow
     spread = losses.std()

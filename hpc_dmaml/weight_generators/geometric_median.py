@@ -1,4 +1,4 @@
-"""Robust to bad workers: the combined update is the geometric median of the workers'."""
+"""A robust combination: the geometric median of the workers' updates."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from hpc_dmaml.weight_generators.generator import WeightGenerator
 
 CONVERGED = 1e-3
-"""A last step, relative to the distance between the updates, that nobody need hear of."""
+"""Largest last step, relative to the distance between the updates, that causes no warning."""
 
 
 @dataclass(frozen=True)
 class GeometricMedian(WeightGenerator):
     """λ such that Σ λ_w g_w minimises Σ_w ‖g − g_w‖, by Weiszfeld's iteration λ_w ∝ 1/‖g − g_w‖.
 
-    The distances come from the Gram matrix alone: with g = Σ λ_w g_w, ‖g − g_w‖² = λᵀGλ − 2 (Gλ)_w + G_ww. Up to half
-    of the workers can send anything finite without moving it far (Pillutla, Kakade & Harchaoui, 2022: the smoothed
-    iteration).
+    The distances follow from the Gram matrix G: with g = Σ λ_w g_w, ‖g − g_w‖² = λᵀGλ − 2 (Gλ)_w + G_ww. Up to half
+    of the workers can send arbitrary finite updates without moving g far (Pillutla, Kakade & Harchaoui, 2022, with the
+    smoothed iteration).
     """
 
     needs_gram: ClassVar[bool] = True
 
     iterations: int = 100
-    """At most so many steps of Weiszfeld's iteration."""
+    """Largest number of steps of Weiszfeld's iteration."""
     smoothing: float = 1e-6
-    """Least distance, relative to the median distance from the most central update: keeps an update on the median from
-    dividing by 0."""
+    """Least distance in the iteration, relative to the median distance from the most central update: avoids division
+    by 0 if an update equals the geometric median."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or not self.smoothing > 0:
@@ -42,9 +42,9 @@ class GeometricMedian(WeightGenerator):
         assert gram is not None
         squares = gram.diagonal()
         apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0))
-        from_centre = apart[apart.sum(1).argmin()]  # of the update with the least distances to all: never a bad one
+        from_centre = apart[apart.sum(1).argmin()]  # of the update with the least sum of distances: never an outlier
         spread = np.median(from_centre)
-        # Half of the updates is a start that the others, however long, have no part in.
+        # Start from the nearer half of the updates, which outliers of any length do not influence.
         current = (from_centre <= spread).astype(float)
         current /= current.sum()
         if spread == 0:  # more than half of the updates are the same

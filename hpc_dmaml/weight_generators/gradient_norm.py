@@ -1,4 +1,4 @@
-"""A worker whose update is unusually long counts less."""
+"""Smaller weights for workers whose update is unusually long."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hpc_dmaml.weight_generators.generator import WeightGenerator
 
 @dataclass(frozen=True)
 class GradientNorm(WeightGenerator):
-    """λ_w ∝ min(1, median ‖g‖ / ‖g_w‖): the mean of the updates, the longer half of them cut to the median length.
+    """λ_w ∝ min(1, median ‖g‖ / ‖g_w‖): the mean of the updates, the longer half of which is cut to the median length.
 
-    Norm clipping with a bound that the workers set themselves, so that no worker decides alone. Right workers on hard
-    tasks keep their direction; one that learns the wrong thing pulls ever harder as the others learn, and is held back.
+    Norm clipping with the workers' median as the bound, so that no worker dominates. The updates of workers on hard
+    tasks keep their direction; those of a faulty worker, which grow while the others learn, are limited.
     """
 
     needs_gram: ClassVar[bool] = True
@@ -24,6 +24,6 @@ class GradientNorm(WeightGenerator):
         assert gram is not None
         norm = np.sqrt(gram.diagonal())
         bound = np.median(norm)
-        if bound == 0:  # most updates are 0: the others are not to lead alone
+        if bound == 0:  # most updates are 0: the others must not get all the weight
             return np.ones_like(norm)
         return bound / np.maximum(norm, bound)

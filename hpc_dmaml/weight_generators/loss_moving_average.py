@@ -1,4 +1,4 @@
-"""A worker counts by how small its loss has been of late."""
+"""Larger weights for workers with a smaller mean loss over the last runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hpc_dmaml.weight_generators.generator import WeightGenerator, inverse
 
 @dataclass(frozen=True)
 class LossMovingAverage(WeightGenerator):
-    """λ ∝ 1/(mean of a worker's last losses, this run's included). (The thesis's name, our definition.)"""
+    """λ ∝ 1/(mean of a worker's last losses, the current one included). (The thesis's name, our definition.)"""
 
     window: int = 5
-    """How many runs the mean covers."""
+    """Number of runs in the mean."""
 
     def __post_init__(self) -> None:
         if self.window < 1:

@@ -1,4 +1,4 @@
-"""A worker counts by how small its loss is."""
+"""Larger weights for workers with a smaller loss."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_nothing_is_unpickled_and_no_other_file_is_opened(tmp_path):
         file.create_dataset("external", (6,), "f8", external=[(str(tmp_path / "raw"), 0, 48)])
         file["group/x"], file["empty"] = 1.0, h5py.Empty("f4")
     for name in ("soft", "outer", "dangling", "virtual", "external", "group", "empty"):
-        with pytest.raises(ValueError, match=f"{name} must be an array with its numbers in this file"):
+        with pytest.raises(ValueError, match=f"{name} must be an array stored in this file"):
             read_arrays(tmp_path / "x.h5", [name])
 
 

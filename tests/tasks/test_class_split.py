@@ -126,7 +126,7 @@ def test_json_is_read_in_what_encoding_an_editor_writes(tmp_path, encoding):
         ("s.json", "{", "cannot read"),
         ("s.json", "[" * 100_000, "cannot read"),
         ("s.json", "[]", "cannot read"),
-        ("s.json", '{"train": ["class1"], "train": ["class2"]}', "a name is there twice"),
+        ("s.json", '{"train": ["class1"], "train": ["class2"]}', "a name appears twice"),
         ("s.json", '{"train": [1]}', "must hold three lists of class names"),
         ("s.json", '{"class0": "train"}', "must hold three lists of class names"),
         ("s.json", '{"train": [], "validation": [], "test": []}', "names no class"),

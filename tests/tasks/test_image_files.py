@@ -147,8 +147,8 @@ def test_a_camera_s_photograph_with_further_pictures_in_it_is_the_photograph(tmp
     [
         ("x.tif", Image.fromarray(np.full((8, 8), 1000, np.int32)), {}, "what is white in its whole numbers"),
         ("x.tif", Image.fromarray(np.full((8, 8), 0.5, np.float32)), {}, "what is white in its floating-point numbers"),
-        ("x.png", drawing("LA", (255, 255), (255, 0)), {}, "nothing is left of it on white"),
-        ("x.png", drawing("RGBA", (9, 9, 9, 0), (200, 0, 0, 0)), {}, "nothing is left of it on white"),
+        ("x.png", drawing("LA", (255, 255), (255, 0)), {}, "is not visible on white"),
+        ("x.png", drawing("RGBA", (9, 9, 9, 0), (200, 0, 0, 0)), {}, "is not visible on white"),
         *(
             (
                 f"x.{suffix}",
@@ -219,5 +219,5 @@ def test_links_are_followed_and_a_link_to_nothing_is_named(folder):
     folders, images = contents(folder, LeftOut())
     assert [path.name for path in (*folders, *images)] == ["cat", "dog", "linked", "a.jpeg", "b.PNG", "c.png"]
     (folder / "d.png").symlink_to(folder / "gone.png")
-    with pytest.raises(ValueError, match=r"d\.png is a link to nothing: .*gone\.png"):
+    with pytest.raises(ValueError, match=r"d\.png is a broken link: .*gone\.png"):
         contents(folder, LeftOut())

@@ -104,7 +104,7 @@ def test_who_finishes_first_counts_for_all_in_the_official_count():
 
 
 @pytest.mark.parametrize(
-    ("installed", "message"), [(None, "not installed"), ("4.0.0", "wants MuJoCo 3.3.0, but 4.0.0")]
+    ("installed", "message"), [(None, "not installed"), ("4.0.0", "requires MuJoCo 3.3.0, but 4.0.0")]
 )
 def test_what_must_be_installed_is_said(installed, message, monkeypatch):
     def version(name):

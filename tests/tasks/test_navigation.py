@@ -322,4 +322,4 @@ def test_the_trajectories_of_a_trained_policy_are_drawn(tmp_path: Path) -> None:
     sines = run(small_config(), tmp_path, name="sines.h5").path
     refused = subprocess.run([*command[:2], str(sines)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "was trained on Sinusoid, where nothing walks" in refused.stderr
+    assert "was trained on Sinusoid, which has no positions to draw" in refused.stderr

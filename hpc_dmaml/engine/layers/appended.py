@@ -1,4 +1,4 @@
-"""y = (x, p): a parameter of its own behind the input, the same for every sample."""
+"""y = (x, p): the input followed by a learned vector, the same for every sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
 
 class Append(nn.Module):
-    """Appends `count` learned numbers, `initial` at first, to every vector: a Gaussian policy's free log σ."""
+    """Append `count` learned numbers, initially `initial`, to every vector, such as a Gaussian policy's log σ."""
 
     def __init__(self, count: int, initial: float = 0.0) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Append(nn.Module):
 
 
 class Appended:
-    """`Append`; packed p is (1, count). No tape."""
+    """The layer for `Append`; packed p is (1, count). No tape."""
 
     def __init__(self, width: int, count: int) -> None:
         self.width, self.out_shape = width, (width + count,)

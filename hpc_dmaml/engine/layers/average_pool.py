@@ -13,10 +13,10 @@ from hpc_dmaml.engine.layers.layer import LinearMap, Shape
 
 
 class AveragePool(LinearMap):
-    """`nn.AvgPool2d`, and `nn.AdaptiveAvgPool2d` where its windows are all alike and do not overlap. No tape."""
+    """`nn.AvgPool2d`, and `nn.AdaptiveAvgPool2d` if its windows have equal size and do not overlap. No tape."""
 
     def __init__(self, window: tuple[Any, ...], in_shape: Shape) -> None:
-        """`window`: what follows the images in the arguments of PyTorch's `avg_pool2d`."""
+        """`window`: the arguments of PyTorch's `avg_pool2d` after the images."""
         self.window, self.in_shape = window, in_shape
         self.out_shape = tuple(self.apply(None, torch.zeros(1, 1, *in_shape)).shape[2:])
 

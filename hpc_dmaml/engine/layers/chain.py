@@ -1,4 +1,4 @@
-"""Layers one after another, as one layer: every formula of the chain is its layers' own, in order or backwards."""
+"""A sequence of layers as one layer, whose formulas apply those of its layers in order or in reverse order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hpc_dmaml.engine.layers.layer import Layer, Record, Shape, Tensors
 @dataclass
 class Tape:
     parts: list[Any]
-    """What the forward of each part kept."""
+    """The tape of each layer."""
     records: list[Record] | None = field(default_factory=list)
-    """Of the last layers, those that `backward` went through; None where no tangent will be asked for."""
+    """Records of the layers that `backward` went through, the last ones; None if no tangent will be computed."""
 
     def forget(self) -> None:
-        """No tangent will be asked for: `backward` is to let go of each part as soon as it is used."""
+        """Let `backward` free each tape after use, because no tangent will be computed."""
         self.records = None
         for part in self.parts:
             if isinstance(part, Tape):
@@ -27,7 +27,7 @@ class Tape:
 
 
 class Chain:
-    """Its parameters are those of its layers in order, `counts` of them each."""
+    """A sequence of layers; its parameters are those of its layers in order, `counts[i]` of layer i."""
 
     def __init__(self, layers: list[Layer], counts: list[int], in_shape: Shape) -> None:
         self.layers, self.counts = layers, counts
@@ -85,7 +85,7 @@ class Chain:
         return [parameters[start:end] for start, end in self.bounds]
 
     def _recorded(self, at: Record, w_dot: Tensors) -> list[tuple[Layer, Record, Tensors]]:
-        """The layers that `backward` went through, their records and directions."""
+        """The layers that `backward` went through, with their records and directions."""
         records: list[Record] = at.tape.records
         start = len(self.layers) - len(records)
         return list(zip(self.layers[start:], records, self.by_layer(w_dot)[start:], strict=True))

@@ -1,7 +1,7 @@
 """Convolution as `Linear` on unfolded images: y = unfold(x) Wᵀ + b. Unfold and its transpose, fold, are linear maps.
 
-Where the unfolded images would not fit in a CPU core's cache, the same three products come from PyTorch's convolution.
-A 1 × 1 convolution of every pixel is `Linear` on the images as they are.
+If the unfolded images would not fit in a CPU core's cache, PyTorch's convolution computes the same three products.
+A 1 × 1 convolution with stride 1 and no padding is `Linear` on the pixels, without unfolding.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hpc_dmaml.engine.layers.layer import Shape, Tensors
 from hpc_dmaml.engine.layers.linear import Linear, Pair, side_by_side
 
 COLUMNS_BYTES = 1 << 20
-"""Unfolded images of one task, beyond which PyTorch's convolution is faster on a CPU."""
+"""Size of one task's unfolded images in bytes above which PyTorch's convolution is faster on a CPU."""
 
 
 class Convolution(Linear):
     """`nn.Conv2d` with zero padding; packed W is (out, kh·kw·in), packed b is (1, out).
 
-    The tape is x, as columns (B, n·H'·W', kh·kw·C) or, where these are too many, as images (B, n, H, W, C).
+    The tape is x, as columns (B, n·H'·W', kh·kw·C) or, if these are too large, as images (B, n, H, W, C).
     """
 
     def __init__(self, module: nn.Conv2d, in_shape: Shape) -> None:
@@ -57,7 +57,7 @@ class Convolution(Linear):
         return x if self._large(x) else self.unfold(x)
 
     def products(self, bias: Tensors, *pairs: Pair) -> Tensor:
-        if pairs[0][0].dim() == 3:
+        if pairs[0][0].dim() == 3:  # b + Σ unfold(x) Wᵀ
             return super().products(bias, *pairs).unflatten(1, (-1, *self.out_shape[:2]))
         _, padding, stride = self.window
         y, *rest = (
@@ -69,13 +69,13 @@ class Convolution(Linear):
         return y
 
     def adjoint_x(self, *pairs: Pair) -> Tensor:
-        if not self._large(pairs[0][0]):
+        if not self._large(pairs[0][0]):  # x̄ = fold(Σ ȳ W)
             return self._fold(super().adjoint_x(*((y_bar.flatten(1, 3), w) for y_bar, w in pairs)))
         y_bar, w = side_by_side(*pairs)
         return _each_kernel(lambda y_bar, w: nhwc(self._backward(None, w, y_bar)), y_bar, w)
 
     def adjoint_w(self, *pairs: Pair) -> Tensor:
-        if pairs[0][0].dim() == 3:
+        if pairs[0][0].dim() == 3:  # W̄ = Σ ȳᵀ unfold(x)
             return super().adjoint_w(*((columns, y_bar.flatten(1, 3)) for columns, y_bar in pairs))
         w_bar, *rest = (
             _each_task(lambda x, y_bar: nhwc(self._backward(x, None, y_bar)).flatten(1), *pair) for pair in pairs
@@ -85,7 +85,7 @@ class Convolution(Linear):
         return w_bar
 
     def _large(self, images: Tensor) -> bool:
-        """Is PyTorch's convolution faster for images (B, n, ·, ·, ·), before or behind the layer?"""
+        """Whether PyTorch's convolution is faster, given the layer's input or output images (B, n, ·, ·, ·)."""
         height, width = self.window[0]
         if self.of_pixels:
             return False
@@ -93,7 +93,7 @@ class Convolution(Linear):
         return images.device.type == "cpu" and 4 * numbers > COLUMNS_BYTES
 
     def _backward(self, x: Tensor | None, w: Tensor | None, y_bar: Tensor) -> Tensor:
-        """PyTorch's gradient of one task's convolution by what is None: its images, or its kernel."""
+        """The gradient of one task's convolution with respect to the argument that is None, by PyTorch."""
         (kernel_size, padding, stride), (height, width, channels) = self.window, self.in_shape
         x_is_wanted = x is None
         shapes = (len(y_bar), height, width, channels), (y_bar.shape[-1], math.prod(kernel_size) * channels)
@@ -105,11 +105,11 @@ class Convolution(Linear):
         return gradients[0 if x_is_wanted else 1]
 
     def _kernel(self, w: Tensor) -> Tensor:
-        """Packed (out, kh·kw·in) as (out, in, kh, kw)."""
+        """View a packed kernel (out, kh·kw·in) as (out, in, kh, kw)."""
         return nchw(w.view(-1, *self.window[0], self.in_shape[2]))
 
     def unfold(self, x: Tensor) -> Tensor:
-        """Images (B, n, H, W, C) to columns (B, n·H'·W', kh·kw·C)."""
+        """Convert images (B, n, H, W, C) to columns (B, n·H'·W', kh·kw·C)."""
         if self.of_pixels:
             return x.flatten(1, 3)
         images, channels = x.shape[0] * x.shape[1], x.shape[-1]
@@ -119,7 +119,7 @@ class Convolution(Linear):
         return columns.view(x.shape[0], -1, self.window[0][0] * self.window[0][1] * channels)
 
     def _fold(self, columns: Tensor) -> Tensor:
-        """The transpose of `unfold`: columns back to images, summed where windows overlap."""
+        """The transpose of `unfold`: convert columns to images, summed where windows overlap."""
         if self.of_pixels:
             return columns.unflatten(1, (-1, *self.in_shape[:2]))
         tasks, rows, _ = columns.shape
@@ -130,7 +130,7 @@ class Convolution(Linear):
 
 
 Bags = tuple[Tensor, Tensor]
-"""`embedding_bag`'s index and offsets: each output row is the sum of its bag's input rows, 0 for an empty bag."""
+"""Index and offsets for `embedding_bag`: each output row is the sum of its bag's input rows, 0 for an empty bag."""
 
 
 @lru_cache(maxsize=128)
@@ -152,13 +152,13 @@ def _bags(
 
 
 def _each_kernel(formula: Callable[[Tensor, Tensor], Tensor], images: Tensor, kernels: Tensor) -> Tensor:
-    """A formula that does every image by itself: tasks that still share their kernel go as one."""
+    """Apply a formula that treats images independently: once for all tasks if they share their kernel."""
     if kernels.stride(0) == 0:
         return formula(images.flatten(0, 1), kernels[0]).unflatten(0, images.shape[:2])
     return _each_task(formula, images, kernels)
 
 
 def _each_task(formula: Callable[[Tensor, Tensor], Tensor], *operands: Tensor) -> Tensor:
-    """One task after another, which is how large ones come anyway."""
+    """Apply a formula to one task after another; large tasks come in chunks of one anyway."""
     tasks = [formula(*each) for each in zip(*operands, strict=True)]
     return tasks[0][None] if len(tasks) == 1 else torch.stack(tasks)

@@ -1,4 +1,4 @@
-"""Samples of any axes to vectors: images (n, H, W, C) in the order of PyTorch's channels-first (n, C·H·W)."""
+"""Flatten samples of any shape to vectors: images (n, H, W, C) in the order of PyTorch's channels-first (n, C·H·W)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpc_dmaml.engine.layers.layer import LinearMap, Shape
 
 
 class Flatten(LinearMap):
-    """`nn.Flatten` of one sample's axes: one small copy, because images travel channels-last here."""
+    """`nn.Flatten` of one sample's axes; it copies, because images are channels-last here."""
 
     def __init__(self, in_shape: Shape) -> None:
         self.in_shape = in_shape

@@ -1,4 +1,4 @@
-"""One and the same memory, as the engine's channels-last images and as PyTorch's."""
+"""Conversions between the engine's channels-last images and PyTorch's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hpc_dmaml.engine.layers.layer import Shape
 
 
 def nchw(images: Tensor) -> Tensor:
-    """(n, H, W, C) as (n, C, H, W), which PyTorch's kernels know as its channels-last format."""
+    """View (n, H, W, C) as (n, C, H, W) in PyTorch's channels-last memory format."""
     return images.permute(0, 3, 1, 2)
 
 
 def nhwc(images: Tensor) -> Tensor:
-    """(n, C, H, W) as contiguous (n, H, W, C)."""
+    """Convert (n, C, H, W) to contiguous (n, H, W, C), without a copy if it is in channels-last memory format."""
     return images.permute(0, 2, 3, 1).contiguous()
 
 
 def pair(side: int | tuple[int, ...]) -> Shape:
-    """(height, width), as PyTorch's modules have them."""
+    """(height, width) from an option of a PyTorch module."""
     return (side, side) if isinstance(side, int) else side

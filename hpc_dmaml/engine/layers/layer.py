@@ -1,17 +1,17 @@
-"""What a layer is to the engine: a function y = f(x, w) of a batch of tasks, each with its own w, and three derivatives.
+"""The interface of a layer: a function y = f(x, w) of a batch of tasks, each with its own w, and three derivatives.
 
-Images travel channels-last as (B, n, H, W, C), vectors as (B, n, C): B tasks of n samples. A parameter is a tensor
-(B, *packed shape): the layer stores it as its matrix products want it, and `pack` says how that is read from the
-module's own layout. With a bar for dL/d· and a dot for the derivative along a direction:
+Images are channels-last (B, n, H, W, C), vectors (B, n, C): B tasks of n samples. A parameter is a tensor
+(B, *packed shape): the packed shape suits the layer's matrix products, and `pack` converts from the module's own
+shapes. With a bar for dL/d· and a dot for the derivative along a direction:
 
     forward            y        = f(x, w)
     backward           x̄, w̄     = ȳ ∂f/∂x, ȳ ∂f/∂w
     tangent            ẏ        = ∂f/∂x ẋ + ∂f/∂w ẇ
     tangent_backward   x̄̇, w̄̇     = the derivative of `backward` along (ẋ, ẇ, ȳ̇)
 
-The last two make a Hessian-vector product: the derivative of a loss's gradient along a direction (the R-operator of
-Pearlmutter, 1994). A tape is whatever `forward` (or `tangent`) keeps for its backward. ẋ is None in front of the first
-parameters, since data has no tangent, and x̄ is not wanted there either (`need_x` is false).
+The last two give a Hessian-vector product: the derivative of a loss's gradient along a direction (the R-operator of
+Pearlmutter, 1994). A tape is what `forward` (or `tangent`) stores for its backward. ẋ is None before the first
+parameters, since data has no tangent, and x̄ is not needed there either (`need_x` is false).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 
 class Record(NamedTuple):
-    """What forward and backward left behind at one layer: the point at which tangents are taken."""
+    """The values that forward and backward stored at one layer: the point at which tangents are taken."""
 
     tape: Any
     w: Tensors
@@ -37,15 +37,15 @@ class Layer(Protocol):
     """One layer, bound to the shape of a single sample."""
 
     out_shape: Shape
-    """Shape of one sample behind the layer, channels last."""
+    """Shape of one sample's output, channels last."""
 
     @classmethod
     def of(cls, module: Any, in_shape: Shape) -> Layer | None:
-        """The layer for `module` on samples of `in_shape`, or None where it has an option without formulas."""
+        """The layer for `module` on samples of `in_shape`, or None if the module has an unsupported option."""
         ...
 
     def pack(self, *parameters: Tensor) -> Tensors:
-        """The module's parameters rearranged to the packed shapes; no arithmetic, any dtype."""
+        """Rearrange the module's parameters, of any dtype, to the packed shapes, without arithmetic."""
         ...
 
     def forward(self, x: Tensor, *w: Tensor) -> tuple[Tensor, Any]: ...
@@ -60,7 +60,7 @@ class Layer(Protocol):
 
 
 class LinearMap:
-    """A layer y = A x without parameters, where A may depend on the tape: its tangent is A ẋ, its adjoints Aᵀ."""
+    """A layer y = A x without parameters, where A may depend on the tape: ẏ = A ẋ, x̄ = Aᵀ ȳ and x̄̇ = Aᵀ ȳ̇."""
 
     out_shape: Shape
 

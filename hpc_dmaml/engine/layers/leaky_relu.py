@@ -1,4 +1,4 @@
-"""y = x where x is positive, else λ x: a slope of 1 or λ, the same in all four formulas."""
+"""y = x where x is positive, else λ x: all four formulas multiply by the same slope, 1 or λ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LeakyReLU(LinearMap):
     @classmethod
     def of(cls, module: nn.LeakyReLU, in_shape: Shape) -> LeakyReLU | None:
         slope = module.negative_slope
-        return cls(slope, in_shape) if slope >= 0 else None  # below 0, y does not tell the sign of x
+        return cls(slope, in_shape) if slope >= 0 else None  # for λ < 0, y does not give the sign of x
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = F.leaky_relu(x, self.slope)

@@ -1,6 +1,6 @@
 """y = x Wᵀ + b: bilinear in (x, W), so every derivative is a sum of the same three products.
 
-W is stored as (out, in), as in PyTorch: a classifier's ȳᵀ x, of few rows, is four times as fast as its transpose.
+W is stored as (out, in), as in PyTorch: a classifier's ȳᵀ x, with few rows, is four times as fast as its transpose.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 Pair = tuple[Tensor, Tensor]
 BATCHED = torch.bmm, torch.baddbmm, Tensor.baddbmm_
 OUTER = torch.mul, torch.addcmul, Tensor.addcmul_
-"""a b, c + a b and c += a b; of columns and rows, three times as fast."""
+"""The products a b, c + a b and c += a b for matrices, and for a column times a row, where these are 3 × as fast."""
 
 
 class Linear:
-    """`nn.Linear`; packed W is (out, in), packed b is (1, out). The tape is x, that of a tangent ẋ."""
+    """`nn.Linear`; packed W is (out, in), packed b is (1, out). The tape is x; a tangent's tape is ẋ."""
 
     def __init__(self, out_features: int) -> None:
         self.out_shape: Shape = (out_features,)
@@ -53,7 +53,7 @@ class Linear:
         return x_bar_dot, (self.adjoint_w(*both), *_bias_bar(w_dot, y_bar_dot))
 
     def lift(self, x: Tensor) -> Tensor:
-        """x in the form that the products take."""
+        """Convert x to the form that the products take."""
         return x
 
     def products(self, bias: Tensors, *pairs: Pair) -> Tensor:
@@ -61,7 +61,7 @@ class Linear:
         return _sum_of_products(*((x, w.mT) for x, w in pairs), start=bias)
 
     def adjoint_x(self, *pairs: Pair) -> Tensor:
-        """Σ ȳ W over pairs (ȳ, W): as one product, where to copy all factors takes less than to add to Σ once more."""
+        """Σ ȳ W over pairs (ȳ, W): as one product if concatenating the factors costs less than adding the products."""
         rows, between, width = *pairs[0][0].shape[1:], pairs[0][1].shape[2]
         if rows * width > 2 * between * (rows + width):
             pairs = (side_by_side(*pairs),)
@@ -76,7 +76,7 @@ class Linear:
 
 
 def side_by_side(*pairs: Pair) -> Pair:
-    """Pairs (ȳ, W) as one whose product is the sum of theirs: Σ ȳ W = [ȳ …] [W; …]."""
+    """Concatenate pairs (ȳ, W) to one whose product is the sum of theirs: Σ ȳ W = [ȳ …] [W; …]."""
     return pairs[0] if len(pairs) == 1 else (torch.cat([y for y, _ in pairs], -1), torch.cat([w for _, w in pairs], 1))
 
 

@@ -1,4 +1,4 @@
-"""Max-pooling: which pixel wins its window is an index, and with that the layer is a linear map."""
+"""Max-pooling: given the index of each window's maximum, the layer is a linear map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc_dmaml.engine.layers.layer import LinearMap, Shape
 
 
 class MaxPool(LinearMap):
-    """`nn.MaxPool2d`. The tape is each window's winner, its place in the image, (B·n, H', W', C) int64."""
+    """`nn.MaxPool2d`. The tape is the pixel index of each window's maximum, (B·n, H', W', C) int64."""
 
     def __init__(self, module: nn.MaxPool2d, in_shape: Shape) -> None:
         self.in_shape = in_shape

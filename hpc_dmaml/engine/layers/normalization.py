@@ -1,4 +1,4 @@
-"""Images less a mean, divided by a standard deviation: constants of each channel, as in front of many a network."""
+"""Standardize images by a constant mean and standard deviation for each channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpc_dmaml.engine.layers.layer import LinearMap, Shape
 
 
 class Normalize(nn.Module):
-    """Numbers of a data set, not of a batch, and never learned; at first they change nothing."""
+    """Mean and standard deviation of a data set, not of a batch, and never learned; initially 0 and 1."""
 
     mean: Tensor
     std: Tensor
@@ -24,7 +24,7 @@ class Normalize(nn.Module):
 
 
 class Normalization(LinearMap):
-    """`Normalize`; linear but for its forward."""
+    """The layer for `Normalize`; linear except for its forward, which subtracts the mean."""
 
     def __init__(self, module: Normalize, in_shape: Shape) -> None:
         self.mean, self.std = module.mean, module.std

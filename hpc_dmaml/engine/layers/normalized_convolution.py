@@ -1,19 +1,19 @@
-"""A convolution of the data and the batch norm behind it, as one linear map of the unfolded data.
+"""A convolution of the data and the batch norm after it, as one linear map of the unfolded data.
 
-Batch norm removes a mean and divides by a standard deviation, and of z = X Wᵀ both are known before z is: with C the
+Batch norm subtracts a mean and divides by a standard deviation; for z = X Wᵀ both are known without z: with C the
 covariance of the columns of X, and Xc = X − mean X,
 
     y = Xc Vᵀ + β,   V = a W,   a = γ s,   s = 1/√(⟨W, Q⟩ + ε),   Q = W C,
 
-where ⟨·, ·⟩ is the dot product of rows, one row a channel. X and C are data, through which no derivative passes. So
-images only meet the product with [V, β]; everything else is done on matrices of the size of W. With V̄ from that
+where ⟨·, ·⟩ is the dot product of rows, one row per channel. X and C are data and need no derivative. So only the
+product with [V, β] involves images; everything else is computed on matrices of the size of W. With V̄ from that
 product, r = ⟨V̄, W⟩ and p = s² r:
 
     γ̄ = s r          W̄ = a (V̄ − p Q)
     ṡ = −s³ ⟨Q, Ẇ⟩   V̇ = ȧ W + a Ẇ   ȧ = γ̇ s + γ ṡ
     γ̄̇ = ṡ r + s ṙ    W̄̇ = ȧ (V̄ − p Q) + a (V̄̇ − ṗ Q − p Ẇ C)   ṙ = ⟨V̄̇, W⟩ + ⟨V̄, Ẇ⟩,   ṗ = s² ṙ + 2 s ṡ r
 
-C is summed in double precision: W C Wᵀ loses to cancellation the square of what z − mean z does.
+C is summed in double precision: cancellation loses twice as many digits in W C Wᵀ as in z − mean z.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hpc_dmaml.engine.layers.convolution import Convolution
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
 NARROW = 3
-"""How many times as wide as a column of the unfolded data the output must be, for this to be worth while."""
+"""Least ratio of output channels N to columns D of the unfolded data for which one layer is faster than two."""
 
 
 class ConvolutionAndNorm(nn.Sequential):
@@ -46,11 +46,11 @@ class Tape:
     s: Tensor
     """(B, N, 1)"""
     v_bar: Tensor | None = None
-    """V̄ (B, N, D), once `backward` has been there."""
+    """V̄ (B, N, D), set by `backward`."""
 
 
 class NormalizedConvolution:
-    """Both in one; packed W is (N, D), packed γ and β are (N, 1)."""
+    """The layer for `ConvolutionAndNorm`; packed W is (N, D), packed γ and β are (N, 1)."""
 
     def __init__(self, convolution: Convolution, eps: float) -> None:
         self.convolution, self.eps = convolution, eps
@@ -58,7 +58,7 @@ class NormalizedConvolution:
 
     @classmethod
     def of(cls, module: ConvolutionAndNorm, in_shape: Shape) -> NormalizedConvolution | None:
-        """The layer for both modules in one, or None where they are better off as two."""
+        """One layer for both modules, or None if it is unsupported or two layers are faster."""
         first, norm = module
         convolution = Convolution.of(first, in_shape)
         if convolution is None or first.bias is not None or BatchNorm.of(norm, convolution.out_shape) is None:
@@ -72,28 +72,28 @@ class NormalizedConvolution:
     def forward(self, x: Tensor, *w: Tensor) -> tuple[Tensor, Tape]:
         weight, gamma, beta = w
         x = self.convolution.unfold(x)
-        x = x - total(x) / x.shape[1]
+        x = x - total(x) / x.shape[1]  # Xc = X − mean X
         exact = x.double()
-        covariance = exact.mT.bmm(exact) / x.shape[1]
-        q = weight.double().bmm(covariance)
-        s = (dot(q, weight) + self.eps).rsqrt().to(x.dtype)
+        covariance = exact.mT.bmm(exact) / x.shape[1]  # C = Xcᵀ Xc / M
+        q = weight.double().bmm(covariance)  # Q = W C
+        s = (dot(q, weight) + self.eps).rsqrt().to(x.dtype)  # s = 1/√(⟨W, Q⟩ + ε)
         x = torch.cat([x, x.new_ones(1).expand(*x.shape[:2], 1)], -1)
         tape = Tape(x, covariance.to(x.dtype), q.to(x.dtype), s)
-        return self._product(tape, gamma * s * weight, beta), tape
+        return self._product(tape, gamma * s * weight, beta), tape  # y = Xc Vᵀ + β with V = γ s W
 
     def backward(self, tape: Tape, w: Tensors, y_bar: Tensor, need_x: bool) -> tuple[None, Tensors]:
         weight, gamma, _ = w
         s = tape.s
         v_bar, beta_bar = self._adjoint(tape, y_bar)
         tape.v_bar = v_bar
-        r = dot(v_bar, weight)
-        return None, (gamma * s * (v_bar - s * s * r * tape.q), s * r, beta_bar)
+        r = dot(v_bar, weight)  # r = ⟨V̄, W⟩
+        return None, (gamma * s * (v_bar - s * s * r * tape.q), s * r, beta_bar)  # W̄ = a (V̄ − s² r Q), γ̄ = s r
 
     def tangent(self, at: Record, x_dot: Tensor | None, w_dot: Tensors) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         (weight, gamma, _), (weight_dot, gamma_dot, beta_dot) = at.w, w_dot
         s = at.tape.s
-        s_dot = -(s**3) * dot(at.tape.q, weight_dot)
-        a_dot = gamma_dot * s + gamma * s_dot
+        s_dot = -(s**3) * dot(at.tape.q, weight_dot)  # ṡ = −s³ ⟨Q, Ẇ⟩
+        a_dot = gamma_dot * s + gamma * s_dot  # ȧ = γ̇ s + γ ṡ, then V̇ = ȧ W + a Ẇ
         return self._product(at.tape, a_dot * weight + gamma * s * weight_dot, beta_dot), (s_dot, a_dot)
 
     def tangent_backward(
@@ -105,11 +105,11 @@ class NormalizedConvolution:
         r, r_dot = dot(v_bar, weight), dot(v_bar_dot, weight) + dot(v_bar, weight_dot)
         p, p_dot = s * s * r, s * s * r_dot + 2 * s * s_dot * r
         change = v_bar_dot - p_dot * q - p * weight_dot.bmm(at.tape.covariance)
-        weight_bar_dot = a_dot * (v_bar - p * q) + gamma * s * change
-        return None, (weight_bar_dot, s_dot * r + s * r_dot, beta_bar_dot)
+        weight_bar_dot = a_dot * (v_bar - p * q) + gamma * s * change  # W̄̇ = ȧ (V̄ − p Q) + a (V̄̇ − ṗ Q − p Ẇ C)
+        return None, (weight_bar_dot, s_dot * r + s * r_dot, beta_bar_dot)  # γ̄̇ = ṡ r + s ṙ
 
     def _product(self, tape: Tape, v: Tensor, beta: Tensor) -> Tensor:
-        """Xc Vᵀ + β, as images."""
+        """Xc Vᵀ + β as images."""
         return self.convolution.products((), (tape.x, torch.cat([v, beta], -1)))
 
     def _adjoint(self, tape: Tape, y_bar: Tensor) -> tuple[Tensor, Tensor]:

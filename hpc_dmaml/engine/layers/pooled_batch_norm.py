@@ -1,6 +1,6 @@
-"""Batch norm and the max-pooling behind it: a pixel wins by its c already, and only the winners need be scaled.
+"""Batch norm and the max-pooling after it: the maximum is found on c, so that only the selected pixels are scaled.
 
-Where γ is negative, y falls as c grows: there, the smallest c wins.
+Where γ is negative, y decreases with c, so that the smallest c is selected.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hpc_dmaml.engine.layers.max_pool import MaxPool
 
 
 class NormAndPool(nn.Sequential):
-    """`nn.BatchNorm2d` and `nn.MaxPool2d` behind it."""
+    """`nn.BatchNorm2d` followed by `nn.MaxPool2d`."""
 
 
 class PooledBatchNorm(BatchNorm):
-    """Both in one; the tape's winners are the pool's."""
+    """The layer for `NormAndPool`; the tape's `winners` are the indices of the pool's maxima."""
 
     def __init__(self, shape: Shape, eps: float, pool: MaxPool) -> None:
         super().__init__(shape, eps)
@@ -35,7 +35,7 @@ class PooledBatchNorm(BatchNorm):
         return cls(in_shape, norm.eps, pool) if norm and pool else None
 
     def choose(self, c: Tensor, gamma: Tensor) -> tuple[Tensor, Any]:
-        # Not where operators are traced, which must be the same ones whatever the numbers are.
+        # Not when traced for compilation, which must not depend on the values.
         if c.device.type == "cpu" and not is_in_torch_dispatch_mode() and (gamma > 0).all():
             p, winners = self.pool.forward(images(c, self.in_shape))
             return p.flatten(1, -2), winners

@@ -1,4 +1,4 @@
-"""y = max(x, 0): a mask, the same in all four formulas."""
+"""y = max(x, 0): all four formulas multiply by the same mask."""
 
 from __future__ import annotations
 

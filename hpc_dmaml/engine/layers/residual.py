@@ -1,4 +1,4 @@
-"""y = f(x, w) + g(x, u): a sum of two chains, and so is each of its derivatives by what they share."""
+"""y = f(x, w) + g(x, u): a sum of two chains, whose ẏ, x̄ and x̄̇ are sums as well."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
 
 class Residual(nn.Module):
-    """Adds to what `body` makes of its input what `shortcut` makes of it: by default, the input itself."""
+    """body(x) + shortcut(x), where the shortcut is by default the identity."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Residual(nn.Module):
 
 
 class ResidualSum:
-    """`Residual`; packed are the parameters of the body, then those of the shortcut."""
+    """The layer for `Residual`; its parameters are those of the body, then those of the shortcut."""
 
     def __init__(self, body: Chain, shortcut: Chain) -> None:
         self.branches = body, shortcut
@@ -32,10 +32,10 @@ class ResidualSum:
 
     @classmethod
     def of(cls, module: Residual, in_shape: Shape) -> ResidualSum | None:
-        from hpc_dmaml.engine.layerwise import chain_of, flattened  # which know this layer, too
+        from hpc_dmaml.engine.layerwise import chain_of, flattened  # which import this layer
 
         start = flattened(module.body)
-        if start and getattr(start[0], "inplace", False):  # it changes what the shortcut takes
+        if start and getattr(start[0], "inplace", False):  # it would change the shortcut's input
             return None
         body, shortcut = chain_of(module.body, in_shape), chain_of(module.shortcut, in_shape)
         if body is None or shortcut is None or body.out_shape != shortcut.out_shape:
@@ -68,7 +68,7 @@ class ResidualSum:
     def tangent_backward(
         self, at: Record, tape_dot: list[Any], w_dot: Tensors, y_bar_dot: Tensor, need_x: bool
     ) -> tuple[Tensor | None, Tensors]:
-        return _joined(  # x̄̇ is x̄ differentiated, term by term
+        return _joined(  # x̄̇ is the derivative of x̄, term by term
             *(
                 branch.tangent_backward(at._replace(tape=part), part_dot, own, y_bar_dot, need_x)
                 for (branch, own), part, part_dot in zip(self._each(w_dot), at.tape.parts, tape_dot, strict=True)
@@ -83,7 +83,7 @@ class ResidualSum:
 
 
 def _joined(body: tuple[Tensor | None, Tensors], shortcut: tuple[Tensor | None, Tensors]) -> Any:
-    """Two branches' (x̄, w̄) as one layer's."""
+    """Combine two branches' (x̄, w̄) to one layer's."""
     (x_bar, w_bar), (more, others) = body, shortcut
     return _sum(x_bar, more), w_bar + others
 

@@ -1,4 +1,4 @@
-"""y = tanh x, whose slope 1 − y² follows from y."""
+"""y = tanh x, with the derivative 1 − y²."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
 
 class Tanh:
-    """`nn.Tanh`. The tape is y, that of a tangent ẏ."""
+    """`nn.Tanh`. The tape is y; a tangent's tape is ẏ."""
 
     def __init__(self, shape: Shape) -> None:
         self.out_shape = shape
