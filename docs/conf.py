@@ -55,10 +55,12 @@ myst_substitutions = {
         ),
     ),
     "state_arrays": table(
-        ("array", "shape"), ((f"`/{name}`", shape(dimensions)) for name, dimensions in validity.STATE.items())
+        ("array", "shape", "what it is"),
+        ((f"`/{name}`", shape(each.dimensions), each.description) for name, each in validity.STATE.items()),
     ),
     "attributes": table(
-        ("attribute", "type"), ((f"`{name}`", kind.__name__) for name, kind in validity.ATTRIBUTES.items())
+        ("attribute", "type", "what it is"),
+        ((f"`{name}`", each.kind.__name__, each.description) for name, each in validity.ATTRIBUTES.items()),
     ),
     "schema": str(results.SCHEMA),
     "statuses": ", ".join(f"`{status}`" for status in results.STATUSES),

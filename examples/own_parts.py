@@ -1,4 +1,4 @@
-r"""Your own version of every part of a job: task family, loss and metric, model, algorithm, λ, and schedule.
+r"""Your own version of every part of a job: task family, loss and metric, model, two algorithms, λ, and schedule.
 
 A mass on a spring rings down after a push. From ten readings of a sensor, some of them wrong, the model predicts the
 position at any other time. Each spring is a task. From the root of the repository:
@@ -20,18 +20,19 @@ their code, so that you have to state that you trust it:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hpc_dmaml.algorithms import MAML
-from hpc_dmaml.engine import Rates, rates
+from hpc_dmaml.algorithms import MAML, Algorithm
+from hpc_dmaml.engine import Engine, MetaGradient, Objective, Parameters, Rates, acting, rates
 from hpc_dmaml.losses import Loss, Metric
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.schedules import Schedule
-from hpc_dmaml.tasks import Samples, Split, TaskBatch, TaskFamily
+from hpc_dmaml.tasks import Batch, Samples, Split, TaskBatch, TaskFamily
 from hpc_dmaml.weight_generators import WeightGenerator
 
 
@@ -118,6 +119,42 @@ class Falling(MAML):
             layout, self.inner_lr, "all", steps, adapted=self.patterns(layout)
         )  # learned=True would learn them
         return same._replace(values=same.values * self.factor ** torch.arange(steps))
+
+
+@dataclass(frozen=True)
+class Proximal(Algorithm):
+    """A task minimises its support loss plus strength/2 · |θ_k − θ|². The gradient of the minimum with respect to θ is
+    strength · (θ − θ_K), without second derivatives (Meta-MinibatchProx, Zhou et al., 2019)."""
+
+    inner_lr: float = 0.02
+    inner_steps: int = 5
+    strength: float = 0.5
+    """How strongly a task is held near θ."""
+
+    def adapt(
+        self, objective: Objective, phi: Tensor, parameters: Parameters, batch: Batch, steps: int
+    ) -> Iterator[Parameters]:
+        """The parameters of B tasks, tensors (B, …), before adaptation and after each step."""
+        start = parameters
+        yield parameters
+        for step in range(steps):
+            x, y = batch.support(step, acting(objective, parameters))
+            gradient = objective.gradient(parameters, x, y, recorded=False).value
+            parameters = tuple(
+                p - self.inner_lr * (g + self.strength * (p - s))
+                for p, g, s in zip(parameters, gradient, start, strict=True)
+            )
+            yield parameters
+
+    def update(self, engine: Engine, phi: Tensor, batch: Batch, run: int) -> MetaGradient:
+        """The sum over the tasks (P,), with each task's query loss and metric after adaptation (B,)."""
+        objective, batch = engine.objective, batch.to(phi.device, phi.dtype)
+        start = objective.unflatten(phi, len(batch))
+        *_, adapted = self.adapt(objective, phi, start, batch, self.inner_steps)
+        x, y = batch.query(acting(objective, adapted))
+        losses, outputs = objective.value(adapted, x, y)
+        gradient = self.strength * (objective.flatten(start) - objective.flatten(adapted)).sum(0)
+        return MetaGradient(gradient, losses, objective.loss.measure(outputs, y))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -13,27 +13,68 @@ import numpy as np
 from hpc_dmaml.old_names import modernised
 from hpc_dmaml.plain_yaml import load_yaml
 
+
+class Attribute(NamedTuple):
+    kind: type
+    description: str
+
+
+class Array(NamedTuple):
+    dimensions: tuple[str, ...]
+    description: str
+
+
 ATTRIBUTES = {
-    "config": str, "seed": int, "versions": str, "git_commit": str, "start": str, "end": str, "written": str,
-    "sample_shape": np.ndarray, "outputs": int, "loss": str, "metric": str, "metric_unit": str,
-    "metric_direction": str, "restarts": int, "best_run": int, "best_score": float,
-}  # fmt: skip
+    "config": Attribute(str, "the whole configuration, as YAML"),
+    "seed": Attribute(int, "the field `seed`"),
+    "versions": Attribute(str, "the versions of the packages and of Python"),
+    "git_commit": Attribute(str, "the commit of the clone; empty outside one"),
+    "start": Attribute(str, "time of the job's first start (ISO 8601)"),
+    "end": Attribute(str, "time at which the job ended; empty while it runs"),
+    "written": Attribute(str, "time at which this file was written"),
+    "sample_shape": Attribute(np.ndarray, "shape of one input"),
+    "outputs": Attribute(int, "number of model outputs for one input"),
+    "loss": Attribute(str, "the loss, with its settings"),
+    "derivatives": Attribute(str, "how the model was differentiated: `layerwise` or `autograd`"),
+    "metric": Attribute(str, "the metric's name; empty if there is none"),
+    "metric_unit": Attribute(str, "its unit"),
+    "metric_direction": Attribute(str, "which values are better: `higher` or `lower`"),
+    "restarts": Attribute(int, "how many times the job was resumed"),
+    "best_run": Attribute(int, "run of the best validation, from 0; −1 before the first"),
+    "best_score": Attribute(
+        float, "its score: the mean metric, or else loss, after the last step, negated if lower is better"
+    ),
+}
+NOT_IN_ALL = ("derivatives",)
+"""Attributes that the first files did not have."""
 STATE = {
-    "meta_model/parameters": ("parameter",), "meta_model/best_parameters": ("parameter",), "meta_model/names": ("tensor",),
-    "meta_model/shapes": ("tensor",), "checkpoint/memory": ("memory", "worker"), "checkpoint/restarts": ("restart",),
-    "checkpoint/next_best/score": ("kept",), "checkpoint/next_best/parameters": ("kept", "parameter"),
-    "checkpoint/next_best/run": ("kept",), "ranks/host": ("host",), "ranks/device": ("host",),
-    "trajectories/position": ("step", "shown", "trajectory", "time", "coordinate"),
-    "trajectories/goal": ("shown", "coordinate"),
-}  # fmt: skip
-"""Arrays of a file besides the log, with their dimensions; a file that lacks some can be read, but not resumed."""
+    "meta_model/parameters": Array(("parameter",), "φ after the last run"),
+    "meta_model/best_parameters": Array(("parameter",), "φ at the best validation; before the first, the current φ"),
+    "meta_model/names": Array(("tensor",), "names of the tensors in φ, in their order"),
+    "meta_model/shapes": Array(("tensor",), "their shapes as text, such as `64,1,3,3`"),
+    "checkpoint/memory": Array(("memory", "worker"), "losses of the last runs, for the weight generator"),
+    "checkpoint/restarts": Array(("restart",), "for each restart, the run at which the job resumed"),
+    "checkpoint/next_best/score": Array(("kept",), "validation scores of the checkpoints after the best"),
+    "checkpoint/next_best/parameters": Array(("kept", "parameter"), "their φ"),
+    "checkpoint/next_best/run": Array(("kept",), "their runs, from 0"),
+    "ranks/host": Array(("host",), "node of each rank, at the last start"),
+    "ranks/device": Array(("host",), "device of each rank, at the last start"),
+    "trajectories/position": Array(
+        ("step", "shown", "trajectory", "time", "coordinate"),
+        "positions in some tasks of the last validation, before adaptation and after each step; NaN after the end",
+    ),
+    "trajectories/goal": Array(("shown", "coordinate"), "the goals of these tasks"),
+}
+"""Arrays of a file besides the log; a file that lacks some can be read, but not resumed."""
 TEXTS = ("meta_model/names", "meta_model/shapes", "ranks/host", "ranks/device")
 COUNTS = ("runs/run", "runs/seen_tasks", "validation/run", "checkpoint/restarts", "checkpoint/next_best/run")
 
 
 def check_attributes(given: Mapping[str, Any]) -> None:
     """Raise ValueError unless the root attributes are complete, of the right types, and in range."""
-    for name, kind in ATTRIBUTES.items():
+    for name, (kind, _) in ATTRIBUTES.items():
+        if name in NOT_IN_ALL and name not in given:
+            continue
         if name not in given:
             raise ValueError(f"it has no attribute {name}")
         value = given[name]
@@ -59,7 +100,7 @@ def check_arrays(given: Mapping[str, h5py.Dataset], log: Mapping[str, tuple[str,
     `log`: the dimensions of the arrays that every file has; their types follow from their names.
     """
     sizes: dict[str, int] = {}
-    for name, dimensions in {**log, **STATE}.items():
+    for name, dimensions in {**log, **{name: array.dimensions for name, array in STATE.items()}}.items():
         if name not in given and name in STATE:
             continue
         if name not in given:

@@ -103,6 +103,14 @@ def test_a_resumed_job_is_the_uninterrupted_one(tmp_path):
     assert differing(whole, results.read(path)) == {"checkpoint/restarts"}
 
 
+def test_its_whole_algorithm_learns_to_adapt(tmp_path):
+    whole = ["--algorithm", "examples.own_parts.Proximal", "--runs", "150", "--tasks", "25", "--optimizer.lr", "0.01"]
+    source = run(parse(["--config", "sinusoid", *whole, "--validation.every", "75"]), tmp_path)
+    first, last = source["validation/loss"].mean(2)
+    assert last[-1] < 0.5 * last[0]
+    assert last[-1] < 0.9 * first[-1]
+
+
 def test_it_learns_to_adapt(tmp_path):
     few = ["--workers", "1", "--runs", "150", "--tasks", "8", "--optimizer.lr", "0.01", "--validation.tasks", "60"]
     source = run(example_config(*few, "--validation.every", "149", "--validation.fixed", "true"), tmp_path)
