@@ -141,9 +141,7 @@ def _help() -> NoReturn:
     parser = help_parser("python -m hpc_dmaml.evaluate", Evaluation.__doc__)
     parser.add_class_arguments(Evaluation, None, skip={"files", "inductive", "trust"})
     parser.add_argument("files", nargs="+", metavar="FILE", help="Result files of jobs of one setting.")
-    parser.add_argument(
-        "--inductive", action="store_true", help="Also report results for one query at a time."
-    )
+    parser.add_argument("--inductive", action="store_true", help="Also report results for one query at a time.")
     parser.add_argument("--trust", action="store_true", help="Import your own classes that the file names.")
     parser.parse_args(["--help"])
     sys.exit(0)

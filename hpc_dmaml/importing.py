@@ -45,7 +45,7 @@ def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any
 
 
 def check_complete(name: str, kind: type[Any]) -> None:
-    """Raise ValueError where a class lacks abstract methods of its base."""
+    """Raise ValueError where a class does not implement all abstract methods of its base."""
     if inspect.isabstract(kind):
         lacks = sorted(kind.__abstractmethods__)
         missing = ", ".join(each if isinstance(getattr(kind, each), property) else f"{each}()" for each in lacks)

@@ -50,7 +50,7 @@ class MetaModel:
         return example
 
     def load_optimizer_state(self, state: State, stepped: bool) -> None:
-        """Restore an `optimizer_state`; `stepped`: one after a step. Raises ValueError for another optimizer's state."""
+        """Restore an `optimizer_state`; `stepped`: one after a step. Raises ValueError for another optimizer's."""
         wanted = types_of((self.example if stepped else MetaModel(self.theta, self._configured)).optimizer_state())
         held = types_of(state)
         if held != wanted:

@@ -1,7 +1,7 @@
 """Read plain numbers and text from an HDF5 file that is not trusted.
 
-HDF5 can do more than hold arrays: refer to other files, load plug-ins, claim terabytes that nobody ever wrote. Here only
-arrays of numbers or text are accepted that are stored in the file itself, uncompressed, and together no larger than it.
+HDF5 can do more than hold arrays: refer to other files, load plug-ins, claim terabytes that nobody ever wrote. Here
+arrays must be of numbers or text, be stored in the file itself, uncompressed, and together be no larger than the file.
 """
 
 from __future__ import annotations

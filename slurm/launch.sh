@@ -1,6 +1,6 @@
-# shellcheck shell=bash Shared by the job scripts: sets up the environment of your cluster, and defines `launch
-# COMMAND`, which runs a command on all ranks and ends the job. Source it in the root of the repository; DMAML_CLUSTER
-# can replace slurm/cluster.sh.
+# shellcheck shell=bash
+# Shared by the job scripts: sets up the environment of your cluster, and defines `launch COMMAND`, which runs it on all
+# ranks and ends the job. Source it in the root of the repository; DMAML_CLUSTER can replace slurm/cluster.sh.
 
 if [ -n "${DMAML_CLUSTER:-}" ] && [ ! -f "$DMAML_CLUSTER" ]; then
   echo "launch.sh: there is no file $DMAML_CLUSTER, which DMAML_CLUSTER names" >&2

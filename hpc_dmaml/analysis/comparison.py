@@ -1,4 +1,4 @@
-"""Where validation ends: the final values of each setting, and their differences from those of one."""
+"""The final values of validation of each setting, and their differences from those of one setting."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
 
 
 def differences(settings: Settings, reference: Key, variable: str, options: Options) -> pd.DataFrame:
-    """Final values of each other setting less those of the `reference`: mean, low, high, n, n_reference.
+    """Final values of each other setting minus those of the `reference`: mean, low, high, n, n_reference.
 
-    The interval is Welch's or, `paired`, that of the differences seed by seed, of the seeds that both have.
+    The interval is Welch's or, with `paired`, that of the differences seed by seed, of the seeds that both have.
     """
     table = final(settings, variable, options)
     table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
@@ -77,7 +77,7 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
 
 
 def compare(settings: Settings, options: Options) -> Picture:
-    """Final validation of every other setting less that of one, with the difference's interval."""
+    """Picture of the final validation of every other setting minus that of one, with the difference's interval."""
     reference, variable = _reference(settings, options.against), settings.variable(options)
     table = differences(settings, reference, variable, options)
     others = settings.shown_in(table)
@@ -103,7 +103,7 @@ def compare(settings: Settings, options: Options) -> Picture:
 
 
 def _reference(settings: Settings, against: str | None) -> Key:
-    """The setting to compare with: the given one, as it is written in a file or in words; else the first."""
+    """The setting to compare with: the one given by its values or in words; else the first."""
     for key in settings.jobs:
         if against is None or against in (settings.label(key), ",".join(map(str, key))):
             return key

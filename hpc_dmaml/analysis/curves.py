@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Plot a job's validation: loss and metric over runs.")
     parser.add_argument("file", type=command.path, help="HDF5 file of a job")
     parser.add_argument("--output", type=command.path, help="picture to write (.png, .svg or .pdf); default: FILE.png")
-    parser.add_argument("--smooth", type=int, default=1, help="moving average over so many validations")
+    parser.add_argument("--smooth", type=int, default=1, help="moving average over this many validations")
     given = parser.parse_args(arguments)
     output = given.output or given.file.with_suffix(".png")
     if given.smooth < 1:

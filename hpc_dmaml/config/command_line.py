@@ -183,9 +183,7 @@ def _help(name: str, chosen: str) -> NoReturn:
     parser.add_argument(
         "--print_config", nargs="?", help="Print the configuration as YAML, and exit; =skip_default: short."
     )
-    parser.add_argument(
-        "--trust", action="store_true", help="Import your own classes that the resumed file names."
-    )
+    parser.add_argument("--trust", action="store_true", help="Import your own classes that the resumed file names.")
     parser.add_class_arguments(RunConfig, None)
     parser.parse_args(words)
     sys.exit(0)
