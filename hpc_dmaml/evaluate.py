@@ -52,8 +52,7 @@ class Evaluation:
     """Also report results for one query at a time, so that batch norm cannot see the other queries: its statistics are
     those of the support set and this query. The support set is computed again for each query."""
     split: Literal["train", "validation", "test", "all"] = "test"
-    """Which classes the tasks come from; all: every class, ignoring the split, for a data set that was not trained
-    on."""
+    """Which classes the tasks come from; all: every class of a data set that was not trained on, ignoring any split."""
     seed: int = 0
     """Seed for drawing the tasks, independent of the job's seed, so that jobs are compared on the same tasks."""
     shots: int | None = None
