@@ -32,13 +32,12 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
         summary = options.summarise(np.array(ends))
         possible = summary.within(*settings.limits(variable))
         for step in range(steps):
-            row = {
+            rows.append({
                 **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
                 "mean": summary.mean[step], "half": summary.high[step] - summary.mean[step],
                 "low": possible.low[step], "high": possible.high[step],
                 "n": int(summary.n[step]), "values": {seed: float(end[step]) for seed, end in zip(seeds, ends, strict=True)},
-            }  # fmt: skip
-            rows.append(row)
+            })  # fmt: skip
     if not rows:
         raise ValueError("the files hold no validation yet")
     return pd.DataFrame(rows)
@@ -65,12 +64,11 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
         own, other = ([each[seed] for seed in (shared if options.paired else each)] for each in both)
         found = compared(own, other, options.interval, options.level)
         low, high = np.clip([found.low, found.high], least - most, most - least)
-        row = {
+        rows.append({
             **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
             "mean": found.mean, "low": low, "high": high,
             "n": int(np.isfinite(own).sum()), "n_reference": int(np.isfinite(other).sum()),
-        }  # fmt: skip
-        rows.append(row)
+        })  # fmt: skip
     if not rows:
         raise ValueError("a comparison needs two settings or more")
     return pd.DataFrame(rows)

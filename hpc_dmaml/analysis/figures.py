@@ -172,6 +172,7 @@ def of_thesis(number: str, found: reader.Collection, by: Sequence[str]) -> Setti
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw a figure of the thesis by its number, or a general one by name.")
     parser.add_argument("figure", nargs="?", help="number or name; --list shows them")
+    parser.add_argument("--list", action="store_true", help="list all figures, and exit")
     add_options(parser)
     parser.add_argument(
         "--output", type=command.path, help="picture to write (.png, .svg, .pdf); default: beside the files"

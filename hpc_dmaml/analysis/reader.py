@@ -193,15 +193,6 @@ def table(
     return pd.DataFrame(columns, copy=False)
 
 
-def overview(jobs: Sequence[Job]) -> pd.DataFrame:
-    """One row per file: path, status, start, end, restarts, the sweep's settings, all fields of the configuration."""
-    rows = []
-    for job in jobs:
-        known = {name: job.attributes.get(name) for name in ("start", "end", "restarts", "best_run", "best_score")}
-        rows.append({"job": str(job.path), "status": job.status, **known, **job.settings, **job.fields})
-    return pd.DataFrame(rows)
-
-
 def varying(jobs: Sequence[Job]) -> list[str]:
     """The fields of the configuration in which jobs differ, except `REPEATS` and fields that only some jobs' classes
     have and in which those agree."""

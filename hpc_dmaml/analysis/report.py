@@ -114,9 +114,8 @@ def cautions(part: Part) -> Iterator[str]:
     yield from [part.problem] if part.problem else part.settings.notes if part.settings else []
     for job in part.found.jobs:
         source, name = job.read("ranks", "workers", "validation", "runs"), job.path.name
-        restarts = int(job.attributes.get("restarts", 0))
-        if restarts:
-            yield f"{name} was restarted {restarts} time{'s' * (restarts > 1)}"
+        if restarts := int(job.attributes.get("restarts", 0)):
+            yield f"{name} was restarted {words.count(restarts, 'time')}"
         if job.status == "running" and not is_alive(source):
             yield f"{name}: its process is gone: it was killed"
         if lost := checked.lost_workers(source):

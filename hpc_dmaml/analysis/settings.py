@@ -13,6 +13,7 @@ import pandas as pd
 from hpc_dmaml.analysis import command, reader, stats, style, words
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
+from hpc_dmaml.requirements import require
 
 NOT_NEGATIVE = {"cross_entropy", "squared_error"}
 """Losses that are never negative."""
@@ -42,14 +43,10 @@ class Options:
     """Differences seed by seed, for settings that share each seed's start and tasks: seeds vary more than settings."""
 
     def __post_init__(self) -> None:
-        for good, name, value, rule in (
-            (0 < self.level < 1, "level", self.level, "between 0 and 1"),
-            (self.degree is None or self.degree >= 1, "degree", self.degree, "1 or more"),
-            (self.step is None or self.step >= 0, "step", self.step, "0 (before adaptation) or more"),
-            (0 < self.last <= 1, "last", self.last, "above 0, up to 1"),
-        ):
-            if not good:
-                raise ValueError(f"{name} must be {rule}, not {value}")
+        require(0 < self.level < 1, "level", self.level, "between 0 and 1")
+        require(self.degree is None or self.degree >= 1, "degree", self.degree, "1 or more")
+        require(self.step is None or self.step >= 0, "step", self.step, "0 (before adaptation) or more")
+        require(0 < self.last <= 1, "last", self.last, "above 0, up to 1")
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Options:
@@ -207,8 +204,8 @@ class Settings:
     @property
     def few_seeds(self) -> str:
         """A sentence if a setting has two seeds, too few for a meaningful interval, else nothing."""
-        two = self.repeated and min(len(same) for same in self.jobs.values() if len(same) > 1) < stats.FEWEST
-        return "2 seeds: interval not meaningful." if two else ""
+        few = any(1 < len(same) < stats.FEWEST for same in self.jobs.values())
+        return "2 seeds: interval not meaningful." if few else ""
 
     @property
     def has_best(self) -> bool:
@@ -251,4 +248,3 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="final values are means over this last part of the validations; default 0.1")  # fmt: skip
     add("--variable", help="loss, metric, or the metric by its name, as accuracy; default: the metric, or loss where "
         "files have none or different ones")  # fmt: skip
-    add("--list", action="store_true", help="list what there is, and exit")

@@ -98,11 +98,6 @@ class Difference:
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the limits exclude zero."""
-        return self.low > 0 or self.high < 0
-
 
 def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", level: float = LEVEL) -> Difference:
     """Mean difference of two independent samples of unequal variance (Welch; his degrees of freedom for "t").

@@ -166,7 +166,7 @@ class LogNumbers(LogFormatter):
 def log(axis: Axes, which: Literal["x", "y"] = "y") -> None:
     """Make an axis logarithmic."""
     axis.set(**{f"{which}scale": "log"})
-    target = axis.yaxis if which == "y" else axis.xaxis
+    target = getattr(axis, f"{which}axis")
     target.set_major_formatter(LogNumbers())
     target.set_minor_formatter(LogNumbers())
 
@@ -181,8 +181,7 @@ def doubling(axis: Axes, ticks: Sequence[float], which: Literal["x", "y"] = "x")
 
 def percent(axis: Axes, which: str = "y") -> None:
     """Label an axis of shares between 0 and 1 in percent."""
-    target = axis.yaxis if which == "y" else axis.xaxis
-    target.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    getattr(axis, f"{which}axis").set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def on_dark(colour: Any) -> str:

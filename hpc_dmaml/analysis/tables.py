@@ -108,6 +108,7 @@ def latex(rows: Rows, note: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Print a table of the thesis by its number, or the final results.")
     parser.add_argument("table", nargs="?", help="number or name; --list shows them")
+    parser.add_argument("--list", action="store_true", help="list all tables, and exit")
     add_options(parser)
     parser.add_argument(
         "--output", type=command.path, help="file to write (.csv, .md, .tex); default: CSV beside the files"

@@ -42,11 +42,10 @@ def durations(settings: Settings, baseline: Key, options: Options) -> pd.DataFra
     for key, own in seconds.items():
         absolute = options.summarise(np.array(list(own.values())))
         relative = options.summarise(np.array([value / base.get(seed, mean) for seed, value in own.items()]))
-        row = {
+        rows.append({
             **settings.columns(key), "run_s": absolute.mean, "low_s": absolute.low, "high_s": absolute.high,
             "n": absolute.n, "relative": relative.mean, "low": relative.low, "high": relative.high,
-        }  # fmt: skip
-        rows.append(row)
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -222,11 +221,10 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
         fewest = min(points)
         for ranks, rate in points.items() if len(points) > 1 else ():
             speed_up = rate.mean / points[fewest].mean * fewest
-            row = {
+            rows.append({
                 **settings.columns((*setting, ranks)), "tasks_per_s": rate.mean, "low": rate.low, "high": rate.high,
                 "n": rate.n, "speed_up": speed_up, "ideal": float(ranks), "efficiency": speed_up / ranks,
-            }  # fmt: skip
-            rows.append(row)
+            })  # fmt: skip
     if not rows:
         there = ", ".join(map(str, sorted({key[-1] for key in settings.jobs})))
         raise ValueError(

@@ -50,7 +50,7 @@ def walks(settings: Settings, options: Options) -> Picture:
     for task, axis in enumerate(axes[:, 0]):
         axis.set_ylabel(f"task {task}")
     number = int(table["trajectory"].max()) + 1
-    of = "" if len(list(settings.all_jobs)) == 1 else f" Of {job.path.name}."
+    of = "" if len(settings.all_jobs) == 1 else f" Of {job.path.name}."
     text = (
         f"{number} trajectories of each task, from the dot; the cross is its goal, which the policy does not see.{of}"
     )

@@ -46,7 +46,7 @@ def view(job: Results, status: str, now_s: float, width: int = 80) -> list[str]:
     lines.append(head + bar(share, max(8, min(40, width - len(head + tail)))) + tail)
     lines.append(_facts(job, status, now_s))
     lines += ["", *_validation(job, width), "", *_workers(job, width), "", _shares(job), *_warnings(job, status)]
-    shown = [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    shown = [words.printable(line, width) for line in lines]
     return [line for n, line in enumerate(shown) if line or (n and shown[n - 1])]
 
 
@@ -59,7 +59,7 @@ def row(job: Results, status: str, now_s: float, width: int = 80, name_width: in
     found = _curve(job)
     value = f"{found[0].name} {found[1][-1, -1]:.3f}" if found else ""
     line = f"{name:{name_width}} {bar(runs / max(1, total), 10)} {f'{runs}/{total}':>11}  {value:14}  {end}"
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return words.printable(line, width)
 
 
 def bar(share: float, width: int) -> str:
@@ -155,9 +155,8 @@ def _shares(job: Results) -> str:
 def _warnings(job: Results, status: str) -> list[str]:
     """Warnings; they begin with an exclamation mark."""
     lines = []
-    restarts = int(job.attributes.get("restarts", 0))
-    if restarts:
-        lines.append(f"! restarted {restarts} time{'s' * (restarts > 1)}")
+    if restarts := int(job.attributes.get("restarts", 0)):
+        lines.append(f"! restarted {words.count(restarts, 'time')}")
     if lost := checked.lost_workers(job):
         lines.append(f"! {lost}")
     if status == "dead":
