@@ -61,7 +61,7 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
         return _refuse(error, comm.rank, error.code)
     except KeyboardInterrupt:
         with suppress(OSError):  # a failing print must not leave the others waiting
-            print("hpc_dmaml: stopped at once. What was last written stands.", file=sys.stderr, flush=True)
+            print("hpc_dmaml: stopped at once. The file as last written is kept.", file=sys.stderr, flush=True)
         comm.abort(128 + signal.SIGINT)
         raise
     except BaseException as error:

@@ -48,7 +48,7 @@ def attributes(file: h5py.File) -> dict[str, Any]:
         size = math.prod(shape) * attribute.get_type().get_size() if shape is not None else 0
         text = attribute.get_type().get_class() == h5t.STRING
         if not _is_plain(attribute) or size > file.id.get_filesize() or (text and shape):
-            raise ValueError(f"its attribute {name} is no plain number or text")
+            raise ValueError(f"its attribute {name} is not a plain number or text")
         found[name] = file.attrs[name]
     return found
 
@@ -95,7 +95,7 @@ def _below(group: h5py.Group, prefix: str, seen: set[int]) -> Iterator[tuple[str
 
 def _check(path: str, item: Any) -> None:
     if not isinstance(item, h5py.Dataset) or not _is_plain(item.id):
-        raise ValueError(f"{path} is no plain array of numbers or text")
+        raise ValueError(f"{path} is not a plain array of numbers or text")
     plan = item.id.get_create_plist()
     if plan.get_external_count() or plan.get_layout() == h5d.VIRTUAL:
         raise ValueError(f"{path} has its data in another file")

@@ -159,7 +159,7 @@ class Recorder:
             _warn(f"{error}. This job stops")
             self.stop.ask()
         except OSError as error:
-            _warn(f"cannot write {path}: {error.strerror or error}. What was written before stands")
+            _warn(f"cannot write {path}: {error.strerror or error}. The file as last written is kept")
         self._last_write, self._last_run = time.monotonic(), len(self.log)
         self._write_s = self._last_write - start
         return written

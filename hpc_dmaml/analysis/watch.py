@@ -160,7 +160,7 @@ def _warnings(job: Results, status: str) -> list[str]:
     if lost := checked.lost_workers(job):
         lines.append(f"! {lost}")
     if status == "dead":
-        lines.append("! its process is gone: go on with python -m hpc_dmaml --resume and this file")
+        lines.append("! its process is gone: resume it with python -m hpc_dmaml --resume and this file")
     return lines
 
 

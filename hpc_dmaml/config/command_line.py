@@ -109,7 +109,7 @@ def resume_source(resume: str | None, output: str | None) -> Path | None:
     if resume != "auto":
         return None if resume is None else Path(resume)
     if output is None:
-        raise ValueError("resume: auto needs --output, the file to go on with if it exists")
+        raise ValueError("resume: auto needs --output, the file to resume if it exists")
     return Path(output) if Path(output).exists() else None
 
 
