@@ -1,7 +1,7 @@
 """Distributed model-agnostic meta-learning for few-shot tasks on MPI and SLURM clusters.
 
 `mpirun -n 16 python -m hpc_dmaml` trains; `hpc_dmaml.results.read` reads what it wrote, without MPI and torch;
-`hpc_dmaml.load` brings back the trained model; `hpc_dmaml.meta_gradient` is its engine, for a training loop of one's own.
+`hpc_dmaml.load` loads the trained model; `hpc_dmaml.meta_gradient` is the engine, for a training loop of your own.
 """
 
 import importlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpc_dmaml.functional import meta_gradient
     from hpc_dmaml.trained_model import load, load_best
 
-if sys.argv[:1] == ["-m"]:  # Python is looking for one of the commands: no signal may end it before it can answer
+if sys.argv[:1] == ["-m"]:  # `python -m` is importing a command: no signal may end it before it can handle signals
     from hpc_dmaml import launcher, stopping
 
     stopping.hold()
@@ -31,7 +31,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is public is imported when it is used, because most of it brings torch."""
+    """Import a public name on first use, because most of them import torch."""
     if name == "results":
         return importlib.import_module("hpc_dmaml.results")
     if name in _HOMES:

@@ -13,7 +13,7 @@ from hpc_dmaml.stopping import Stop
 
 
 def job(config: RunConfig, comm: Communicator, stop: Stop) -> int:
-    with importing():  # torch: a mistake on the command line should not wait for that
+    with importing():  # torch: an error on the command line should be reported before that
         from hpc_dmaml.run import run_job
 
     return run_job(config, comm, stop)

@@ -1,4 +1,4 @@
-"""The right to write a job's output, taken before any work."""
+"""Acquire the right to write a job's output, before any work."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hpc_dmaml.launch import BAD_INPUT, FAILED, INTERRUPTED
 from hpc_dmaml.launcher import slurm_restarts
 
 STILL = 3
-"""After so many restarts by SLURM that came to nothing a job is given up."""
+"""Number of SLURM's restarts without progress after which a job gives up."""
 PATIENCE_S = 600.0
-"""So long a job that SLURM has restarted waits for its output. After a node's failure, processes of its last start may
-live on elsewhere, or a network file system may not know yet that they are dead."""
+"""Seconds for which a job that SLURM has restarted waits for its output. After a node failure, processes of its last
+start may still run elsewhere, or a network file system may not know yet that they are dead."""
 LOOK_EVERY_S = 1.0
 _VAIN = b"waited for in vain\n"
 
 
 def claim(output: Path, resumes: bool, asked: Callable[[], bool], stack: ExitStack) -> Lock:
-    """Lock the output until `stack` closes, and see that it can be written.
+    """Lock the output until `stack` closes, and check that it can be written.
 
-    Raises ValueError or Refusal where another process has it; a wait ends early when a stop is `asked` for.
+    Raises ValueError or Refusal where another process holds it; a wait ends early when `asked` says so.
     """
     if output.exists() and not resumes:
         raise ValueError(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
@@ -44,7 +44,7 @@ def claim(output: Path, resumes: bool, asked: Callable[[], bool], stack: ExitSta
 
 
 def _wait(output: Path, asked: Callable[[], bool], stack: ExitStack) -> Lock:
-    """Lock the output when its holder is gone. Raises Refusal, with the code to exit with, where it stays."""
+    """Wait for the lock of the output. Raises Refusal, with the exit code, if it stays held."""
     start, said = time.monotonic(), False
     while True:
         try:
@@ -54,7 +54,7 @@ def _wait(output: Path, asked: Callable[[], bool], stack: ExitStack) -> Lock:
                 raise _postponed(output) from None
         else:
             with suppress(OSError):
-                os.truncate(lock_file(output), 0)  # what was waited for in vain is gone
+                os.truncate(lock_file(output), 0)  # the waits that `_postponed` counted are over
             return lock
         if not said:
             said = True
@@ -64,7 +64,7 @@ def _wait(output: Path, asked: Callable[[], bool], stack: ExitStack) -> Lock:
 
 
 def _postponed(output: Path) -> Refusal:
-    """What to say after a wait in vain. Such waits are counted in the lock file, which goes when its holder goes."""
+    """The refusal after a failed wait. Failed waits are counted in the lock file, which its holder finally removes."""
     waits = 0
     with suppress(OSError), lock_file(output).open("r+b") as file:
         file.seek(0, os.SEEK_END)
@@ -72,5 +72,5 @@ def _postponed(output: Path) -> Refusal:
         waits = file.tell() // len(_VAIN)
     message = f"output: another process is still writing {output}"
     if waits >= STILL:
-        return Refusal(f"{message}, which was waited for {waits} times: end it, and start this job again", FAILED)
-    return Refusal(f"{message}: this job is to be started again", INTERRUPTED)
+        return Refusal(f"{message}, after {waits} waits: end it, and start this job again", FAILED)
+    return Refusal(f"{message}: start this job again later", INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The command `hpc_dmaml`: one name for all commands. Imports none of them before it is asked for."""
+"""The command `hpc_dmaml`: one name for all commands, each of which is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOBS = {
     ),
     "sweep": ("hpc_dmaml.sweep", "list or run the points of a sweep"),
 }
-"""Modules that are also run by `python -m`."""
+"""Commands that can also be run by `python -m`: their modules and help."""
 ANALYSIS = {
     "curves": "plot a job's validation: loss and metric over runs",
     "figures": "draw a figure of the thesis by its number, or a general one by name",
@@ -31,16 +31,16 @@ ANALYSIS = {
 SUBMIT = Path("slurm/submit.py")
 LINES = {
     **{name: line for name, (_, line) in JOBS.items()},
-    "submit": f"hand a sweep to SLURM; in the root of a clone, which has {SUBMIT} and the job scripts",
+    "submit": f"submit a sweep to SLURM; in the root of a clone, which has {SUBMIT} and the job scripts",
     **ANALYSIS,
 }
 HELP = "usage: hpc_dmaml COMMAND …\n\n" + "\n".join(f"  {name:10}{line}" for name, line in LINES.items()) + (
-    "\n\nhpc_dmaml COMMAND --help says what a command takes."
+    "\n\nhpc_dmaml COMMAND --help shows the options of a command."
 )  # fmt: skip
 
 
 def main() -> int:
-    """Be the command that the command line names. Returns its exit code, or exits with it."""
+    """Run the command that the command line names. Returns its exit code, or exits with it."""
     console.settle()
     name, *arguments = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
@@ -53,7 +53,7 @@ def main() -> int:
         return 2
     sys.argv = [f"hpc_dmaml {name}", *arguments]
     if name in JOBS:
-        stopping.hold()  # no signal may end it before it can answer
+        stopping.hold()  # no signal may end it before it can handle signals
         runpy.run_module(JOBS[name][0], run_name="__main__", alter_sys=True)
     elif name == "submit":
         if not SUBMIT.exists():

@@ -1,7 +1,7 @@
-"""The only place that knows MPI: what ranks say to each other.
+"""Communication between ranks: the only module that uses MPI.
 
-`connect` gives an `MpiCommunicator`, or a `Communicator` of size 1 for a process on its own. Arrays are contiguous
-numpy arrays; sums and broadcasts happen in place.
+`connect` returns an `MpiCommunicator`, or a `Communicator` of size 1 for a single process. Arrays are contiguous numpy
+arrays; sums and broadcasts happen in place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Refusal(ValueError):
-    """The job cannot start: every rank raises it, before any work. `code` to exit with: 2 where the input is bad."""
+    """The job cannot start: raised on every rank, before any work. `code`: the exit code, 2 for bad input."""
 
     def __init__(self, message: str, code: int = 2) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class Refusal(ValueError):
 
 
 class Communicator:
-    """One process on its own: everything that ranks do together is already done."""
+    """A single process, for which collective operations have nothing to do."""
 
     rank = 0
     size = 1
@@ -49,7 +49,7 @@ class Communicator:
         """Replace the array on every rank by the sum over the ranks."""
 
     def tensor_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of the ranks' tensors, on every rank; a GPU's go through host memory."""
+        """The sum of the ranks' tensors, on every rank; tensors on a GPU go through host memory."""
         total = tensor.cpu().contiguous()
         self.all_sum(total.numpy())
         return total.to(tensor.device)
@@ -82,7 +82,7 @@ class Communicator:
 
     @contextmanager
     def raising_together(self) -> Iterator[None]:
-        """Bad input that any rank finds in this block is refused by all of them, with the first one's message."""
+        """If a rank finds bad input in this block, raise Refusal on all ranks, with the first such rank's message."""
         refusal = None
         try:
             yield
@@ -94,17 +94,17 @@ class Communicator:
 
 
 SPIN_S = 0.01
-"""For so long a rank that waits asks again and again, where it has a core to itself, and offers it to others in between."""
+"""Seconds for which a waiting rank with a core of its own polls, offering the core to others between two polls."""
 PAUSES_S = 1e-5, 1e-3
-"""Then it sleeps between two looks, first so long, at last so long."""
+"""Seconds that it sleeps between two polls afterwards: the first pause and the longest."""
 
 
 class MpiCommunicator(Communicator):
     """Ranks under MPI.
 
-    MPI libraries poll: a rank that waits would keep a core from one that works, or from another program. So it soon sleeps
-    between looks, and at once where a node has more ranks than cores. With OMP_WAIT_POLICY=active, by which a user says how
-    threads wait, a rank that has a core goes on polling.
+    MPI libraries poll, so that a waiting rank would take a core from a working one, or from another program. Here it
+    soon sleeps between two polls, and from the start where a node has more ranks than cores. With
+    OMP_WAIT_POLICY=active, the user's choice of how threads wait, a rank with a core of its own keeps polling.
     """
 
     def __init__(self, mpi: Any, comm: Any, spin_s: float | None = None) -> None:
@@ -129,7 +129,7 @@ class MpiCommunicator(Communicator):
         return all_arrays
 
     def all_sum(self, array: np.ndarray) -> None:
-        if self._spin_s:  # the ranks have just heard of each other: none waits long
+        if self._spin_s:  # the ranks have just exchanged messages: none waits long
             self._comm.Allreduce(self._mpi.IN_PLACE, array)
         else:
             self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array))
@@ -176,13 +176,13 @@ class MpiCommunicator(Communicator):
 
 
 def connect() -> Communicator:
-    """Every rank of this job.
+    """Connect to all ranks of this job.
 
-    Raises ValueError where the launcher started more processes than the MPI library sees, as happens when they do not
-    belong together: each would run the whole job, silently.
+    Raises ValueError where the launcher started another number of processes than the MPI library sees, because the two
+    do not belong together: each process would silently run the whole job.
     """
     expected = launched_size(os.environ)
-    os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # else UCX, below some MPI libraries, takes SIGHUP for itself
+    os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # else UCX, which some MPI libraries use, handles SIGHUP itself
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without any MPI library
@@ -200,12 +200,12 @@ def connect() -> Communicator:
 
 
 def available_cores(node: Communicator) -> int:
-    """Cores that the ranks of a node may use together (a launcher may have bound each to some of them)."""
+    """Number of cores that the ranks of a node may use together (a launcher may have bound each to some of them)."""
     return len(set().union(*node.all_gather_objects(own_cores())))
 
 
 @functools.cache
 def own_cores() -> set[int]:
-    """Numbers of the cores that this process may use. To be asked for the first time before torch is loaded: OpenMP binds
-    the thread that loads it to one of them where OMP_PROC_BIND wants threads bound."""
+    """Numbers of the cores that this process may use. Call it for the first time before torch is loaded: if
+    OMP_PROC_BIND is set, OpenMP binds the thread that loads it to one of them."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

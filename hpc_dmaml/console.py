@@ -1,4 +1,4 @@
-"""Standard streams that never end a program, whatever the locale, a closed terminal or a full disk make of them."""
+"""Standard streams whose errors (locale, closed terminal, full disk) never end a program."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import suppress
 
 PLAIN = {"→": "->", "≤": "<=", "≥": ">=", "−": "-", "·": "*", "×": "x", "±": "+-", "…": "...", "—": "-", "–": "-",
          "α": "alpha", "β": "beta", "θ": "theta", "λ": "lambda", "σ": "sigma", "Σ": "sum", "∝": "~"}  # fmt: skip
-"""What stands for a character that a terminal's encoding lacks; any other is written as its escape."""
+"""Replacements for characters that a terminal's encoding lacks; all others are written as escapes."""
 
 
 def settle() -> None:
-    """Make the standard streams safe to write to. Called once, first of all, by every command."""
+    """Make the standard streams safe to write to. Every command calls this once, before anything else."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed: else the next file that is opened would get this number, and the messages
+        except OSError:  # closed: else the next file to be opened would get this number, and the messages
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error("plain", _plain)
     for name in ("stdout", "stderr"):
@@ -27,8 +27,8 @@ def settle() -> None:
 
 
 class _Unfailing(io.TextIOWrapper):
-    """A stream that takes what it cannot write for written: nobody is there to read it, and it must not end the program,
-    nor change its exit code."""
+    """A stream that ignores errors in writing: without a reader, output must neither end the program nor change its
+    exit code."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(
@@ -38,7 +38,7 @@ class _Unfailing(io.TextIOWrapper):
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
-        self._stream = stream  # which would close the file, were it gone
+        self._stream = stream  # kept, as it closes the file when it is deleted
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -50,7 +50,7 @@ class _Unfailing(io.TextIOWrapper):
             super().flush()
 
     def close(self) -> None:
-        """Also at the end of its life: the stream beneath is another's."""
+        """Only flush, also on deletion: the underlying stream belongs to others."""
         self.flush()
 
 

@@ -1,4 +1,4 @@
-"""How long a rank waits for data: to draw tasks, and to sample trajectories. The rest of its work is computation."""
+"""Measure the time in which a rank gets data: draws tasks, and samples trajectories. The rest is computation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _seconds = 0.0
 
 @contextmanager
 def data_time() -> Iterator[None]:
-    """What is done in this block counts as getting data. Not to be nested."""
+    """Count the time spent in this block as time for data. Must not be nested."""
     global _seconds
     start = time.perf_counter()
     try:
@@ -21,7 +21,7 @@ def data_time() -> Iterator[None]:
 
 
 def taken_s() -> float:
-    """How long it took since the last call."""
+    """Seconds spent on data since the last call."""
     global _seconds
     taken, _seconds = _seconds, 0.0
     return taken

@@ -40,35 +40,34 @@ class Evaluation:
     """Test a meta-model on tasks that it was not trained on."""
 
     files: tuple[str, ...]
-    """Result files: of one job, or of jobs of one setting that differ in their seed, for the mean over seeds."""
+    """Result files of one job, or of jobs of one setting that differ in their seed, for the mean over seeds."""
     tasks: int = 600
     """Test tasks, spread over the ranks."""
     steps: int | None = None
     """Adaptation steps. Default: as in the job's validation."""
     which: Literal["last", "best", "ensemble"] = "last"
-    """The last parameters; the best by validation; or the mean prediction of the best, as many as the job has kept
-    (validation.keep), each of which adapts by itself: of their class probabilities, or of their outputs in regression."""
+    """The last parameters; the best by validation; or the mean prediction (of class probabilities, or of outputs in
+    regression) of all best parameters that the job has kept (validation.keep), each adapted separately."""
     inductive: bool = False
-    """Beside the usual numbers those of one query at a time, where batch norm cannot see the other queries: its statistics
-    are those of the support set and this query. The support set is computed again for each query."""
+    """Also report results for one query at a time, so that batch norm cannot see the other queries: its statistics are
+    those of the support set and this query. The support set is computed again for each query."""
     split: Literal["train", "validation", "test", "all"] = "test"
-    """Which classes the tasks come from; all: every class of a data set that was not trained on, whose own split, if
-    training had one, is then of no use."""
+    """Which classes the tasks come from; all: every class of a data set that was not trained on, ignoring any split."""
     seed: int = 0
-    """Seed of the draw of the tasks: the same for every job, so that jobs are compared on the same tasks."""
+    """Seed for drawing the tasks, independent of the job's seed, so that jobs are compared on the same tasks."""
     shots: int | None = None
-    """Support samples (of each class). Default: as in training."""
+    """Support samples (per class). Default: as in training."""
     queries: int | None = None
-    """Query samples (of each class). Default: as in training."""
+    """Query samples (per class). Default: as in training."""
     root: str | None = None
-    """Folder of the data, if it is elsewhere than in training, or of other data. Where training split its classes at
-    random, and this folder has too few for that, all of them are tested on, and it is said."""
+    """Folder of the data, if it has moved since training, or of other data. Where training split its classes at random,
+    and this folder has too few classes for that, tasks are drawn from all of them, as the output then says."""
     device: str = "auto"
     """As in training."""
     csv: str | None = None
-    """File to write the numbers to, as well; must not exist."""
+    """CSV file to write the numbers to as well; must not exist."""
     trust: bool = False
-    """Import the parts of your own that the file names, which runs their code."""
+    """Import your own classes that the file names, which runs their code."""
 
     def __post_init__(self) -> None:
         require(len(self.files) > 0, "files", "none", "one file or more")
@@ -94,7 +93,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
     changed = {name: value for name, value in changed.items() if value is not None}
     if isinstance(config.task, FewShotImages):
-        changed |= {"flip": False, "shift": 0, "jitter": 0.0}  # tested are the images as they are, on any split
+        changed |= {"flip": False, "shift": 0, "jitter": 0.0}  # test on the original images, on any split
     if evaluation.split == "all" and isinstance(config.task, ImageFolder):
         changed["split"] = None
     try:
@@ -105,14 +104,14 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
 
 
 def _setting(evaluation: Evaluation) -> RunConfig:
-    """The configuration of the files, or of the first of them. Raises ValueError where they are not of one setting."""
+    """The configuration of the first file. Raises ValueError where the files are not of one setting."""
     (file, first, runs), *others = (_job(file, evaluation.trust) for file in evaluation.files)
     seeds = {first.seed: file}
     for other, config, made in others:
         differing = [name for name in changes(first, config) if name not in REPEATS]
         if differing:
             raise ValueError(
-                f"{file} and {other} differ in {', '.join(differing)}: a mean over seeds wants files of one setting"
+                f"{file} and {other} differ in {', '.join(differing)}: a mean over seeds needs files of one setting"
             )
         if made != runs:
             raise ValueError(f"{file} and {other} are not equally far, after {runs:,} and {made:,} runs")
@@ -125,7 +124,7 @@ def _setting(evaluation: Evaluation) -> RunConfig:
 
 
 def _job(file: str, trust: bool) -> tuple[str, RunConfig, int]:
-    """A file, its configuration, and how many runs were made."""
+    """A file, its configuration, and its number of runs."""
     source = results.read(file)
     return file, stored_in(source, lambda _: trust), len(source["runs/run"])
 
@@ -141,16 +140,14 @@ def _help() -> NoReturn:
     parser = help_parser("python -m hpc_dmaml.evaluate", Evaluation.__doc__)
     parser.add_class_arguments(Evaluation, None, skip={"files", "inductive", "trust"})
     parser.add_argument("files", nargs="+", metavar="FILE", help="Result files of jobs of one setting.")
-    parser.add_argument(
-        "--inductive", action="store_true", help="Beside the usual numbers those of one query at a time."
-    )
-    parser.add_argument("--trust", action="store_true", help="Import the parts of your own that the file names.")
+    parser.add_argument("--inductive", action="store_true", help="Also report results for one query at a time.")
+    parser.add_argument("--trust", action="store_true", help="Import your own classes that the file names.")
     parser.parse_args(["--help"])
     sys.exit(0)
 
 
 def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
-    """Print mean ± 1.96 σ/√tasks of each file, before adaptation and after each step; of several also over them."""
+    """Print mean ± 1.96 σ/√tasks of each file, before adaptation and after each step, and means over several files."""
     with importing():
         import torch
 
@@ -228,7 +225,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
 
 
 def _claim(path: Path, stack: ExitStack) -> None:
-    """Lock a file to be written, until `stack` closes, and see that it can be. Raises ValueError."""
+    """Lock the CSV file until `stack` closes, and check that it can be written. Raises ValueError."""
     try:
         stack.enter_context(writing(path))
     except OSError as error:
@@ -238,8 +235,8 @@ def _claim(path: Path, stack: ExitStack) -> None:
 
 
 def _settings(evaluation: Evaluation, config: RunConfig) -> dict[str, Any]:
-    """What the CSV says in all its rows: the options of the test; the parts of the job, and its fields that are not by
-    default."""
+    """The columns that are the same in all rows of the CSV: the options of the test, the classes of the job's parts,
+    and its fields that are not by default."""
     untold = ("files", "csv", "trust", "device")
     options = {f"test.{n}": v for n, v in vars(evaluation).items() if v is not None and n not in untold}
     everything, kept = layer(plain(config)), shortest(config).keys() - REPEATS
@@ -248,7 +245,7 @@ def _settings(evaluation: Evaluation, config: RunConfig) -> dict[str, Any]:
 
 
 def _load(file: str, evaluation: Evaluation) -> list[TrainedModel]:
-    """The meta-models that are tested together. Raises ValueError, also where there is nothing to take the mean of."""
+    """The meta-models that are tested together. Raises ValueError, also if there are too few for an ensemble."""
     from hpc_dmaml.trained_model import load, load_best
 
     if evaluation.which != "ensemble":
@@ -256,24 +253,24 @@ def _load(file: str, evaluation: Evaluation) -> list[TrainedModel]:
     models = load_best(file, evaluation.trust)
     if len(models) < 2:
         raise ValueError(
-            f"which: {file} holds one of its best parameters, and an ensemble wants two or more: validation.keep, "
+            f"which: {file} holds only one of its best parameters, and an ensemble needs two or more: validation.keep, "
             f"{models[0].config.validation.keep} in this job, says how many are kept; merge leaves them out without --checkpoints"
         )
     return models
 
 
 def _check_supervised(batch: Batch, evaluation: Evaluation) -> None:
-    """Raise ValueError where a test is asked for that wants data which no model acts on."""
+    """Raise ValueError where the test needs supervised tasks, whose data does not depend on the model."""
     asked = "which: ensemble" if evaluation.which == "ensemble" else "inductive" if evaluation.inductive else None
     if asked and not isinstance(batch, TaskBatch):
         raise ValueError(
-            f"{asked} is for supervised tasks: here the data follows from what the model does, as in reinforcement "
-            "learning, where each policy walks its own way, one state at a time"
+            f"{asked} is for supervised tasks: here the data depends on the model's actions, as in reinforcement "
+            "learning, where each policy visits its own states, one at a time"
         )
 
 
 def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
-    """Raise ValueError where the tasks are of another form than those of the training."""
+    """Raise ValueError where the tasks have other shapes or another loss than in training."""
     for name in ("sample_shape", "outputs", "loss"):
         trained, came = getattr(model, name), getattr(sampler, name)
         if name == "loss":
@@ -283,7 +280,7 @@ def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
 
 
 def _classes(sampler: TaskSampler, evaluation: Evaluation) -> tuple[TaskSampler, Split, str]:
-    """The sampler and its split to draw from, and what that is in words."""
+    """The sampler and the split to draw from, and their description."""
     if not isinstance(sampler, FewShotSampler):
         if evaluation.split == "all":
             raise ValueError("split: all is for images in classes")

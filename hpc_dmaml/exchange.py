@@ -1,12 +1,11 @@
-"""What the ranks say to each other in a run: first how their workers did, then the workers' updates.
+"""Communication of the ranks in a run: first reports on their workers, then the workers' updates.
 
-The first message is small, and whoever waits for a slower rank waits there. With λ from the weight generator follows
+The first message is small; ranks wait for slower ones there. The weight generator then gives the weights λ, followed by
 
-    allreduce   each rank sums its λ_w g_w, one Allreduce sums over the ranks, and every rank can step its own optimizer;
-                memory is O(P), and nothing need be shared afterwards;
-    gather      rank 0 gathers every g_w, sums them in the order of the workers, and shares the θ that it steps to: the
-                thesis's way, the same to the last bit for every placement of whole workers, and the one for generators that look
-                at updates.
+    allreduce   each rank sums its λ_w g_w, one Allreduce sums over the ranks, and every rank steps its own optimizer;
+                memory is O(P), and θ need not be broadcast;
+    gather      rank 0 gathers every g_w, sums them in the order of the workers, steps, and broadcasts θ, as in the
+                thesis: bitwise the same for every placement of whole workers, and for generators that need the updates.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from hpc_dmaml.worker import Report
 
 
 class RankReport(NamedTuple):
-    """What a rank tells of itself in the first message."""
+    """The part of the first message that is about a rank."""
 
     work_s: float
     data_s: float
@@ -37,7 +36,7 @@ class RankReport(NamedTuple):
     digest: float
     """Checksum of its θ, in runs that check it."""
     exchange_s: float
-    """This and the following: of the run before."""
+    """This and the following times are of the run before."""
     wait_s: float
     validation_s: float
 
@@ -67,15 +66,15 @@ class Exchange:
     def __init__(
         self, comm: Communicator, placement: Placement, generator: WeightGenerator, gathers: bool, whole: bool
     ) -> None:
-        """`whole`: the ranks of a group have summed their parts already, so that each has its worker's whole update."""
+        """`whole`: the ranks of a group have already summed their parts, so that each has its worker's whole update."""
         self.comm, self.placement, self.generator, self.gathers = comm, placement, generator, gathers
-        # Of ranks that have the same whole update, the first alone counts.
+        # Of ranks that have the same whole update, only the first contributes it.
         self.counts = not whole or placement.place_in_group == 0
         self.wait_s = 0.0
         self._buffer: Tensor | None = None
 
     def report(self, workers: list[Report], rank: RankReport) -> Reports:
-        """The first message."""
+        """Exchange the first message."""
         start = time.perf_counter()
         message = np.array([*rank, *(value for report in workers for value in report)])
         table = self.comm.all_gather(message)
@@ -101,7 +100,7 @@ class Exchange:
         return (self._gather if self.gathers else self._all_reduce)(updates, memory, finite)
 
     def share(self, model: MetaModel) -> None:
-        """Give every rank the θ that rank 0 has stepped to, where the others have none of their own."""
+        """In gather mode, broadcast the θ that rank 0 has stepped to."""
         if self.gathers:
             theta = model.theta.cpu().numpy()
             self.comm.broadcast(theta)
@@ -127,7 +126,7 @@ class Exchange:
         gathered = self.comm.gather(rows)
         weights, problem = np.full(self.placement.workers, np.nan), "the weight generator failed on rank 0"
         if gathered is not None:
-            # One row a worker and rank of its group, in the order of the workers.
+            # One row for each worker and rank of its group, in the order of the workers.
             by_worker = gathered.reshape(self.placement.workers, self.placement.group_size, -1)
             gram = None
             if self.generator.needs_gram:

@@ -1,4 +1,4 @@
-"""Files that are never half written, checksums that show damage, and locks that die with their process."""
+"""Atomically written files, checksums that show damage, and locks that end with their process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import BinaryIO
 _SEAL = b"\nhpc_dmaml seal "
 _SEAL_SIZE = len(_SEAL) + 32
 LONGEST_WRITE_S = 3600.0
-"""A temporary file that nobody has changed for so long was left behind, where no lock can tell."""
+"""Seconds without a change after which a temporary file counts as left behind, where files cannot be locked."""
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as a user writes it: ~ and $VARIABLES stand for what they stand for in a shell.
+    """Expand ~ and $VARIABLES in a path, as a shell does.
 
-    Raises ValueError for a variable that is not set: a folder of that name is not what was meant.
+    Raises ValueError for a variable that is not set, unless the path exists literally.
     """
     text = os.path.expandvars(path)
     unknown = re.search(r"\$(\w+|\{[^}]*\})", text)
@@ -36,21 +36,21 @@ def expanded(path: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
-    """Write a temporary file that takes the place of `path`, whole and synced, when the block ends well.
+    """Write a temporary file that replaces `path`, complete and synced, when the block succeeds.
 
-    The temporary file is this block's alone, so that of two writers the last one wins, and neither damages what the other
-    writes. Raises OSError where the folder or the file cannot be written, and Taken where `lock` on the path no longer
-    stands; `path` is then as it was. HDF5 must open the temporary file with `locking=False`.
+    Each block has its own temporary file, so that of two writers the last one wins, and neither damages what the other
+    writes. Raises OSError where the folder or the file cannot be written, and Taken where `lock` on the path was lost;
+    `path` is then unchanged. HDF5 must open the temporary file with `locking=False`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    descriptor, _ = _flock(temporary, wait=True)  # tells `_clear` that its writer lives
+    descriptor, _ = _flock(temporary, wait=True)  # shows `_clear` that its writer is alive
     try:
         try:
             yield temporary
             sync(temporary)
         finally:
-            os.close(descriptor)  # before the file can be seen: HDF5 locks what it reads
+            os.close(descriptor)  # before the file becomes visible: HDF5 locks what it reads
         if lock is None:
             temporary.replace(path)
         else:
@@ -64,7 +64,7 @@ def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A new name beside `path`, of which it keeps so much that the name is not too long for a file system."""
+    """A new name beside `path`, which it shortens if it would be too long for a file system."""
     return path.with_name(f"{_stem(path)}.{secrets.token_hex(4)}.tmp")
 
 
@@ -82,7 +82,7 @@ def _clear(path: Path) -> None:
 
 
 def _remove_unless_written(temporary: Path) -> None:
-    """A living writer holds a lock; where files cannot be locked, the time of the last change must tell."""
+    """Remove a temporary file unless a live writer locks it or, where files cannot be locked, has changed it lately."""
     with temporary.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +105,7 @@ def sync(path: Path) -> None:
 
 
 def add_checksum(path: Path) -> None:
-    """Append a digest of a file's bytes to it. HDF5 overlooks what stands behind its own data."""
+    """Append a checksum of a file's bytes to it. HDF5 ignores what follows its own data."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         mark = _SEAL + _digest(file, size)
@@ -114,8 +114,8 @@ def add_checksum(path: Path) -> None:
 
 
 def checksum_fits(path: Path) -> bool | None:
-    """Is the file as it was when its checksum was added? None if it has none. To be asked before a damaged file is given to
-    a library that may never come back from it, as HDF5 does."""
+    """Whether a file matches its checksum; None if it has none. To be checked before a library opens the file that may
+    hang on a damaged one, as HDF5 does."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
         if size < 0:
@@ -137,7 +137,7 @@ def _mark(path: Path) -> bytes | None:
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:
-    """Of the first `size` bytes."""
+    """Digest of the first `size` bytes."""
     fingerprint = hashlib.blake2b(digest_size=16)
     file.seek(0)
     while size > 0 and (block := file.read(min(size, 2**20))):
@@ -151,14 +151,14 @@ class Busy(OSError):
 
 
 class Taken(OSError):
-    """Another process has come to write a path that this one had locked."""
+    """Another process has taken over a path that this one had locked."""
 
 
 class Lock:
     """The right to write a path, which ends with its process. Raises Busy if another process holds it and `wait` is false.
 
-    It can be lost: somebody deletes the lock file, and another process takes a new one, or the file system knows no locks
-    (`works` is false). So `replace` looks whether the lock still stands, and whether the file is still the one that this
+    It can be lost: somebody deletes the lock file, and another process locks a new one, or the file system has no locks
+    (`works` is false). So `replace` checks that the lock is still held, and that the file is still the one that this
     process knows.
     """
 
@@ -168,7 +168,7 @@ class Lock:
         self._known = _mark(path)
 
     def replace(self, temporary: Path) -> None:
-        """Let a temporary file take the place of the path. Raises Taken if that is no longer this process's to do."""
+        """Replace the path by a temporary file. Raises Taken if another process has taken over the path."""
         if self.works and not _is_open(self._file, self._descriptor):
             self._renew()
         if _mark(self._path) not in (None, self._known):
@@ -194,9 +194,9 @@ class Lock:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[Lock]:
-    """Hold the lock of `path`, a file beside it that is gone afterwards; one that a crash left behind stops nobody.
+    """Hold the lock of `path`, a file beside it that is then removed; one that a crash left behind blocks nobody.
 
-    What writers of the path left behind is cleared away. Raises Busy if another process holds the lock and `wait` is false.
+    Temporary files of killed writers are removed. Raises Busy if another process holds the lock and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = Lock(path, wait)
@@ -209,20 +209,20 @@ def locked(path: Path, wait: bool = True) -> Iterator[Lock]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Hold the lock of a new file. Raises ValueError where it is there already, Busy where another process is at it."""
+    """Hold the lock of a new file. Raises ValueError if it exists, Busy if another process is writing it."""
     with locked(path, wait=False):
         require_new(path)
         yield
 
 
 def require_new(path: Path) -> None:
-    """Raise ValueError where there is a file."""
+    """Raise ValueError if the path exists."""
     if path.exists():
         raise ValueError(f"{path} exists and is never overwritten")
 
 
 def is_locked(path: Path) -> bool:
-    """Does a living process hold the lock of `path`?"""
+    """Whether a live process holds the lock of `path`."""
     try:
         descriptor = os.open(lock_file(path), os.O_RDONLY)
     except OSError:
@@ -239,12 +239,12 @@ def is_locked(path: Path) -> bool:
 
 
 def lock_file(path: Path) -> Path:
-    """Where the lock of `path` is."""
+    """The lock file of `path`."""
     return path.with_name(path.name + ".lock")
 
 
 def _flock(file: Path, wait: bool) -> tuple[int, bool]:
-    """Make and lock a file. Gives its descriptor, and whether the file system can lock at all."""
+    """Create and lock a file. Returns its descriptor, and whether the file system can lock at all."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -260,7 +260,7 @@ def _flock(file: Path, wait: bool) -> tuple[int, bool]:
 
 
 def _is_open(file: Path, descriptor: int) -> bool:
-    """Is it this file that is open, and not one that was there before?"""
+    """Whether the descriptor is of the file that is now at this path, not of an earlier one."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except FileNotFoundError:

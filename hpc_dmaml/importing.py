@@ -1,7 +1,7 @@
-"""The classes and modules that a configuration names: what they are, and which may be imported.
+"""Find the classes and modules that a configuration names, and import those that may be imported.
 
-To import is to run code. A command line and the files that it names are the user's own; what a result file names is
-looked up among the classes of this package, and imported only where it is trusted.
+Importing runs code. A command line and the files that it names are the user's own; what a result file names is looked
+up among the classes of this package, and imported only if it is trusted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import is_dataclass
 from typing import Any
 
 Trusted = Callable[[str], bool]
-"""May this path be imported?"""
+"""Tells whether an import path may be imported."""
 
 
 def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any]:
-    """The class at `path` for the field `name`, derived from `base`: one of this package's, by its name, or the user's
-    own, by its import path. Raises ValueError."""
+    """The class `path`, derived from `base`, for the field `name`: one of this package by its name, or the user's own
+    by its import path. Raises ValueError."""
     known = own(base)
     if isinstance(path, str) and path.rpartition(".")[2] in known:
         kind = known[path.rpartition(".")[2]]
@@ -45,7 +45,7 @@ def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any
 
 
 def check_complete(name: str, kind: type[Any]) -> None:
-    """Raise ValueError where a class leaves out what its base asks it to write."""
+    """Raise ValueError where a class does not implement all abstract methods of its base."""
     if inspect.isabstract(kind):
         lacks = sorted(kind.__abstractmethods__)
         missing = ", ".join(each if isinstance(getattr(kind, each), property) else f"{each}()" for each in lacks)
@@ -53,7 +53,7 @@ def check_complete(name: str, kind: type[Any]) -> None:
 
 
 def own(base: type[Any]) -> dict[str, type[Any]]:
-    """The classes of this package below `base`, by their names."""
+    """The concrete classes of this package that derive from `base`, by name."""
     found: dict[str, type[Any]] = {}
     for kind in base.__subclasses__():
         if is_own(kind):
@@ -62,12 +62,12 @@ def own(base: type[Any]) -> dict[str, type[Any]]:
 
 
 def is_own(kind: type[Any]) -> bool:
-    """Is a class this package's?"""
+    """Whether a class belongs to this package."""
     return kind.__module__.startswith("hpc_dmaml.")
 
 
 def path_of(kind: type[Any]) -> str:
-    """How a configuration names a class."""
+    """The name of a class in a configuration: its import path, or, within this package, its name alone."""
     return kind.__qualname__ if is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -81,7 +81,7 @@ def allow(name: str, path: str, trusted: Trusted) -> None:
 
 
 def imported(name: str, path: str) -> Any:
-    """What stands at an import path. Raises ValueError, whatever goes wrong in the user's module."""
+    """Import the object at an import path. Raises ValueError for any error in the user's module."""
     try:
         return pkgutil.resolve_name(path)
     except Exception as error:
@@ -89,13 +89,13 @@ def imported(name: str, path: str) -> Any:
 
 
 def described(error: BaseException) -> str:
-    """An error on one line, with its type where it is no plain message to a user."""
+    """An error on one line, with its type unless its message is meant for users."""
     text = " ".join(str(error).split())[:300]
     return text if text and isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"
 
 
 def did_you_mean(given: str, known: Iterable[str], dashes: str = "") -> str:
-    """The nearest of the known names, as the end of a message."""
+    """The end of a message that suggests the nearest known name; empty if none is near."""
     near = difflib.get_close_matches(given, known, 1)
     return f"; did you mean {dashes + near[0] if dashes else repr(near[0])}?" if near else ""
 

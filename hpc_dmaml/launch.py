@@ -1,4 +1,4 @@
-"""From a command line to a job on all ranks, and no rank left waiting when one fails."""
+"""Start a job on all ranks from a command line; if one rank fails, no other is left waiting."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from hpc_dmaml.requirements import TaskFailure
 from hpc_dmaml.versions import git_commit
 
 COMPLETE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
-"""Exit codes. INTERRUPTED says that `--resume` goes on from here; FAILED also that the last state could not be written to
-the output, whatever else happened: that needs a person."""
+"""Exit codes. INTERRUPTED: `--resume` can continue the job; FAILED: also whenever the last state could not be written
+to the output, which needs a person."""
 
 SPINS = "3000"
-"""Turns for which a thread of GNU's OpenMP waits for work before it leaves its core. With two threads on two busy cores a run
-takes half the time that it takes with the default, on quiet ones 2 % more; to leave at once, the policy "passive", costs a sixth."""
+"""Iterations for which a thread of GNU's OpenMP spins before it yields its core. With two threads on two busy cores a
+run takes half the default's time, on idle ones 2 % more; yielding at once, the policy "passive", costs a sixth."""
 
 Settings = TypeVar("Settings")
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import torch in this block: to look for garbage meanwhile, of which there is none, takes a sixth of the time."""
+    """Import torch in this block, without garbage collection, which would find nothing and take a sixth of the time."""
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # nor is it looked for there later
+        gc.freeze()  # later collections skip what was imported
         gc.enable()
 
 
 def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator], int]) -> int:
     """Parse the command line, find the other ranks, and run `job`. Returns the exit code.
 
-    Bad input is refused before MPI is loaded where the command line shows it, else by all ranks together. An exception
-    on one rank ends all of them at once, because the others would wait for it forever.
+    Errors on the command line are reported before MPI is loaded, other bad input by all ranks together. An exception on
+    one rank ends all of them at once, because the others would wait for it forever.
     """
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         settings = parse()
         if launched_rank(os.environ) == 0:
-            git_commit()  # is remembered
-        own_cores()  # is remembered
+            git_commit()  # cached
+        own_cores()  # cached
         comm = connect()
     except ValueError as error:
         return _refuse(error, launched_rank(os.environ))
     try:
-        # For a moment a file may look different from different nodes: what rank 0 has read counts.
+        # For a moment a file may look different from different nodes: use what rank 0 has read.
         return job(comm.broadcast_object(settings), comm)
     except Refusal as error:
         return _refuse(error, comm.rank, error.code)
     except KeyboardInterrupt:
-        with suppress(OSError):  # that nothing can be said must not leave the others waiting
-            print("hpc_dmaml: stopped at once. What was last written stands.", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a failing print must not leave the others waiting
+            print("hpc_dmaml: stopped at once. The file as last written is kept.", file=sys.stderr, flush=True)
         comm.abort(128 + signal.SIGINT)
         raise
     except BaseException as error:

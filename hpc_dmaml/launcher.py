@@ -1,6 +1,6 @@
-"""What the environment of a process tells, before MPI is up: was it started as one of many, and as which?
+"""Find out from the environment, before MPI is loaded, how many processes a launcher started, and which this one is.
 
-For a process on its own a single answer is right, so what a step of srun leaves behind in a shell must not count.
+A process that no launcher started must count as single, so variables that srun leaves in a shell have to be ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 def launched_rank(environment: Mapping[str, str]) -> int:
-    """This process's rank, as the launcher's environment tells; 0 where it does not."""
+    """This process's rank by the launcher's environment variables; 0 without any."""
     for variable in (*RANK_VARIABLES, *(("SLURM_PROCID",) if _is_srun_task(environment) else ())):
         if environment.get(variable, "").isdigit():
             return int(environment[variable])
@@ -22,9 +22,9 @@ def launched_rank(environment: Mapping[str, str]) -> int:
 
 
 def launched_size(environment: Mapping[str, str]) -> int | None:
-    """How many processes the launcher started; None where its environment does not say.
+    """How many processes the launcher started, by its environment variables; None without any.
 
-    SLURM_NTASKS is no help: batch shells have it too, where one process is right.
+    SLURM_NTASKS is of no use: batch shells have it too, in which there is one process.
     """
     for variable in (*SIZE_VARIABLES, *(("SLURM_STEP_NUM_TASKS",) if _is_srun_task(environment) else ())):
         if environment.get(variable, "").isdigit():
@@ -33,7 +33,7 @@ def launched_size(environment: Mapping[str, str]) -> int | None:
 
 
 def announce() -> None:
-    """Say, as rank 0 of several, that the job starts: what it imports may take long, on a busy machine or a slow disk."""
+    """On rank 0 of several, print that the job starts, as imports may take long on a busy machine or a slow disk."""
     size = launched_size(os.environ) or 1
     if size > 1 and launched_rank(os.environ) == 0:
         with suppress(OSError):
@@ -46,10 +46,10 @@ def slurm_restarts() -> int:
 
 
 def _is_srun_task(environment: Mapping[str, str]) -> bool:
-    """Did srun start this process, or the script that runs it, as a task of a step?
+    """Whether srun started this process, or the script that runs it, as a task of a step.
 
-    The shell of `srun --pty` has the same variables, and what is started there by hand has inherited them: it is no task,
-    unless srun started it itself.
+    The shell of `srun --pty` has the same variables, which processes started there by hand inherit: they are not tasks,
+    only the process that srun itself started is one.
     """
     process = environment.get("SLURM_TASK_PID")
     if process is None or not environment.get("SLURM_STEP_ID", "").isdigit():

@@ -44,13 +44,13 @@ class MetaModel:
 
     @cached_property
     def example(self) -> MetaModel:
-        """Another of its kind, after its first step."""
+        """Another MetaModel of this kind, after its first step."""
         example = MetaModel(torch.ones_like(self.theta), self._configured)
         example.step(torch.ones_like(self.theta))
         return example
 
     def load_optimizer_state(self, state: State, stepped: bool) -> None:
-        """Restore what `optimizer_state` gave; `stepped`: after a step. Raises ValueError where it is another optimizer's."""
+        """Restore an `optimizer_state`; `stepped`: one after a step. Raises ValueError for another optimizer's."""
         wanted = types_of((self.example if stepped else MetaModel(self.theta, self._configured)).optimizer_state())
         held = types_of(state)
         if held != wanted:
@@ -61,7 +61,7 @@ class MetaModel:
         """Restore what `optimizer_state` gave."""
         self._optimizer = self._configured.build(self._theta)
         like = self.example._optimizer.state[self.example._theta] if state else {}
-        for name, value in state.items():  # not by load_state_dict, which would give scalars the precision of θ
+        for name, value in state.items():  # load_state_dict would give scalars the precision of θ
             tensor, known = torch.from_numpy(np.array(value)), like[name]
             self._optimizer.state[self._theta][name] = (
                 tensor.to(known.device) if isinstance(known, Tensor) else type(known)(tensor.item())
@@ -69,5 +69,5 @@ class MetaModel:
 
 
 def types_of(state: State) -> dict[str, str]:
-    """What a state consists of."""
+    """Data types and shapes of a state's arrays."""
     return {name: f"{value.dtype}{list(value.shape)}" for name, value in sorted(state.items())}

@@ -1,4 +1,4 @@
-"""Fields that have moved: files, sweeps and scripts that were written before keep their meaning."""
+"""Old names of fields, with which older files, sweeps and scripts keep working."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 OF_THE_WORKER = ("task_reduction", "clip")
-"""What was below `maml` and is now a field of the job; the rest of it is the algorithm's."""
+"""Fields of the former group `maml` that are now fields of the job; its other fields are now the algorithm's."""
 
 
 def modern(name: str) -> str:
-    """The name of a field today: "maml.inner_lr" is algorithm.inner_lr, "maml.clip" is clip."""
+    """The current name of a field: "maml.inner_lr" is algorithm.inner_lr, "maml.clip" is clip."""
     group, dot, field = name.partition(".")
     if group != "maml":
         return name
@@ -18,9 +18,9 @@ def modern(name: str) -> str:
 
 
 def modernised(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a configuration under today's names: a group `maml` is the algorithm MAML.
+    """The content of a configuration under the current names: a group `maml` is the algorithm MAML.
 
-    Raises ValueError where an old and a new name say the same twice.
+    Raises ValueError where a field is given by both its old and its new name.
     """
     new: dict[str, Any] = {}
     for name, value in content.items():

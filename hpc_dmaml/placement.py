@@ -1,4 +1,4 @@
-"""Which rank does what: whole workers on a rank, or a worker's tasks over several ranks."""
+"""Assign workers to ranks: whole workers to a rank, or a worker's tasks to several ranks."""
 
 from __future__ import annotations
 

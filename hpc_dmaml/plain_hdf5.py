@@ -1,7 +1,7 @@
-"""Plain numbers and text out of an HDF5 file that anybody may have made.
+"""Read plain numbers and text from an HDF5 file that is not trusted.
 
-HDF5 can do more than hold arrays: refer to other files, load plug-ins, claim terabytes that nobody ever wrote. Here a file
-holds what it holds: arrays of numbers or text, stored as they are, that together are no larger than the file.
+HDF5 can do more than hold arrays: refer to other files, load plug-ins, claim terabytes that nobody ever wrote. Here
+arrays must be of numbers or text, be stored in the file itself, uncompressed, and together be no larger than the file.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import numpy as np
 from h5py import h5d, h5o, h5t
 
 DEEPEST = 4
-"""Groups within groups."""
+"""Greatest depth of groups within groups."""
 _HEAP = b"GCOL\x01"
 _PLAIN = (h5t.INTEGER, h5t.FLOAT, h5t.STRING)
 
 
 def check_heaps(path: Path) -> None:
-    """Raise ValueError where HDF5 would never come back: it walks through its heaps of texts from size to size, and for ever
-    where one is 0."""
+    """Raise ValueError where HDF5 would hang: it steps through its heaps of texts by the texts' sizes, for ever if one
+    is 0."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(_HEAP)
         while start >= 0:
             place, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
             while place + 16 <= end <= len(content):
                 index, size = struct.unpack("<H6xQ", content[place : place + 16])
-                step = 16 + -(-size // 8) * 8 if index else size  # header and text; or what is free
+                step = 16 + -(-size // 8) * 8 if index else size  # header and text; or free space
                 if not 16 <= step <= end - place:
                     raise ValueError("its texts are damaged")
                 place += step
@@ -40,7 +40,7 @@ def check_heaps(path: Path) -> None:
 
 
 def attributes(file: h5py.File) -> dict[str, Any]:
-    """The root's attributes: numbers, text, and arrays of them. Raises ValueError for any other."""
+    """The root's attributes: numbers, arrays of them, and text. Raises ValueError for any other."""
     found = {}
     for name in file.attrs:
         attribute = file.attrs.get_id(name)
@@ -48,13 +48,13 @@ def attributes(file: h5py.File) -> dict[str, Any]:
         size = math.prod(shape) * attribute.get_type().get_size() if shape is not None else 0
         text = attribute.get_type().get_class() == h5t.STRING
         if not _is_plain(attribute) or size > file.id.get_filesize() or (text and shape):
-            raise ValueError(f"its attribute {name} is no plain number or text")
+            raise ValueError(f"its attribute {name} is not a plain number or text")
         found[name] = file.attrs[name]
     return found
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """All arrays by their path, of which none is read yet. Raises ValueError where one is not plain, or all are too large."""
+    """All arrays by path, not yet read. Raises ValueError where one is not plain, or all are larger than the file."""
     found = dict(_below(file, "", set()))
     if sum(dataset.nbytes for dataset in found.values()) > (size := file.id.get_filesize()):
         raise ValueError(f"its arrays claim more than the file's {size} bytes")
@@ -62,7 +62,7 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def values(dataset: h5py.Dataset) -> np.ndarray:
-    """The content of an array."""
+    """Read an array. Raises ValueError where it holds more text than the file."""
     if not h5py.check_string_dtype(dataset.dtype):
         return dataset[()]
     # One by one: many of them could refer to the same, long text.
@@ -95,7 +95,7 @@ def _below(group: h5py.Group, prefix: str, seen: set[int]) -> Iterator[tuple[str
 
 def _check(path: str, item: Any) -> None:
     if not isinstance(item, h5py.Dataset) or not _is_plain(item.id):
-        raise ValueError(f"{path} is no plain array of numbers or text")
+        raise ValueError(f"{path} is not a plain array of numbers or text")
     plan = item.id.get_create_plist()
     if plan.get_external_count() or plan.get_layout() == h5d.VIRTUAL:
         raise ValueError(f"{path} has its data in another file")
@@ -106,5 +106,5 @@ def _check(path: str, item: Any) -> None:
 
 
 def _is_plain(item: Any) -> bool:
-    """Numbers or text, in an array of some shape."""
+    """Whether an item holds numbers or text, in an array of some shape."""
     return item.shape is not None and item.get_type().get_class() in _PLAIN

@@ -1,4 +1,4 @@
-"""YAML as configurations and sweeps use it: one document of plain values, every key once, nothing that stands for more."""
+"""The part of YAML that configurations and sweeps use: one document of plain values, unique keys, no aliases."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import yaml
 
 _TAG = "tag:yaml.org,2002:"
 LONGEST, DEEPEST = 50_000, 50
-"""Characters, and mappings and lists within one another. A configuration has a thousand and four; with what a file can hold
-a parser would be busy for minutes."""
+"""Most characters, and the deepest nesting. A configuration has about a thousand, and four levels; a parser would take
+minutes for as much as a file can hold."""
 
 
 def load_yaml(text: str, text_keys: bool = False) -> Any:
-    """The content of a YAML text; with `text_keys` every key is text, as it was written. Raises ValueError."""
+    """Parse a YAML text; with `text_keys` every key is text, as it was written. Raises ValueError."""
     return copy.deepcopy(_loaded(text, text_keys))
 
 
-@lru_cache(16)  # a file is asked for its configuration by several
+@lru_cache(16)  # several callers read the configuration of the same file
 def _loaded(text: str, text_keys: bool) -> Any:
     if len(text) > LONGEST:
         raise ValueError(f"it has {len(text):,} characters; at most {LONGEST:,} can be a configuration")
@@ -31,21 +31,21 @@ def _loaded(text: str, text_keys: bool) -> Any:
 
 
 def dump_yaml(content: Any) -> str:
-    """A text of which `load_yaml` gives the content again."""
+    """Content as a text that `load_yaml` reads back."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """What JSON has too, and what was meant. A few lines of aliases can stand for more than fits anywhere; of two values YAML
-    would take the last, and be silent; it takes 1e-3, without a point, for text, 1:30.5 for a number, and 2026-01-01 for
-    an object."""
+    """Accepts only what JSON has too, and avoids surprises of YAML: a few lines of aliases can expand beyond all
+    memory; of two values for a key the last silently wins; 1e-3, without a point, would be text, 1:30.5 a number, and
+    2026-01-01 an object."""
 
     depth = 0
     yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)  # noqa: RUF012  (as PyYAML has it)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError("aliases (*name) have no place in it")
+            raise ValueError("aliases (*name) are not allowed")
         self.depth += 1
         if self.depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} deep")
@@ -74,12 +74,12 @@ _Loader.add_implicit_resolver(
     ),
     list("-+.0123456789"),
 )
-for _kind in ("binary", "omap", "pairs", "set", "timestamp"):  # what JSON, and so the command line, does not have
+for _kind in ("binary", "omap", "pairs", "set", "timestamp"):  # types that JSON, and so the command line, does not have
     del _Loader.yaml_constructors[_TAG + _kind]
 
 
 class _TextKeys(_Loader):
-    """A key is the text that was written: the label `on` is no truth value, and 1 and 1.0 are two labels."""
+    """Keeps keys as the text that was written: the label `on` is not a truth value, and 1 and 1.0 are two labels."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -90,7 +90,7 @@ class _TextKeys(_Loader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what the loader would take for a number, and writes out what stands in two places."""
+    """Quotes text that the loader would take for a number, and repeats an object instead of writing an alias."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 

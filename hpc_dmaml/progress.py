@@ -1,4 +1,4 @@
-"""What a user sees of a job: a header, its progress, the result and what to do next. Only rank 0 prints."""
+"""Print a job's header, its progress, its result and the next commands. Only rank 0 prints."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hpc_dmaml.setup import Job
 from hpc_dmaml.state import Validation
 
 LINE_EVERY_S = 5.0
-"""In a batch log, where no bar can be drawn, a line so often."""
+"""Seconds between two lines in a batch log, where no bar can be drawn."""
 
 
 class Bar:
-    """A bar on a terminal, a line every few seconds elsewhere."""
+    """Progress as a bar on a terminal, and as a line every few seconds elsewhere."""
 
     def __init__(self, unit: str, total: int, done: int = 0, file: TextIO | None = None) -> None:
-        """Of `total` units so many are `done` before the start. `file`: for the lines; default the standard output."""
+        """`done`: units of the `total` done before the start. `file`: for the lines; default the standard output."""
         self._unit, self._total, self._first, self._done, self._file = unit, total, done, done, file
         self._last_line = self._start = time.monotonic()
         self._bar = tqdm(total=total, initial=done, unit=unit, disable=not sys.stderr.isatty(), smoothing=0.1)
@@ -40,7 +40,7 @@ class Bar:
         self._bar.close()
 
     def show(self, done: int, text: str = "", always: bool = False) -> None:
-        """So many are done now. `always`: with a line even if it is not yet time for one."""
+        """Show that `done` units are done. `always`: with a line even if none is due yet."""
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(done - self._done)
         self._done, now = done, time.monotonic()
@@ -102,7 +102,7 @@ class Progress:
             _say(f"warning: {warning}", sys.stderr)
 
     def show(self, done: Round) -> None:
-        """One run more."""
+        """Show one more run."""
         if not self.active:
             return
         run, reports = done.run, done.reports
@@ -115,7 +115,7 @@ class Progress:
         self._bar.show(run + 1, text, always=run + 1 == self.job.config.runs)
 
     def finish(self, validation: Validation | None, stopped: bool, written: Path | None) -> None:
-        """The result, and the command that comes next. `written`: the file, if there is one."""
+        """Print the result and the next commands. `written`: the file, or None."""
         if not self.active:
             return
         self._bar.close()
@@ -133,7 +133,7 @@ class Progress:
             _say(f"Test it:  hpc_dmaml evaluate {written}{trust}")
 
     def fail(self, message: str, written: Path | None) -> None:
-        """Why the job ends. `written`: the file with its last good state, if there is one."""
+        """Print why the job ends. `written`: the file with its last good state, or None."""
         if self.active:
             self._bar.close()
             where = f" The last good state is in {written}" if written else ""
@@ -147,13 +147,13 @@ class Progress:
 
 
 def _say(line: str, file: TextIO | None = None) -> None:
-    """Print. A batch log on a full disk is no reason to end a job."""
+    """Print, ignoring errors: a full disk under a batch log must not end a job."""
     with suppress(OSError):
         print(line, file=file, flush=True)
 
 
 def _describe(strategy: Any) -> str:
-    """Omniglot(ways=5, shots=1, …) without defaults' noise."""
+    """A strategy as Omniglot(ways=5, shots=1, …), without most of the fields that have their default."""
     from dataclasses import MISSING, fields
 
     shown = []

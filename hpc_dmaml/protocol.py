@@ -1,4 +1,4 @@
-"""The numbers of a test, of one file or of several seeds' files: as text, and as CSV."""
+"""Format the numbers of a test, of one file or of several seeds' files, as text and as CSV."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from hpc_dmaml.losses import Metric
 from hpc_dmaml.state import Validation
 
 NORMAL = 1.96
-"""Half the width of a 95 % interval in standard errors, as papers have it."""
+"""Half the width of a 95 % interval in standard errors, by the normal distribution, as in papers."""
 WAYS = ("all queries at once", "one query at a time")
-"""In which a test predicts: the transductive one, and the inductive one where it is asked for."""
+"""The ways in which a test predicts: transductive, and inductive if requested."""
 
 
 class Section(NamedTuple):
     """A mean over test tasks, or over seeds, for each adaptation step."""
 
     name: str
-    """Of the rows in the CSV: a file, "seeds" or "tasks"."""
+    """Name of the rows in the CSV: a file, "seeds", "tasks" or "untrained"."""
     heading: str
     found: tuple[Validation, ...]
     """(steps + 1, n) of n tasks or seeds, for each of `WAYS`."""
     seed: int | None = None
-    """Of the file's job."""
+    """Seed of the file's job."""
     quantile: float = NORMAL
 
 
 def over_files(sections: Sequence[Section]) -> list[Section]:
-    """Means over several seeds' files: over the seeds, and over the tasks, of which all files have the same.
+    """Means over several seeds' files: over the seeds, and over the tasks, which are the same for all files.
 
-    Over seeds the interval is Student's t over the files' means: how far would further seeds lie? Over tasks a task counts
-    once, with its mean over the seeds, as its values under several seeds are not independent of one another.
+    Over seeds the interval is Student's t over the files' means, for the spread of further seeds. Over tasks each task
+    counts once, with its mean over the seeds, as its values under several seeds are not independent of one another.
     """
     ways = list(zip(*(section.found for section in sections), strict=True))
     n, tasks = len(sections), ways[0][0].loss.shape[-1]
@@ -79,7 +79,7 @@ def table(found: Validation, metric: Metric | None, quantile: float = NORMAL) ->
 
 
 def with_unit(mean: float, half: float, metric: Metric) -> str:
-    """Mean ± half the interval, of shares in per cent."""
+    """Mean ± half the interval, and the unit; shares in per cent."""
     return f"{shown(100 * mean, 100 * half, 2) if metric.is_share else shown(mean, half, 3)} {metric.suffix}".rstrip()
 
 
@@ -96,7 +96,7 @@ def interval(values: np.ndarray, quantile: float = NORMAL) -> list[tuple[float, 
 
 def write_csv(path: Path, sections: Sequence[Section], metric: Metric | None, settings: Mapping[str, Any]) -> None:
     """A row for each section and adaptation step: means and halves of the 95 % intervals in full precision, the metric
-    with its unit in the column's name; and the `settings`, the same in all rows. Replaces the file whole."""
+    with its unit in the column's name; and the `settings`, the same in all rows. Replaces the file atomically."""
     rows = [{**row, **settings} for section in sections for row in _rows(section, metric)]
     with (
         replacing(path) as temporary,

@@ -1,4 +1,4 @@
-"""What rank 0 writes down, and when: log and checkpoint of a job, in one file. The other ranks' recorder does nothing."""
+"""Write the log and checkpoint of a job to one file, on rank 0. The recorders of other ranks write nothing."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from hpc_dmaml.stopping import Stop
 from hpc_dmaml.versions import git_commit, versions
 
 WRITING_SHARE = 0.02
-"""Writing takes at most this part of the time: the interval between two writes is stretched for it."""
+"""Greatest share of the time for writing: the interval between two writes is lengthened accordingly."""
 
 
 class Recorder:
-    """Keeps the log's rows and the checkpoint's state, and replaces the output file when it is time to."""
+    """Keeps the log's rows and the checkpoint's state, and replaces the output file when that is due."""
 
     def __init__(self, job: Job, places: list[tuple[str, str]], stop: Stop) -> None:
-        """`places`: host and device of each rank. `stop`: is asked for where another process has taken the output.
+        """`places`: host and device of each rank. `stop`: requested if another process has taken over the output.
 
-        The log of a job that is resumed passes from `job.previous` to here.
+        The log of a resumed job is moved from `job.previous` to here.
         """
         self.job, self.stop = job, stop
         self.active = job.comm.rank == 0
@@ -78,17 +78,17 @@ class Recorder:
             self._write(job.output, "running")  # a restart counts, even if it is killed before it makes a run
 
     def stands_still(self) -> bool:
-        """Has SLURM restarted this job `STILL` times without a run between? Then it would go on like that for ever. The
+        """Whether SLURM has restarted this job `STILL` times without a run in between, as it would do for ever. The
         same on every rank."""
         still = slurm_restarts() >= STILL and self._restarts[-STILL:] == [self.first_run] * STILL
         return bool(self.job.comm.broadcast_object(still and self.first_run < self.job.config.runs))
 
     def record(self, done: Round) -> None:
-        """Note a round, and replace the file if it is time."""
+        """Record a round, and replace the file if that is due."""
         if not self.active:
             return
         config, reports = self.job.config, done.reports
-        # The times of the round before come with this one's reports.
+        # This round's reports contain the times of the round before.
         self.complete_times(np.stack([reports.of(name) for name in results.RANK_TIMES], 1))
         unknown = np.full(len(reports.ranks), np.nan)
         self.log.append(
@@ -112,19 +112,19 @@ class Recorder:
             self._write(self.job.output, "running")
 
     def save(self) -> None:
-        """Write at once what is new since the last write, if rank 0 has all of it. Not while a run is being noted, or θ
-        changes."""
+        """Write at once if there are new runs since the last write, and rank 0 has all state. Must not be called while
+        a run is recorded, or θ changes."""
         if self.active and len(self.log) > self._last_run and not self.job.state.own.are_kept:
             self._write(self.job.output, "running")
 
     def complete_times(self, times: np.ndarray | None) -> None:
-        """The times (R, 3) of the last run, if there was one."""
+        """Fill in the times (R, 3) of the last run, if there was one."""
         if times is not None and len(self.log) > self.first_run:
             self.log.complete_times(times)
 
     def finish(self, status: str) -> Path | None:
-        """Write the file for the last time. Gives its path, on every rank: the output, or a file in another folder if
-        the output cannot be written, or None if no folder will have it."""
+        """Write the file for the last time. Returns its path, on every rank: the output, or a file in another folder if
+        the output cannot be written, or None if no folder can be written."""
         written = None
         self.job.state.own.gather(self.job.comm)
         if self.active:
@@ -132,13 +132,13 @@ class Recorder:
             with suppress(OSError):  # there may be no temporary folder either
                 written = next((path for path in _places(output) if self._write(path, status)), None)
             if written is None:
-                _warn("the result could not be written anywhere and is lost, but for what was written before")
+                _warn("the result could not be written anywhere and is lost, except for what was written before")
             elif written != output:
                 _warn(f"the result is not in {output} but in {written}: bring it to a safe place")
         return self.job.comm.broadcast_object(written)
 
     def is_due(self, run: int) -> bool:
-        """Is the file to be replaced at the end of this run? Rank 0 knows."""
+        """Whether to replace the file at the end of this run; False on all ranks but 0."""
         if not self.active:
             return False
         checkpoint = self.job.config.checkpoint
@@ -148,8 +148,8 @@ class Recorder:
         return self.stop.in_haste() or by_runs or (by_time and since_s >= self._write_s / WRITING_SHARE)
 
     def _write(self, path: Path, status: str) -> bool:
-        """Replace the file at `path`. A healthy job outlives a sick disk: failing, it warns, and tries again when the
-        next write is due. Returns whether it went well."""
+        """Replace the file at `path`. Returns whether that succeeded: a job survives a failing disk, with a warning,
+        and tries again when the next write is due."""
         start, written = time.monotonic(), False
         lock = self.job.lock if path == self.job.output else None
         try:
@@ -159,7 +159,7 @@ class Recorder:
             _warn(f"{error}. This job stops")
             self.stop.ask()
         except OSError as error:
-            _warn(f"cannot write {path}: {error.strerror or error}. What was written before stands")
+            _warn(f"cannot write {path}: {error.strerror or error}. The file as last written is kept")
         self._last_write, self._last_run = time.monotonic(), len(self.log)
         self._write_s = self._last_write - start
         return written
@@ -197,7 +197,7 @@ class Recorder:
 
 
 def _places(output: Path) -> Iterator[Path]:
-    """Where the last state of a job may go: where it belongs, else the user's state folder, else a temporary one."""
+    """Where to try to write a job's last state: to its output, in the user's state folder, in a temporary folder."""
     from platformdirs import user_state_path
 
     yield output

@@ -1,4 +1,4 @@
-"""How a field's value is refused: named, with what came and what it must be."""
+"""Checks of fields, whose errors say what the field must be and what came."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 class TaskFailure(ValueError):
-    """A task's data could not be made, by an environment for example: the message names it, and says all there is to say."""
+    """A task's data could not be made, by an environment for example. The message names it and needs no traceback."""
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:

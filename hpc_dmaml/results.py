@@ -1,8 +1,8 @@
-"""The one file of a job: log and checkpoint in one plain HDF5 file. Needs neither MPI nor torch.
+"""The result file of a job: log and checkpoint in one plain HDF5 file. Needs neither MPI nor torch.
 
-A file is a set of named arrays and root attributes; `VARIABLES` says what the arrays of the log mean. Rank 0 keeps the
-log's rows in memory, and each write replaces the file as a whole, so that a reader, also of a running or killed job,
-always sees a plain and complete file.
+A file is a set of named arrays and root attributes; `VARIABLES` describes the arrays of the log. Rank 0 keeps the log's
+rows in memory, and each write replaces the file as a whole, so that readers, also of a running or killed job, always
+see a complete file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from hpc_dmaml.validity import check_arrays, check_attributes, check_content
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
-"""Schema 1 knew one metric, accuracy; `upgraded` makes of it what `SCHEMA` says."""
+"""Schemas that can be read. Schema 1 had one metric, accuracy; `upgraded` converts it to `SCHEMA`."""
 NEXT_BEST = "checkpoint/next_best/"
-"""Where those of the best parameters are that come after the first, if more than one is kept."""
+"""Group of the best parameters after the first, if more than one is kept."""
 STATUSES = ("running", "complete", "interrupted", "failed")
 
 
@@ -63,20 +63,20 @@ VARIABLES = {
     ),
 }
 LATER = ("ranks/data_s",)
-"""Variables that files had not from the first: there they are read as NaN."""
+"""Variables that older files lack, in which they are read as NaN."""
 METRICS = ("workers/metric", "validation/metric")
 """Variables whose name, unit and direction are those of the job's metric."""
 SCALES = {"run": "runs/run", "worker": "workers/worker", "rank": "ranks/rank", "validation": "validation/run",
           "step": "validation/step", "task": "validation/task"}  # fmt: skip
-"""Where the numbers of each dimension stand."""
+"""The array with the coordinates along each dimension."""
 DIMENSIONS = {name: variable.dimensions for name, variable in VARIABLES.items()} | {
     name: (dimension,) for dimension, name in SCALES.items()
 }
 RANK_TIMES = ("exchange_s", "wait_s", "validation_s")
-"""Times that a rank knows only after the run: they come with the next one."""
+"""Times that a rank only knows after the run, and reports with the next one."""
 COUNTERS = ("runs/run", "runs/seen_tasks", "validation/run")
 BLOCK_NUMBERS = 1 << 17
-"""The log grows in memory by blocks of so many numbers."""
+"""Size of the blocks, in numbers, by which the log grows in memory."""
 
 Arrays = dict[str, np.ndarray]
 Stored = TypeVar("Stored")
@@ -84,7 +84,7 @@ Stored = TypeVar("Stored")
 
 
 def metric_attributes(metric: Metric | None) -> dict[str, str]:
-    """What a file's root attributes say of the metric; empty texts where there is none."""
+    """The root attributes that describe a metric; empty texts where there is none."""
     name, unit, direction = "", "", ""
     if metric is not None:
         name, unit, direction = metric.name, metric.unit, "higher" if metric.higher_is_better else "lower"
@@ -92,13 +92,13 @@ def metric_attributes(metric: Metric | None) -> dict[str, str]:
 
 
 def metric_in(attributes: Mapping[str, Any]) -> Metric | None:
-    """The metric that root attributes tell of."""
+    """The metric that root attributes describe, or None."""
     name, unit, direction = (attributes[key] for key in metric_attributes(None))
     return Metric(name, unit, direction == "higher") if name else None
 
 
 def upgraded(arrays: Mapping[str, Stored], attributes: Mapping[str, Any]) -> tuple[dict[str, Stored], dict[str, Any]]:
-    """Arrays and root attributes of any readable schema as `SCHEMA` has them."""
+    """Convert arrays and root attributes of any readable schema to `SCHEMA`."""
     if attributes.get("schema") != 1:
         return dict(arrays), dict(attributes)
     moved = {name.replace("metric", "accuracy"): name for name in METRICS}
@@ -108,7 +108,7 @@ def upgraded(arrays: Mapping[str, Stored], attributes: Mapping[str, Any]) -> tup
 
 
 class Rows:
-    """An array (n, …) that grows by rows, in blocks that are never copied, as there may be millions of them."""
+    """An array (n, …) that grows by rows, in blocks that are never copied, as there may be millions of rows."""
 
     def __init__(self, first: np.ndarray) -> None:
         self._full: list[np.ndarray] = []
@@ -144,7 +144,7 @@ class Log:
     """The rows of all runs and validations so far."""
 
     def __init__(self, sizes: Mapping[str, int], rows: Mapping[str, np.ndarray] | None = None) -> None:
-        """`sizes` of the dimensions worker, rank, step and task; `rows` of a log to go on with."""
+        """`sizes` of the dimensions worker, rank, step and task; `rows` of a log to continue."""
         self.sizes = dict(sizes)
         self.rows: dict[str, Rows] = {}
         for name, variable in VARIABLES.items():
@@ -164,7 +164,7 @@ class Log:
         return len(self.rows["runs/run"])
 
     def append(self, values: Mapping[str, Any]) -> None:
-        """One row of some variables; rank rows are filled up with NaN."""
+        """Append one row of some variables; rows of ranks are padded with NaN."""
         for name, value in values.items():
             if name.startswith("ranks/") and len(value) < self.sizes["rank"]:
                 value = np.pad(value.astype(float), (0, self.sizes["rank"] - len(value)), constant_values=np.nan)
@@ -182,7 +182,7 @@ class Log:
 
 
 class _Unfailing(io.RawIOBase):
-    """A file for HDF5 to write to, which does not come back from an error: the first is kept, and nothing more written."""
+    """A file for HDF5, which would hang on an error in writing: the first one is kept, and nothing more is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -207,8 +207,8 @@ class _Unfailing(io.RawIOBase):
 
 
 def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], lock: Lock | None = None) -> None:
-    """Replace the file at `path`. Raises OSError where that is impossible, Taken where `lock` on it no longer stands; the
-    old file then stands."""
+    """Replace the file at `path`. Raises OSError where that is impossible, Taken where `lock` on it was lost; the old
+    file is then kept."""
     with replacing(path, lock) as temporary:
         with temporary.open("w+b") as file:
             target = _Unfailing(file)
@@ -249,7 +249,7 @@ def _fill(file: h5py.File, arrays: Mapping[str, Any], attributes: Mapping[str, A
 
 @dataclass(frozen=True)
 class Results:
-    """A file as it was when it was read."""
+    """The content of a result file when it was read."""
 
     path: Path
     attributes: dict[str, Any]
@@ -257,7 +257,7 @@ class Results:
     """Every array by its path in the file, such as "workers/loss"."""
 
     def __repr__(self) -> str:
-        """Three lines: what file, what job, and how it did."""
+        """Three lines: the file, the job, and its last validation."""
         parts = [self.config.get(name) for name in ("task", "model", "algorithm", "optimizer", "weight_generator")]
         job = [str(each["class_path"]) for each in parts if isinstance(each, dict) and "class_path" in each]
         lines = (
@@ -268,7 +268,7 @@ class Results:
         return "\n".join(words.printable(line, 500) for line in lines)
 
     def _progress(self) -> str:
-        """How far the job has come."""
+        """Status, runs and wall time in words."""
         runs, wall_s = (self.arrays.get(name, np.empty(0)) for name in ("runs/run", "runs/wall_s"))
         if not len(runs) or not len(wall_s):
             return self.status
@@ -289,7 +289,7 @@ class Results:
         return list(self.arrays)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array. Raises ValueError where there is none, saying what there is."""
+        """An array by its path. Raises ValueError, listing what there is, where there is none."""
         if name not in self.arrays:
             group = f"{name}".partition("/")[0] + "/"
             there = [each for each in self.arrays if each.startswith(group)] or list(self.arrays)
@@ -310,16 +310,16 @@ class Results:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The job's whole configuration, under today's names."""
+        """The job's whole configuration, under the current names."""
         return modernised(load_yaml(self.attributes["config"]))
 
     @property
     def metric(self) -> Metric | None:
-        """What the job's tasks are judged by besides their loss."""
+        """The metric by which the job's tasks are judged besides their loss, or None."""
         return metric_in(self.attributes)
 
     def state(self) -> Results:
-        """What all ranks of a job need that goes on from here: of the log, which may be large, the last row alone."""
+        """What all ranks of a job need to resume it: without the best parameters, and only the log's last row."""
         best = ("meta_model/best_parameters", NEXT_BEST)
         kept = {n: a[-1:] if n in VARIABLES else a for n, a in self.arrays.items() if not n.startswith(best)}
         return replace(self, arrays=kept)
@@ -332,13 +332,13 @@ class Results:
 def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     """Read a file: all of it, or the arrays of some groups ("workers", "validation", …).
 
-    A file that was damaged since it was written is always refused, and so is one whose content is not what `write` writes,
-    whoever made it; `verify`: so is one that another program has changed. Raises ValueError, naming the file.
+    A file that was damaged since it was written is refused, and so is one whose content is not what `write` writes,
+    and, with `verify`, one that another program has changed. Raises ValueError, naming the file.
     """
     path = Path(path)
     try:
         size, written = path.stat().st_size, path.stat().st_blocks * 512
-        if size > 2**30 and written < size // 8:  # its digest would take minutes
+        if size > 2**30 and written < size // 8:  # its checksum would take minutes
             raise ValueError(f"of its {size} bytes most were never written")
         fits = checksum_fits(path)
         if fits is False:

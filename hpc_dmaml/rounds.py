@@ -1,4 +1,4 @@
-"""One round: the workers work, the ranks report, the updates are combined, θ steps and is shared, held-out tasks are tried."""
+"""One round: workers work, ranks report, updates are combined, θ steps and is shared, held-out tasks are evaluated."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from hpc_dmaml.validation import validate
 from hpc_dmaml.worker import work
 
 PICTURED_TASKS = 4
-"""Held-out tasks that a file keeps the trajectories of."""
+"""Number of held-out tasks whose trajectories a file keeps."""
 
 
 class Round(NamedTuple):
-    """What one round gave."""
+    """The results of one round."""
 
     run: int
     reports: Reports
@@ -35,14 +35,14 @@ class Round(NamedTuple):
     """λ (W,)"""
     validation: Validation | None
     writes: bool
-    """Is the file replaced after it?"""
+    """Whether the file is replaced after it."""
 
 
 class Rounds:
     """Makes one round after another: work, report, combine, step, share, validate."""
 
     def __init__(self, job: Job, stop: Stop, save: Callable[[], object], writes: Callable[[int], bool]) -> None:
-        """`save` may be called by a signal's handler while the workers work; `writes`: does rank 0 write after a run?"""
+        """`save` may be called by a signal handler while the workers work; `writes`: whether to write after a run."""
         config, placement = job.config, job.placement
         self.job, self.stop, self.save, self.writes = job, stop, save, writes
         generator, is_group = config.weight_generator, placement.group_size > 1
@@ -54,8 +54,8 @@ class Rounds:
         self.exchange_s = self.validation_s = 0.0
 
     def one(self) -> Round:
-        """The round that comes next. Raises FloatingPointError, on every rank, where nothing can be learned from it; then
-        the state is that before it."""
+        """Do the next round. Raises FloatingPointError, on every rank, where no worker's update is usable; the state is
+        then the one before the round."""
         job, state, exchange = self.job, self.job.state, self.exchange
         config, run = job.config, state.run
         updates, reports = self.work_and_report()
@@ -88,9 +88,9 @@ class Rounds:
         return Round(run, reports, weights, validation, writes)
 
     def work_and_report(self) -> tuple[list[Tensor], Reports]:
-        """What this rank's workers give, and how all workers and ranks did."""
+        """The updates of this rank's workers, and the reports of all workers and ranks."""
         job, run, theta = self.job, self.job.state.run, self.job.state.model.theta
-        taken_s()  # what validation took
+        taken_s()  # discards the time of validation
         start = time.perf_counter()
         with self.stop.saving(self.save):
             results = [
@@ -107,12 +107,12 @@ class Rounds:
         return [update for update, _ in results], self.exchange.report([r for _, r in results], report)
 
     def times(self) -> tuple[float, float, float]:
-        """What the last round took of `results.RANK_TIMES`: a rank knows it only when the round is over."""
+        """The last round's `results.RANK_TIMES`, which a rank only knows when the round is over."""
         return self.exchange_s, self.exchange.wait_s, self.validation_s
 
 
 def validate_now(job: Job, run: int) -> Validation:
-    """Held-out tasks, the same each time or those of this run. Of what walks in a plane, a few are kept for a picture."""
+    """Validate on held-out tasks, the same each time or drawn for this run; in a plane, keep some trajectories."""
     settings = job.config.validation
     key = (Purpose.VALIDATION, 0 if settings.fixed else run)
     watch = Watch(positions) if isinstance(job.config.task, Plane) else None
@@ -127,7 +127,7 @@ def validate_now(job: Job, run: int) -> Validation:
 
 
 def is_due(run: int, every: int, runs: int) -> bool:
-    """Is there a validation after this run? After every `every` runs, and after the last."""
+    """Whether validation follows this run: after every `every` runs, and after the last."""
     return every > 0 and ((run + 1) % every == 0 or run + 1 == runs)
 
 

@@ -1,4 +1,4 @@
-"""A job: set up, then round after round, each noted and shown, to its end or to a stop."""
+"""Run a job: set up, then round after round, each recorded and shown, until its end or a stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpc_dmaml.stopping import Stop
 
 
 def run_job(config: RunConfig, comm: Communicator, stop: Stop | None = None) -> int:
-    """Run a job to its end, or to a stop that is asked for. Returns the exit code, the same on every rank.
+    """Run a job until its end or a requested stop. Returns the exit code, the same on every rank.
 
     Raises Refusal for bad input, on every rank, before any output is written.
     """
@@ -46,9 +46,9 @@ def run_job(config: RunConfig, comm: Communicator, stop: Stop | None = None) -> 
 
 
 def train(job: Job, recorder: Recorder, progress: Progress, stop: Stop) -> bool:
-    """The loop. Returns whether it was asked to stop before its end."""
+    """Run all rounds. Returns whether a stop was requested before the end."""
     runs, rounds = job.config.runs, Rounds(job, stop, recorder.save, recorder.is_due)
-    # Set-up may take long: was a stop asked for in the meantime?
+    # Set-up may take long: a stop may have been requested in the meantime.
     stopped = job.state.run < runs and any(job.comm.all_gather_objects(stop.asked()))
     while job.state.run < runs and not stopped:
         done = rounds.one()

@@ -1,6 +1,6 @@
-"""From a configuration to a job that is ready to run. Whatever is wrong with the input is found here, before any work.
+"""Set up a job from its configuration. Errors in the input are found here, before any work.
 
-Every step is taken by all ranks together, and what one of them finds wrong, all refuse (`Communicator.raising_together`).
+All ranks take every step together, and all refuse what one of them finds wrong (`Communicator.raising_together`).
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class Job:
     """Everything that the loop needs."""
 
     config: RunConfig
-    """With all defaults that depend on the launch resolved."""
+    """The configuration, in which defaults that depend on the launch are resolved."""
     comm: Communicator
     placement: Placement
     learner: Learner
     state: State
     module: torch.nn.Module
-    """As it was built: its constants are the job's, its parameters those of the start."""
+    """The model as it was built: its constants are the job's, its parameters the initial ones."""
     layout: Layout
-    """Of φ."""
+    """Layout of φ."""
     device: torch.device
     output: Path
     previous: results.Results | None
-    """What a resumed job goes on with; the whole log is on rank 0 alone."""
+    """The content of the resumed file; only rank 0 has the whole log."""
     lock: Lock | None
-    """On the output; held by rank 0."""
+    """Lock on the output, held by rank 0."""
     warnings: list[str]
 
 
@@ -86,13 +86,13 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     with comm.raising_together():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
-            previous["checkpoint/memory"]  # as wide as there are workers: without it a file could claim any number
+            previous["checkpoint/memory"]  # (…, workers): without it a file could claim any number of workers
         weight_generators.check(config.weight_generator, workers)
     told = comm.broadcast_object(previous.state() if previous is not None else None)
     previous = previous or told
     module, layout, phi, more = start(config, sampler.sample_shape, sampler.outputs, previous, comm)
     warnings += more
-    anew = previous is None and config.init_from is None  # else the numbers of normalisation came with the file
+    anew = previous is None and config.init_from is None  # else the constants of normalisation came with the file
     if anew and is_normalized(config.task) and isinstance(sampler, FewShotSampler):
         with comm.raising_together():
             statistics = sampler.statistics() if comm.rank == 0 else None
@@ -121,7 +121,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
 def load_task(
     family: TaskFamily, comm: Communicator, node: Communicator, splits: tuple[Split, ...] = ("train",)
 ) -> TaskSampler:
-    """One rank a node brings the data, then all open it, and see that there are tasks of these splits."""
+    """Let one rank per node prepare the data, then open it on all ranks, and check that these splits have tasks."""
     prepared = None
     with comm.raising_together():
         if node.rank == 0:
@@ -132,12 +132,12 @@ def load_task(
             draw(sampler, split, generator(0, Purpose.INITIALISATION), 1)
     digests = {d for each in comm.all_gather_objects((prepared, getattr(sampler, "digest", None))) for d in each if d}
     if len(digests) > 1:
-        raise Refusal("task: not all ranks see the same data. Is it another on each node, or did it change just now?")
+        raise Refusal("task: not all ranks see the same data. Does it differ between nodes, or has it just changed?")
     return sampler
 
 
 def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
-    """This rank's device, with its threads, precision and allocator set."""
+    """Choose this rank's device, and set threads, precision and allocator."""
     cores = available_cores(node)
     with comm.raising_together():
         device = choose_device(config.device, node)
@@ -156,7 +156,7 @@ def make_learner(
     comm: Communicator | None = None,
     split: Split = "train",
 ) -> Learner:
-    """The learner for a module, which rank 0 has tried on one task of a split. Raises Refusal where they do not fit.
+    """Make the learner for a module, after a trial on one task of a split. Raises Refusal where they do not fit.
 
     `layout`: the order of the parameters in θ; by default the module's own.
     """
@@ -168,7 +168,7 @@ def make_learner(
         objective = objective_for(module.to(device), sampler.sample_shape, loss, layout)
         act = acting(objective, objective.unflatten(layout.flatten(module), 1))
         support, query = batch.support(0, act), batch.query(act)
-        if not isinstance(batch, TaskBatch):  # whose data `draw` has not seen
+        if not isinstance(batch, TaskBatch):  # its data has not been checked by `draw`
             for what, samples in (("support", support), ("query", query)):
                 of = f"task {type(sampler).__name__}: {split} {what}"
                 check(samples, sampler, of, 1)
@@ -187,12 +187,12 @@ def make_learner(
             algorithms.check(config.algorithm, engine, beginning(config.algorithm, layout, module), batch)
     warnings = tuple(trial.warnings)
     if any(drawn != draws[0] for drawn in draws):
-        warnings += ("the ranks draw other tasks for the same worker: the result depends on which rank does what",)
+        warnings += ("the ranks draw different tasks for the same worker: the result depends on the placement",)
     return Learner(config, sampler, TrainingTasks(sampler, config), engine, warnings)
 
 
 def choose_device(name: str, node: Communicator) -> torch.device:
-    """The GPU of this rank's place on its node, the CPU where there is none, or the device that the user names."""
+    """The device that the user names; auto: a GPU by this rank's number on its node, or the CPU if there is none."""
     if name == "auto":
         gpus = torch.cuda.device_count()
         return torch.device("cuda", node.rank % gpus) if gpus else torch.device("cpu")
@@ -200,12 +200,12 @@ def choose_device(name: str, node: Communicator) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} is not to be had: {error}") from error
+        raise ValueError(f"device: {name!r} is not available: {error}") from error
     return device
 
 
 def choose_threads(threads: int | None, cores: int, ranks: int) -> int:
-    """What the user says, else OMP_NUM_THREADS, else a fair share of the node's `cores` for its `ranks`."""
+    """`threads` if given, else OMP_NUM_THREADS, else a fair share of the node's `cores` for its `ranks`."""
     if threads is not None:
         return threads
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():

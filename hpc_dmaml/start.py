@@ -1,4 +1,4 @@
-"""The model that a job starts from: freshly built, or out of a file; the same on every rank."""
+"""The model that a job starts from: newly built, or from a file; the same on every rank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_module(
 ) -> torch.nn.Module:
     """The configured model, initialised by the job's seed and ready for the engine. Raises ValueError.
 
-    `empty`: without memory, to see its shapes alone.
+    `empty`: without memory, only for its shapes.
     """
     seed = int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))
     with seeded(seed), torch.device("meta") if empty else nullcontext():
@@ -44,17 +44,17 @@ def build_module(
 
 
 def is_normalized(family: TaskFamily) -> bool:
-    """Does the model begin with the normalisation of images?"""
+    """Whether the model begins with the normalisation of images."""
     return isinstance(family, FewShotImages) and family.normalize
 
 
 def stored_module(
     source: results.Results, config: RunConfig, sample_shape: tuple[int, ...], outputs: int
 ) -> torch.nn.Module:
-    """The model of a file's configuration, if it is one for the file's parameters. Raises ValueError.
+    """Build the model of a file's configuration. Raises ValueError unless it fits the file's parameters.
 
-    It is first built without memory: a file can ask for a model that is larger than the machine. What is the user's own
-    is trusted, and may not know how to do that.
+    It is first built without memory, as a file can ask for a model that is larger than the machine; but not if it
+    contains the user's own classes, which are trusted, and may not support that.
     """
     if not own_parts(config):
         check_layout(source, config, build_module(config, sample_shape, outputs, empty=True))
@@ -64,16 +64,16 @@ def stored_module(
 
 
 def check_layout(source: results.Results, config: RunConfig, module: torch.nn.Module) -> None:
-    """Raise ValueError unless a file holds what this algorithm learns of this model."""
+    """Raise ValueError unless a file's parameters are those that this algorithm learns for this model."""
     layout_of(source).check_same(whole_layout(config.algorithm, Layout.of(module)), str(source.path))
 
 
 def stored_parameters(
     source: results.Results, parameters: np.ndarray, layout: Layout, otherwise: torch.Tensor
 ) -> torch.Tensor:
-    """φ (P,) from `parameters` of a file, in the order of this layout. Raises ValueError for another model's.
+    """φ (P,) from the `parameters` of a file, in the order of this layout. Raises ValueError for another model's.
 
-    What the algorithm learns besides, and the file does not hold, is that of `otherwise` (P,).
+    What the algorithm learns besides the model's parameters is taken from `otherwise` (P,) if the file lacks it.
     """
     stored = layout_of(source)
     stored.model.check_same(layout.model, str(source.path))
@@ -91,7 +91,7 @@ def layout_of(source: results.Results) -> Layout:
 class Start(NamedTuple):
     module: torch.nn.Module
     layout: Layout
-    """Of φ; the model's part of it comes first."""
+    """Layout of φ; the model's parameters come first."""
     phi: torch.Tensor
     """(P,)"""
     warnings: list[str]
@@ -104,10 +104,10 @@ def start(
     previous: results.Results | None,
     comm: Communicator,
 ) -> Start:
-    """The model of a job that goes on with `previous`, or starts with `init_from` or anew.
+    """The model of a job that resumes `previous`, or starts from `init_from` or anew.
 
-    Every rank's model has the parameters and constants of that file, which rank 0 has read, or else rank 0's own. Raises
-    Refusal where a rank has built another model, or the file holds one.
+    Every rank's model has the parameters and constants of that file, as read by rank 0, or else those of rank 0. Raises
+    Refusal where a rank has built another model, or the file holds another one.
     """
     source = previous
     with comm.raising_together():
@@ -121,7 +121,7 @@ def start(
     with comm.raising_together():
         layout.check_same(Layout.of(module), "rank 0")
         whole, phi = whole_layout(config.algorithm, layout), beginning(config.algorithm, layout, module)
-    own = constant_arrays(module)  # which share its memory
+    own = constant_arrays(module)  # they share its memory
     starts = comm.all_gather_objects([digest(phi.numpy()), *(digest(own[n]) for n in sorted(own))])
     with comm.raising_together():
         if comm.rank == 0 and source is not None:
@@ -134,8 +134,8 @@ def start(
     if source is not None or all(other == starts[0] for other in starts):
         return Start(module, whole, phi, [])
     warning = (
-        "the ranks built models that differ, as by random numbers that the seed does not reach: rank 0's counts, and the "
-        "next job will start from another"
+        "the ranks built different models, as by random numbers that the seed does not control: rank 0's is used, and "
+        "the next job will start from another one"
     )
     return Start(module, whole, phi, [warning])
 

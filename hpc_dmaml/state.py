@@ -1,4 +1,4 @@
-"""Where the loop of a job is: all that it needs to go on. The recorder writes it down, and the next start reads it."""
+"""The state of a job's loop: all that it needs to continue. The recorder writes it, and a resumed job reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpc_dmaml.results import NEXT_BEST, Results
 
 
 class Validation(NamedTuple):
-    """How held-out tasks went, before adaptation and after each step of it; both (steps + 1, tasks)."""
+    """Query loss and metric of held-out tasks, before adaptation and after each step; both (steps + 1, tasks)."""
 
     loss: np.ndarray
     metric: np.ndarray
@@ -22,10 +22,10 @@ class Validation(NamedTuple):
 
 
 class Best(NamedTuple):
-    """Some of the best parameters so far."""
+    """A parameter vector that is among the best so far."""
 
     score: float
-    """The mean metric after the last step, or without one the loss; with its sign changed where less is better."""
+    """Mean metric, or loss if there is no metric, after the last step; negated where lower is better."""
     parameters: np.ndarray
     """(P,)"""
     run: int
@@ -36,22 +36,22 @@ class State:
     model: MetaModel
     """φ and its optimizer."""
     own: OwnOptimizers
-    """The workers' own, if they have such."""
+    """The workers' own optimizers, if they have any."""
     memory: np.ndarray
-    """(≤ memory_length, W) losses of the last runs, which the weight generator looks back on."""
+    """(≤ memory_length, W) losses of the last runs, for the weight generator."""
     run: int = 0
-    """The run that comes next, and so how many were made."""
+    """Number of the next run, and so how many were made."""
     best: list[Best] = field(default_factory=list)
-    """The best first; of equal ones the earlier."""
+    """The best parameters, best first; of equal ones the earlier."""
     keep: int = 1
-    """At most so many; 0 on ranks that do not write the file."""
+    """Most entries in `best`; 0 on ranks that do not write the file."""
     validation: Validation | None = None
-    """The last one."""
+    """The last validation."""
     trajectories: dict[str, np.ndarray] = field(default_factory=dict)
-    """Some of it, to be looked at: arrays of the file, by name."""
+    """Some of its trajectories: arrays of the file, by name."""
 
     def judge(self, run: int, validation: Validation, metric: Metric | None) -> None:
-        """Take note of the validation of a run, and keep the parameters if they are among the best."""
+        """Store the validation of a run, and keep the parameters if they are among the best."""
         self.validation = validation
         better_high = metric is not None and metric.higher_is_better
         score = float((validation.loss if metric is None else validation.metric)[-1].mean()) * (
@@ -63,9 +63,9 @@ class State:
             self.best = sorted([*self.best, found], key=lambda best: -best.score)[: self.keep]
 
     def resume(self, previous: Results) -> None:
-        """Be where the job was that wrote a file; φ is there already.
+        """Restore all but φ from the file of the job that is resumed.
 
-        Raises ValueError where it was another job.
+        Raises ValueError where it is another job's.
         """
         runs = previous["runs/run"]
         self.memory, self.run = previous["checkpoint/memory"], int(runs[-1]) + 1 if len(runs) else 0
@@ -77,7 +77,7 @@ class State:
 
 
 def stored_best(source: Results) -> list[Best]:
-    """The best parameters that a file holds, the best first; none where there was no validation."""
+    """The best parameters that a file holds, the best first; empty without a validation."""
     score, run = float(source.attribute("best_score")), int(source.attribute("best_run"))
     if not np.isfinite(score):
         return []
@@ -89,7 +89,7 @@ def stored_best(source: Results) -> list[Best]:
 
 
 def next_best(best: list[Best]) -> dict[str, np.ndarray]:
-    """All but the first as arrays of a file, which says the first apart."""
+    """All but the first as arrays of a file, which stores the first elsewhere."""
     if not best[1:]:
         return {}
     return {f"{NEXT_BEST}{name}": np.stack([getattr(each, name) for each in best[1:]]) for name in Best._fields}

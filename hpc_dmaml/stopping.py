@@ -1,4 +1,4 @@
-"""Reasons to stop in good order: a signal, or the end of the allotted time. Imports nothing that takes time."""
+"""Requests to stop a job properly: by a signal, or the time limit. Imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def hold() -> None:
-    """Keep the signals waiting, while a command imports what it needs, until `Stop` is entered, or `release` called."""
+    """Block the signals, while a command imports what it needs, until `Stop` is entered, or `release` called."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -24,10 +24,10 @@ def release() -> None:
 
 
 class Stop:
-    """The `SIGNALS` ask for a stop, as does the time limit; a second SIGINT ends the process at once.
+    """Requests to stop, by one of `SIGNALS` or the time limit; a second SIGINT ends the process at once.
 
-    A context manager around a process's whole work: the time limit counts from here. Afterwards the signals are
-    ignored, so that one that comes late does not kill a rank, and with it all others, on its way out.
+    A context manager around a process's whole work: the time limit counts from its creation. Afterwards the signals are
+    ignored, so that a late one does not kill a rank, and with it all others, while it exits.
     """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
@@ -38,7 +38,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._receive)
         release()
         return self
@@ -66,12 +66,12 @@ class Stop:
         return self._asked or (self.time_limit_s is not None and time.monotonic() - self._start >= self.time_limit_s)
 
     def in_haste(self) -> bool:
-        """Was a stop asked for by Open MPI's mpirun? It hands on TERM and INT as TERM, and kills soon afterwards."""
+        """Whether Open MPI's mpirun requested the stop: it forwards TERM and INT as TERM, and soon afterwards kills."""
         return self._hurried
 
     @contextmanager
     def saving(self, save: Callable[[], object]) -> Iterator[None]:
-        """In this block `save` may be called at any moment, by a signal's handler that is in haste."""
+        """In this block, a signal handler that is in haste may call `save` at any moment."""
         self._save = save
         try:
             yield
@@ -80,7 +80,7 @@ class Stop:
 
 
 def _say(message: str) -> None:
-    """For rank 0. Not by print: the signal may have come in the middle of one."""
+    """Print on rank 0, but not by print: the signal may have come in the middle of one."""
     if launched_rank(os.environ) == 0:
         with suppress(OSError):
             os.write(2, f"\n{message}\n".encode())

@@ -1,4 +1,4 @@
-"""A trained meta-model, to be used: load it, adapt it to a few labelled samples, export it."""
+"""Use a trained meta-model: load it, adapt it to a few labelled samples, export it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class TrainedModel:
 
     config: RunConfig
     module: nn.Module
-    """The meta-model itself: a starting point, not yet a solution."""
+    """The meta-model itself: initial parameters, not yet adapted to a task."""
     sample_shape: tuple[int, ...]
     outputs: int
     loss: Loss
     layout: Layout
-    """Of the module's parameters θ (P,)."""
+    """Layout of the module's parameters θ (P,)."""
     learned: Tensor
-    """What the algorithm learned besides, such as inner rates, (Q,)."""
+    """What the algorithm learned besides θ, such as inner learning rates, (Q,)."""
     layerwise: bool
-    """May the layers' own formulas be used, if it is a chain of known layers?"""
+    """Whether the layers' own derivative formulas may be used, if the module is a chain of known layers."""
     told: str
-    """Which parameters of which job these are, in three lines."""
+    """A description in three lines: which parameters of which job these are."""
 
     def __repr__(self) -> str:
         return self.told
@@ -51,15 +51,15 @@ class TrainedModel:
     def adapt(self, x: Array, y: Array, steps: int | None = None, lr: float | None = None) -> nn.Module:
         """A copy of the model, adapted to one task by gradient descent.
 
-        Batch norm goes on using the statistics of whatever batch it is given, as in training, also after `.eval()`.
+        Batch norm always uses the statistics of the batch that it is given, as in training, also after `.eval()`.
 
         Args:
             x: (n, *sample_shape), scaled as in training: images as numbers in [0, 1], or as bytes.
-            y: (n,) class numbers from 0 below the ways, or (n, outputs) in regression.
+            y: (n,) class numbers from 0 to ways − 1, or (n, outputs) in regression.
             steps: adaptation steps; default those of validation in training.
-            lr: inner learning rate; default what the algorithm has, or has learned.
+            lr: inner learning rate; default that of the algorithm, or the ones that it has learned.
 
-        Raises ValueError where they are not such.
+        Raises ValueError for other arguments.
         """
         steps = self.config.validation.steps if steps is None else steps
         algorithm = self.config.algorithm if lr is None else self._with(lr)
@@ -80,11 +80,11 @@ class TrainedModel:
 
     @property
     def phi(self) -> Tensor:
-        """All that was learned over tasks, (P + Q,): the module's parameters, and what the algorithm learned besides."""
+        """All that was meta-learned, (P + Q,): the module's parameters, and what the algorithm learned besides."""
         return torch.cat([self.layout.flatten(self.module), self.learned])
 
     def _with(self, lr: float) -> Algorithm:
-        """The algorithm with another inner rate. Raises ValueError where the rates are its own affair."""
+        """The algorithm with another inner rate. Raises ValueError where it has none, or has learned its rates."""
         positive("lr", lr)
         try:
             algorithm = replace(self.config.algorithm, inner_lr=lr)  # type: ignore[type-var]
@@ -95,21 +95,21 @@ class TrainedModel:
         return algorithm
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The meta-model's parameters, as any PyTorch code loads them; with task.normalize its constants stand beside them.
+        """The meta-model's parameters, as any PyTorch code loads them; with task.normalize also its constants.
 
-        Norms have no running statistics, for there are none that say anything of an adapted model: a module that keeps
-        some takes this by `load_state_dict(…, strict=False)`, and is to be left in training mode.
+        Norms have no running statistics, as none would be valid for an adapted model: a module that has some loads this
+        by `load_state_dict(…, strict=False)`, and has to stay in training mode.
         """
         return dict(self.module.state_dict())
 
 
 def load(path: str | Path, which: Which = "last", trust: bool = False) -> TrainedModel:
-    """The meta-model in a result file: its last parameters, or the best by validation.
+    """Load the meta-model from a result file: its last parameters, or the best by validation.
 
-    A file names classes: those of this package and of torch.nn are taken as they are. With `trust`, modules of your own are
+    A file names classes: those of this package and of torch.nn are always accepted. With `trust`, your own modules are
     imported too, which runs their code.
 
-    Raises ValueError, naming the file, where it is damaged or not a result, or asks for an import that is not trusted.
+    Raises ValueError, naming the file, where it is damaged or not a result, or needs an import that is not trusted.
     """
     require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
     source = results.read(expanded(path))
@@ -118,8 +118,8 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
 
 
 def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
-    """All of the best meta-models by validation that a result file holds, the best first: up to `validation.keep` of its
-    job, each to be adapted by itself. The first is that of `load(path, "best")`.
+    """Load all of the best meta-models by validation from a result file, the best first: up to the job's
+    `validation.keep`, each to be adapted separately. The first is that of `load(path, "best")`.
 
     Raises ValueError as `load` does.
     """
@@ -130,7 +130,7 @@ def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
 
 
 def _model(source: results.Results, parameters: np.ndarray, which: str, trust: bool) -> TrainedModel:
-    """The meta-model with some φ of a file."""
+    """The meta-model of a file with these `parameters` φ."""
     config = stored_in(source, lambda _: trust)
     sample_shape, outputs = tuple(int(n) for n in source.attribute("sample_shape")), int(source.attribute("outputs"))
     module, layout = stored_module(source, config, sample_shape, outputs), layout_of(source).model

@@ -1,4 +1,4 @@
-"""The tasks that the workers train on: each run, worker and epoch has its own, whichever rank draws them, and when."""
+"""The workers' training tasks: each run, worker and epoch has its own, no matter which rank draws them, and when."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hpc_dmaml.tasks.border import draw
 class TrainingTasks:
     """Draws the tasks of `sampler.block_runs` runs at once.
 
-    It saves time where a draw costs more than the numbers that it gives: 25 sine waves, whose meta-gradient takes 900 µs,
-    take 90 µs alone and 25 µs as one of 16 runs.
+    This saves time where a draw has more overhead than work: 25 sine waves, whose meta-gradient takes 900 µs, take 90
+    µs alone and 25 µs as one of 16 runs.
     """
 
     def __init__(self, sampler: TaskSampler, config: RunConfig) -> None:
@@ -28,7 +28,7 @@ class TrainingTasks:
         self._drawn: dict[tuple[int, int], tuple[int, Batch]] = {}
 
     def check(self) -> None:
-        """Raise ValueError where there are no such workers as the configuration wants."""
+        """Raise ValueError where the configured heterogeneity is not possible."""
         if self._unlike.noisy_workers > self._workers:
             count = f"at most {self._workers}, the number of workers, not {self._unlike.noisy_workers}"
             raise ValueError(f"heterogeneity.noisy_workers must be {count}")
@@ -37,7 +37,7 @@ class TrainingTasks:
             self._draw(slice(None), 1, 0, worker, 0)
 
     def batch(self, run: int, worker: int, epoch: int, part: slice, theta: Tensor) -> Batch:
-        """`part` of the tasks of one place; those of a block are already where θ is."""
+        """`part` of the tasks of a run, worker and epoch; those drawn as a block are already on θ's device."""
         runs, tasks = self._block_runs, self._tasks
         block, place = divmod(run, runs)
         drawn, batch = self._drawn.get((worker, epoch), (None, None))
@@ -49,7 +49,7 @@ class TrainingTasks:
         return batch.part(slice(place * tasks + part.start, place * tasks + part.stop))
 
     def _draw(self, part: slice, tasks: int, block: int, worker: int, epoch: int) -> Batch:
-        """`part` of the `tasks` tasks of one place, as this worker is given them."""
+        """Draw `part` of the `tasks` tasks of a block, worker and epoch, with this worker's label noise."""
         place = (block, worker, epoch)
         batch = draw(self._of(worker), "train", generator(self._seed, Purpose.TRAINING, *place), tasks, part)
         if worker < self._workers - self._unlike.noisy_workers:
@@ -76,7 +76,7 @@ class TrainingTasks:
 
 
 def mislabelled(samples: Samples, rng: np.random.Generator, tasks: int, part: slice, share: float) -> Samples:
-    """Samples with labels of which each is, with probability `share`, that of another sample of its task.
+    """Replace each label, with probability `share`, by that of another sample of its task.
 
     `rng` draws for all of `tasks` tasks, of which `samples` are a `part`.
     """

@@ -1,4 +1,4 @@
-"""How well the meta-model adapts: loss and metric on held-out tasks, before adaptation and after each step of it."""
+"""Validation of the meta-model: loss and metric on held-out tasks, before adaptation and after each step of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpc_dmaml.tasks.rollouts import Watch
 from hpc_dmaml.worker import Learner
 
 BLOCK = 32
-"""Tasks whose data is in memory at a time."""
+"""Number of tasks whose data is in memory at a time."""
 
 
 def validate(
@@ -34,13 +34,13 @@ def validate(
     progress: Callable[[int], object] | None = None,
     inductive: bool = False,
 ) -> Validation:
-    """How held-out tasks go from φ (P,); the same on every rank, which share the tasks.
+    """Evaluate φ (P,) on held-out tasks, which the ranks share. The result is the same on every rank.
 
-    Of supervised tasks also from several φ (k, P), see `prediction_curve`, and `inductive`, one query at a time.
+    For supervised tasks also several φ (k, P), see `prediction_curve`, and, `inductive`, one query at a time.
 
-    `key` is that of the random draw: the same key gives the same tasks, on any number of ranks. `watch` is told of the
-    trajectories that this rank's tasks are judged on, and `progress` now and then how many of the tasks are done, if the
-    other ranks are as far as this one.
+    `key` is that of the random draw: the same key gives the same tasks, on any number of ranks. `watch` receives the
+    trajectories by which this rank's tasks are judged, and `progress` now and then the number of tasks that are done if
+    the other ranks are as far as this one.
     """
     mine = share(tasks, comm.rank, comm.size)
     curves = np.zeros((2, steps + 1, tasks))
@@ -82,8 +82,8 @@ def prediction_curve(
 ) -> tuple[Tensor, Tensor]:
     """Query losses and metrics, each (steps + 1, B), of the mean prediction of several φ (k, P).
 
-    Each φ adapts by itself, and what counts is the mean of their class probabilities, or of their outputs in regression,
-    as of the best checkpoints in MAML++ (Antoniou et al., 2019); its loss is that of the mean, not the mean of theirs.
+    Each φ is adapted separately, and the mean is taken of their class probabilities, or of their outputs in regression,
+    as of the best checkpoints in MAML++ (Antoniou et al., 2019). The loss is that of the mean, not the mean loss.
     """
     engine, algorithm = learner.engine, learner.config.algorithm
     objective, loss = engine.objective, engine.objective.loss
@@ -109,11 +109,11 @@ def prediction_curve(
 
 
 def one_query_at_a_time(objective: Objective, parameters: Parameters, batch: TaskBatch) -> Tensor:
-    """Outputs (B, n, C) for the n queries, none of which sees another: the inductive setting.
+    """Outputs (B, n, C) for the n queries, each predicted without the others: the inductive setting.
 
     Batch norm takes its statistics over the support set and the one query, as Nichol et al. (2018) do where they are not
-    transductive. Those of the query alone would make it an instance norm, which the model was not trained with (what hangs
-    on such choices: Bronskill et al., 2020); and of one vector there is no variance.
+    transductive. Those of the query alone would make it an instance norm, which the model was not trained with (on the
+    effect of such choices: Bronskill et al., 2020); and a single vector has no variance.
     """
     support, queries = batch.support_set.x, batch.query_set.x
     each = (torch.cat([support, query], 1) for query in queries.split(1, 1))

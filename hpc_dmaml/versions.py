@@ -1,4 +1,4 @@
-"""Which code runs: versions of packages, and the commit of a clone."""
+"""Versions of the packages in use, and the git commit of a clone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 PACKAGES = ("hpc_dmaml", "torch", "numpy", "h5py", "mpi4py")
 SIMULATORS = ("gymnasium", "mujoco", "metaworld")
-"""Packages that make the numbers where they are in use."""
+"""Packages that are listed if they are loaded."""
 GIT_PATIENCE_S = 2.0
 
 
 def versions() -> str:
-    """Of the packages that make the numbers."""
+    """Names and versions of the packages that affect the results."""
     used = [*PACKAGES, *(name for name in SIMULATORS if sys.modules.get(name))]
     return " ".join([*(f"{name} {_version(name)}" for name in used), f"python {platform.python_version()}"])
 
@@ -30,10 +30,10 @@ def _version(package: str) -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of the code that runs, if it runs from a clone that git will look into. To be asked for the first time
-    before MPI is up, which does not like to see its process start others."""
+    """The commit of the code that runs, or "" outside a clone that git can read. Call it for the first time before MPI
+    is loaded, as MPI libraries may not support starting other processes."""
     root = Path(__file__).parents[1]
-    if not (root / ".git").exists():  # a repository further up would be another one
+    if not (root / ".git").exists():  # a repository further up would be a different one
         return ""
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40"]
     try:

@@ -1,4 +1,4 @@
-"""A worker: takes φ, makes `epochs` steps of the algorithm on tasks of its own, and gives its update and how well it did."""
+"""A worker makes, from φ, `epochs` steps of the algorithm on tasks of its own, and returns its update and a report."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from hpc_dmaml.trust_region import trust_region_step
 
 @dataclass(frozen=True)
 class Learner:
-    """What it takes to learn: tasks to draw, and an engine that differentiates."""
+    """What a worker needs to learn: samplers of tasks, and the engine that differentiates."""
 
     config: RunConfig
     sampler: TaskSampler
     training: TrainingTasks
     engine: Engine
     warnings: tuple[str, ...] = ()
-    """What its trial brought to light."""
+    """Warnings from the trial of the model."""
 
     @property
     def loss(self) -> Loss:
@@ -40,7 +40,7 @@ class Learner:
 
 
 class Report(NamedTuple):
-    """How a worker's tasks on this rank went in a run, as sums, so that the ranks of a group can be added up."""
+    """Results of a worker's tasks on this rank in a run, as sums, to be added over the ranks of a group."""
 
     loss: float
     metric: float
@@ -60,12 +60,12 @@ def work(
     group_sum: Callable[[Tensor], Tensor] | None,
     own: OwnOptimizer | None = None,
 ) -> tuple[Tensor, Report]:
-    """One worker's run from φ (P,): its update (P,) and its report, or this rank's part of them.
+    """Do one worker's run from φ (P,). Returns its update (P,) and its report, or this rank's part of them.
 
-    The update is Σ_e g^(e) over the epochs e, while the worker walks φ ← φ − local_lr · g^(e), local_lr by the schedule.
-    With an optimizer of its `own` the worker walks by its steps, and the update is φ − φ_w, from its start to its end.
+    The update is Σ_e g^(e) over the epochs e, while the worker steps φ ← φ − local_lr · g^(e), local_lr by the
+    schedule. With its `own` optimizer, the worker takes that optimizer's steps to φ_w, and the update is φ − φ_w.
 
-    `group_sum` adds a tensor up over the ranks of the worker's group; with None a rank's part of the gradient stays a part.
+    `group_sum` sums a tensor over the ranks of the worker's group; with None a rank keeps its part of the gradient.
     """
     config, start_s, start = learner.config, time.perf_counter(), theta
     part, factor = placement.share(config.tasks), config.schedule.factor(run)
@@ -95,7 +95,7 @@ def work(
         metrics.append(result.metric)
     total = start - theta if total is None else total
     loss, metric = (sum(each.sum(dtype=torch.float64).item() for each in of) for of in (losses, metrics))
-    finite = math.isfinite(loss) and math.isfinite(total.sum().item())  # a number that is not makes the sum so
+    finite = math.isfinite(loss) and math.isfinite(total.sum().item())  # any number that is not finite makes the sum so
     if not finite:
         total.zero_()
     tasks = config.epochs * (part.stop - part.start)

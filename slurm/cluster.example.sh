@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What is special about your cluster. Copy this file to slurm/cluster.sh and edit the copy. The job scripts source it;
-# slurm/submit.py and slurm/sbatch give its #SBATCH lines to sbatch, wherever they stand. A value with spaces has quotes.
+# Settings of your cluster. Copy this file to slurm/cluster.sh and edit the copy. The job scripts source it;
+# slurm/submit.py and slurm/sbatch pass its #SBATCH lines to sbatch, wherever they stand. Quote values with spaces.
 
-# Without the second # where your cluster asks for it, or to have other resources than the job scripts':
+# Remove the second # of what your cluster requires, or to change the resources of the job scripts:
 ##SBATCH --partition=NAME
 ##SBATCH --account=NAME
 ##SBATCH --qos=NAME
@@ -16,10 +16,10 @@
 # source .venv/bin/activate
 # source ~/miniforge3/bin/activate hpc_dmaml
 
-# The launcher must belong to the MPI library that mpi4py uses: one that does not is refused at the start. One of:
+# The launcher must belong to the MPI library that mpi4py uses; otherwise the job ends at the start. One of:
 # LAUNCHER="mpirun"               # the environment's own; the default
 # LAUNCHER="srun --mpi=pmi2"      # MPICH (also the one that pip installs) and its relatives
 # LAUNCHER="srun --mpi=pmix"      # Open MPI; `srun --mpi=list` shows what your cluster has
 
-# Where the environment is an image (slurm/apptainer.def), what each rank is run in:
+# If the environment is an image (slurm/apptainer.def), the command that runs each rank in it:
 # CONTAINER="apptainer exec hpc_dmaml.sif"

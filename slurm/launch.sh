@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the job scripts share: the environment of your cluster, and `launch COMMAND`, which runs it on all ranks and ends
-# the job. To be sourced in the root of the repository; DMAML_CLUSTER names another file than slurm/cluster.sh.
+# Shared by the job scripts: sets up the environment of your cluster, and defines `launch COMMAND`, which runs it on all
+# ranks and ends the job. Source it in the root of the repository; DMAML_CLUSTER can replace slurm/cluster.sh.
 
 if [ -n "${DMAML_CLUSTER:-}" ] && [ ! -f "$DMAML_CLUSTER" ]; then
   echo "launch.sh: there is no file $DMAML_CLUSTER, which DMAML_CLUSTER names" >&2
   exit 2
 fi
 : "${DMAML_CLUSTER:=slurm/cluster.sh}"
-if grep -qs $'\r$' "$DMAML_CLUSTER"; then # bash would take it for a part of the line's last word
+if grep -qs $'\r$' "$DMAML_CLUSTER"; then # bash would take it for part of the line's last word
   # shellcheck source=/dev/null
   source <(tr -d '\r' <"$DMAML_CLUSTER")
 elif [ -f "$DMAML_CLUSTER" ]; then
@@ -21,25 +21,25 @@ launch() {
   : "${LAUNCHER:=mpirun}"
   if [[ $LAUNCHER == srun* ]]; then
     export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS    # not for mpirun, which starts all ranks of a node as one task
-    # Where a rank dies, end the others; but not at once, which would catch ranks on their way to exit code 75.
+    # If a rank dies, end the others; but not at once, as some may be about to exit with code 75.
     export SLURM_KILL_BAD_EXIT=0 SLURM_WAIT=30
-    # MPICH names its shared memory after job and step, and a killed job leaves it behind: a restart takes other steps.
+    # MPICH names its shared memory by job and step, and a killed job leaves it behind: use up the old step numbers.
     for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do srun --nodes=1 --ntasks=1 true; done
   fi
 
-  # SLURM signals this shell alone. The launcher hands USR1 on to the ranks; they write the file and exit with 75.
+  # SLURM signals only this shell. The launcher forwards USR1 to the ranks; they write the file and exit with 75.
   trap 'kill -USR1 "$launcher"' USR1
-  # TERM comes with scancel, and where SLURM takes the nodes for another job; it then requeues this one by itself.
+  # TERM comes from scancel, or when SLURM preempts this job, which it then requeues by itself.
   trap 'cancelled=yes; kill -USR1 "$launcher"' TERM
   # shellcheck disable=SC2086  # the launcher is a command with its options, and so is the container
   $LAUNCHER -n "$SLURM_NTASKS" ${CONTAINER:-} "$@" &
   launcher=$!
-  wait "$launcher"                                                  # ends early when a signal comes
+  wait "$launcher"                                                  # returns early at a signal
   while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done
   wait "$launcher"
   code=$?
   trap - USR1 TERM
-  if [ "$code" = 0 ]; then                                          # srun may say so after a node's failure
+  if [ "$code" = 0 ]; then                                          # srun may return 0 after a node failure
     state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null)
     case $state in
     COMPLETING | NODE_FAIL | PENDING | REQUEUE*)
@@ -50,10 +50,10 @@ launch() {
   fi
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
-    # One task of an array has the whole array's job id, and must not requeue all of it.
+    # One task of an array has the whole array's job id, with which it would requeue all tasks.
     scontrol requeue "${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
-    # SLURM ends this shell, and starts it again later.
+    # SLURM ends this shell, and restarts it later.
     sleep 60
   fi
-  exit "$code"                                                      # the job's
+  exit "$code"                                                      # of the job
 }

@@ -1,6 +1,6 @@
-"""Options of sbatch as #SBATCH lines have them. Of Python it needs 3.6 and nothing else, so that it runs on login nodes.
+"""Read and write sbatch options in #SBATCH lines. Needs only Python 3.6 or later, so that it runs on login nodes.
 
-As a program it is `slurm/sbatch`: sbatch with the options of slurm/cluster.sh, and after them those given here.
+Run as a program, it is `slurm/sbatch`: sbatch with the options of slurm/cluster.sh, followed by those given here.
 """
 
 import os
@@ -23,14 +23,14 @@ VALUED = {
     *SHORT.values(), "export", "gpus-per-node", "gpus-per-task", "gres", "mail-type", "mail-user", "mem", "mem-per-cpu",
     "mem-per-gpu", "ntasks-per-node", "open-mode", "reservation", "signal",
 }  # fmt: skip
-"""Without a value such an option would take the next word for it, which may be the script's name."""
+"""Options that need a value: without one, sbatch would take the next word for it, perhaps the script's name."""
 
 
 def options_in(script: str) -> "dict[str, str]":
     """The options in the #SBATCH lines of a script, {long name: value}; a flag's value is empty. Raises ValueError.
 
-    As sbatch reads them: a # ends a line, quotes and backslashes keep spaces and # in a value. But wherever they stand,
-    while sbatch itself stops at a script's first command.
+    Lines are parsed as by sbatch: a # ends a line, quotes and backslashes keep spaces and # in a value. But all lines
+    are read, while sbatch itself stops at a script's first command.
     """
     options = {}
     for number, line in enumerate(script.split("\n"), 1):
@@ -91,21 +91,21 @@ def header(options: "dict[str, str]") -> str:
 
 
 def cluster_file(named: "str | None" = None) -> "Path | None":
-    """The file for this cluster: the one that is named, else that of DMAML_CLUSTER, else slurm/cluster.sh, if it exists.
+    """The cluster's file: the named one, else that of DMAML_CLUSTER, else slurm/cluster.sh if it exists, else None.
 
-    Raises ValueError where there is no such file.
+    Raises ValueError where a named file does not exist.
     """
     named = named or os.environ.get("DMAML_CLUSTER")
     if not named:
         return CLUSTER if CLUSTER.exists() else None
     path = Path(os.path.expanduser(os.path.expandvars(named)))  # noqa: PTH111  (that of Path raises RuntimeError)
     if not path.is_file():
-        raise ValueError(f"the cluster's file, {named}, does not exist or is no file")
+        raise ValueError(f"the cluster's file, {named}, does not exist or is not a file")
     return path
 
 
 def options_of(cluster: "Path | None") -> "dict[str, str]":
-    """The options in the file for a cluster, or none. Raises ValueError, naming the file."""
+    """The options in a cluster's file; empty for None. Raises ValueError, naming the file."""
     if cluster is None:
         return {}
     try:

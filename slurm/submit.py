@@ -1,12 +1,12 @@
-"""Hand a sweep to SLURM: its points as job arrays, and the analysis when all of them are done.
+"""Submit a sweep to SLURM: its points as job arrays, followed by the analysis.
 
     python slurm/submit.py slurm/sweeps/demo.yaml                  submit it
     python slurm/submit.py slurm/sweeps/demo.yaml --dry-run        show the scripts that would be submitted
-    python slurm/submit.py slurm/sweeps/demo.yaml --only-missing   submit what nobody has completed or is at
-    python slurm/submit.py slurm/sweeps/demo.yaml --status         how far is it?
+    python slurm/submit.py slurm/sweeps/demo.yaml --only-missing   submit what is not complete, running or waiting
+    python slurm/submit.py slurm/sweeps/demo.yaml --status         show its progress
 
-From the root of the repository. One array for each number of ranks, or several where the cluster limits their length;
-scripts and logs go to results/NAME/jobs.
+Run it in the root of the repository. There is one array for each number of ranks, or several where the cluster limits
+their length; scripts and logs go to results/NAME/jobs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Options = dict[str, str]
 FOR_ANALYSIS = {
     "account", "clusters", "constraint", "mail-type", "mail-user", "partition", "qos", "reservation", "time",
 }  # fmt: skip
-"""What the analysis, one process on one core, has from the cluster's options."""
+"""Options of the cluster that the analysis takes over, which is one process on one core."""
 
 
 def array_script(
@@ -44,10 +44,10 @@ def array_script(
     max_running: int | None = None,
     after: str | None = None,
 ) -> str:
-    """The script of a job array whose tasks are these points, numbered from 0, which want the same number of ranks.
+    """The script of a job array whose tasks are these points, numbered from 0, all with the same number of ranks.
 
-    `options`: those of array.sbatch and of the cluster. `after`: the job that must have ended before. Raises ValueError
-    where a path cannot stand in a script.
+    `options`: those of array.sbatch and of the cluster. `after`: the job that must end first. Raises ValueError where
+    sbatch cannot take a path.
     """
     limit = f"%{max_running}" if max_running else ""
     own = {
@@ -57,7 +57,7 @@ def array_script(
         "ntasks": str(points[0].ranks),
         **({"dependency": f"afterany:{after}"} if after else {}),
     }
-    names = "\n".join(f"  [{task}]='{point.name}'" for task, point in enumerate(points))  # which has no quotes
+    names = "\n".join(f"  [{task}]='{point.name}'" for task, point in enumerate(points))  # names have no quotes
     number = f"{len(points)} point{'s' * (len(points) != 1)}"
     return f"""#!/usr/bin/env bash
 # {comment(sweep)}: {number} on {points[0].ranks} rank{"s" * (points[0].ranks != 1)}. Written by slurm/submit.py.
@@ -73,7 +73,7 @@ launch python -m hpc_dmaml.sweep {word(sweep.folder)} --point "${{points[$SLURM_
 
 
 def analysis_script(sweep: Sweep, options: Options, cluster: Path | None, after: Sequence[str]) -> str:
-    """The script of the job that draws the figures when the jobs `after` have ended, however they did."""
+    """The script of the job that draws the figures when the jobs `after` have ended, successfully or not."""
     kept = {name: value for name, value in options.items() if name in FOR_ANALYSIS}
     own = {
         "job-name": f"{sweep.name}_analysis",
@@ -100,12 +100,12 @@ exit "$failed"
 
 
 def comment(sweep: Sweep) -> str:
-    """What a sweep says of itself, on one line."""
+    """A sweep's description on one line."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in sweep.description).split())
 
 
 def operand(path: Path) -> str:
-    """A path that no command takes for an option."""
+    """A path in a form that no command takes for an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
@@ -115,7 +115,7 @@ def word(path: Path) -> str:
 
 
 def log_pattern(sweep: Sweep, job: str) -> str:
-    """A log's name as sbatch's --output has it. Raises ValueError where there is none."""
+    """A log's path as a pattern for sbatch's --output. Raises ValueError where none can name it."""
     if "\\" in str(sweep.folder):
         raise ValueError(f"{sweep.folder}: sbatch takes no folder with a backslash for logs; give another by --results")
     return str(log_file(Path(str(sweep.folder).replace("%", "%%")), job))
@@ -126,14 +126,14 @@ def source(cluster: Path | None) -> str:
 
 
 def arrays_of(points: Sequence[Point], longest: int) -> list[list[Point]]:
-    """Points as job arrays: of one number of ranks each, the most ranks first, and no longer than the cluster allows."""
+    """Points as job arrays: each with one number of ranks and no longer than `longest`, the most ranks first."""
     by_ranks = sorted(points, key=lambda point: (-point.ranks, point.index))
     groups = [list(group) for _, group in groupby(by_ranks, lambda point: point.ranks)]
     return [group[first : first + longest] for group in groups for first in range(0, len(group), longest)]
 
 
 def longest_array() -> int:
-    """The cluster's MaxArraySize, which its tasks' numbers are below; SLURM's default where it cannot be asked."""
+    """The cluster's MaxArraySize, which exceeds all task numbers; SLURM's default where it is unknown."""
     try:
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]).stdout, re.MULTILINE)
     except OSError:
@@ -146,7 +146,7 @@ def submit(
 ) -> None:
     """Submit arrays and analysis, or show their scripts.
 
-    `max_running` holds for the whole sweep: then the arrays, of which each has its own limit, wait for one another.
+    `max_running` limits the whole sweep: as an array's limit is its own, the arrays then wait for one another.
     """
     jobs: list[str] = []
     if not dry:
@@ -166,12 +166,12 @@ def submit(
 
 
 def _hand_in(sweep: Sweep, name: str, text: str, dry: bool) -> str:
-    """Write a script beside the results and submit it. Returns the job's number, which is a word in a dry run."""
+    """Write a script beside the results and submit it. Returns the job's number, or JOB in a dry run."""
     path = sweep.folder / "jobs" / f"{name}.sbatch"
     if dry:
         print(f"# ---- {path}\n{text}")
         return "JOB"
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")  # which a path of other bytes has
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")  # for paths that are not UTF-8
     done = ask(["sbatch", "--parsable", operand(path)])
     if done.returncode:
         raise ValueError(f"sbatch refuses {path}: {done.stderr.strip()}")
@@ -179,7 +179,7 @@ def _hand_in(sweep: Sweep, name: str, text: str, dry: bool) -> str:
 
 
 def show_status(sweep: Sweep) -> None:
-    """How many points are how far, and the log's end of each that failed."""
+    """Print how many points are in each state, and the end of the log of each that failed."""
     found = states(sweep)
     counts = Counter(state.word for state in found)
     words = ", ".join(f"{counts[word]} {word}" for word in STATES if counts[word])
@@ -200,7 +200,7 @@ def _failure(sweep: Sweep, state: State) -> str:
 
 
 def _ending(job: str) -> str:
-    """How a job ended, from SLURM's memory of the last minutes, else from its accounting, where there is one."""
+    """How a job ended, from scontrol, which remembers some minutes, else from SLURM's accounting; empty if unknown."""
     for command, pattern in (
         (["scontrol", "--oneliner", "show", "job", job], r"JobState=(\S+).*?ExitCode=(\S+)"),
         (["sacct", "-nXP", "-o", "State,ExitCode", "-j", job], r"([^|\n]+)\|(\S+)"),
@@ -216,7 +216,7 @@ def _ending(job: str) -> str:
 
 
 def chosen_points(sweep: Sweep, only_missing: bool) -> list[Point]:
-    """The points to submit. Raises ValueError where that would run some twice, or none."""
+    """The points to submit. Raises ValueError where some would run twice, or none is left."""
     found = states(sweep)
     left = [state.point for state in found if state.word not in TAKEN]
     if not only_missing and len(left) < len(found):
@@ -228,22 +228,22 @@ def chosen_points(sweep: Sweep, only_missing: bool) -> list[Point]:
 
 
 def read_options(cluster: Path | None) -> Options:
-    """The options of the job scripts, with the cluster's in their place. Raises ValueError."""
+    """The options of array.sbatch, overridden by the cluster's. Raises ValueError."""
     return options_of(Path(__file__).with_name("array.sbatch")) | options_of(cluster)
 
 
 def main(arguments: list[str] | None = None) -> int:
     console.settle()
-    parser = argparse.ArgumentParser(description="Hand a sweep to SLURM, or ask how far it is.")
+    parser = argparse.ArgumentParser(description="Submit a sweep to SLURM, or show its progress.")
     parser.add_argument("sweep", type=Path, help="YAML file of a sweep, or the folder of its results")
     parser.add_argument(
-        "--cluster", help="what is special about your cluster; default: DMAML_CLUSTER, slurm/cluster.sh"
+        "--cluster", help="file with the settings of your cluster; default: DMAML_CLUSTER, slurm/cluster.sh"
     )
-    parser.add_argument("--max-running", type=int, help="so many points at once, at most")
-    parser.add_argument("--only-missing", action="store_true", help="submit what nobody has completed or is at")
+    parser.add_argument("--max-running", type=int, help="most points that run at once")
+    parser.add_argument("--only-missing", action="store_true", help="submit what is not complete, running or waiting")
     parser.add_argument("--dry-run", action="store_true", help="show the scripts, submit nothing")
     parser.add_argument("--status", action="store_true", help="how many points are done, running, waiting, failed")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the folder of results")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="parent of the folder of results")
     given = parser.parse_args(arguments)
     try:
         sweep = sweeps.load(given.sweep, given.results)

@@ -394,7 +394,7 @@ def test_a_worker_has_no_optimizer_of_its_own_unless_one_is_named():
     )
     assert parse(["--local_optimizer", "Adam", "--local_optimizer", "null"]).local_optimizer is None
     for line, message in (
-        ("--local_optimizer.lr 0.1", "local_optimizer: there is none, and so no 'lr' of it: name its class too"),
+        ("--local_optimizer.lr 0.1", "local_optimizer is null, so it has no field 'lr': give its class too"),
         ("--local_optimizer Adam --local_optimizer.lr 0", "local_optimizer.lr must be positive"),
         ("--local_optimizer SGD --local_lr 0.1", "local_lr must be left out where there is a local_optimizer"),
         ("--local_optimizer Adma", "there is no Optimizer 'Adma'"),

@@ -275,7 +275,7 @@ def refused(words, message):
 
 def test_files_that_are_no_repetitions_of_one_setting_are_refused_by_what_differs(letters, sines, tmp_path):
     other = run(replace(LETTERS, seed=5, optimizer=replace(LETTERS.optimizer, lr=0.5), epochs=2), tmp_path).path
-    refused([letters[0], other], r"0\.h5 and .*job\.h5 differ in epochs, optimizer\.lr: a mean over seeds wants")
+    refused([letters[0], other], r"0\.h5 and .*job\.h5 differ in epochs, optimizer\.lr: a mean over seeds needs")
     refused([letters[0], sines[0]], "differ in task")
     refused([*letters, letters[1]], "have the same seed 1: give one of them")
     short = run(
@@ -304,7 +304,7 @@ def test_a_csv_that_cannot_be_written_is_refused_before_any_work(letters, tmp_pa
 
 def test_an_ensemble_of_one_is_refused_with_what_to_do(tmp_path):
     path = run(small_config(), tmp_path).path
-    refused([path, "--which", "ensemble"], r"job\.h5 holds one of its best parameters.*validation\.keep, 1 in this job")
+    refused([path, "--which", "ensemble"], r"job\.h5 holds only one of its best.*validation\.keep, 1 in this job")
 
 
 @pytest.mark.parametrize("asked", [["--which", "ensemble"], ["--inductive"]])

@@ -112,7 +112,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
         job.wait_for(lambda: "Press Ctrl-C again to stop at once" in job.err)
         job.kill(job.process.pid, number=signal.SIGINT)
         assert job.end(limit_s=20) == 130
-        assert "stopped at once. What was last written stands." in job.err
+        assert "stopped at once. The file as last written is kept." in job.err
         assert "Traceback" not in job.err
 
 

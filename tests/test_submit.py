@@ -191,7 +191,7 @@ def test_sbatch_has_the_options_that_a_submitted_sweep_has(scaled, sbatch, monke
 
 
 def test_a_clusters_file_that_is_named_must_be_there(scaled, sbatch, monkeypatch, capsys):
-    message = "the cluster's file, nowhere.sh, does not exist or is no file"
+    message = "the cluster's file, nowhere.sh, does not exist or is not a file"
     done = sbatch("nowhere.sh", "script")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"slurm/sbatch: {message}\n")
     assert submit.main(["scaled.yaml", "--dry-run", "--cluster", "nowhere.sh"]) == 2

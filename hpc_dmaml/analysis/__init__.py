@@ -1,1 +1,1 @@
-"""Result files to tables, figures and a report. Needs pandas, SciPy, Matplotlib and Jinja2, and neither MPI nor torch."""
+"""Tables, figures and reports of result files. Needs pandas, SciPy, Matplotlib and Jinja2; neither MPI nor torch."""

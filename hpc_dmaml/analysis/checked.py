@@ -1,4 +1,4 @@
-"""The border of the analysis: what it relies on beyond what makes a file a result file is checked once, here."""
+"""Check, once, what the analysis requires of a result file beyond `results.read`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hpc_dmaml.analysis.words import printable
 from hpc_dmaml.losses.metric import ACCURACY
 
 LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
-"""Whole numbers of every configuration, and their least values."""
+"""Integer fields of every configuration, and their least values."""
 LONGEST = 30
-"""Characters of a metric's name and unit; longer ones are cut."""
+"""Most characters of a metric's name and of its unit; longer ones are cut."""
 
 
 def read(path: Path, *groups: str) -> results.Results:
-    """The arrays of some groups of a file that has the fields of all jobs, workers and ranks. Raises ValueError, naming
-    the file and the field."""
+    """Read the arrays of some groups of a file, and check its configuration, workers and ranks. Raises ValueError,
+    naming the file and the field."""
     source = results.read(path, *groups)
     try:
         _check(source.config)
@@ -37,13 +37,13 @@ def read(path: Path, *groups: str) -> results.Results:
 
 
 def chance(attributes: Mapping[str, Any]) -> float | None:
-    """The accuracy of guessing; None for what is no classification's accuracy."""
+    """The accuracy of guessing, or None outside classification."""
     guessed = results.metric_in(attributes) == ACCURACY and attributes["loss"] == "cross_entropy"
     return 1 / int(attributes["outputs"]) if guessed else None
 
 
 def lost_workers(job: results.Results) -> str:
-    """What to say of the workers whose losses were not all finite; nothing where there is none."""
+    """A note on the workers whose losses were not all finite; empty where there are none."""
     lost = ~np.isfinite(job["workers/loss"])
     which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
     where = f"{lost.any(axis=1).sum()} of {len(lost)} runs"

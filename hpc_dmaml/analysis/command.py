@@ -1,4 +1,4 @@
-"""How every command here starts and ends: safe streams, paths as users write them, an error as one message."""
+"""Start and end of the analysis commands: safe streams, expanded paths, errors as one message."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Main = Callable[..., int]
 
 
 def command(name: str) -> Callable[[Main], Main]:
-    """Make a command of a main function: arguments (None: the command line's) to exit code.
+    """Make a command of a main function, from arguments (None: the command line's) to exit code.
 
-    Bad input, a ValueError or OSError, is one message and 2; Ctrl-C is 130. Whoever stops reading what is printed, as
-    `| head` does, has got what they wanted: 0.
+    Bad input, a ValueError or OSError, gives one message and 2; Ctrl-C gives 130. A reader that closes the pipe, as
+    `| head` does, is no error: 0.
     """
 
     def decorate(main: Main) -> Main:
@@ -46,7 +46,7 @@ def command(name: str) -> Callable[[Main], Main]:
 
 
 def path(text: str) -> Path:
-    """A path as the type of an argument."""
+    """An expanded path, as the type of an argument."""
     try:
         return files.expanded(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Where validation ends: the final values of each setting, and their differences from those of one."""
+"""The final values of validation of each setting, and their differences from those of one setting."""
 
 from __future__ import annotations
 
@@ -32,22 +32,21 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
         summary = options.summarise(np.array(ends))
         possible = summary.within(*settings.limits(variable))
         for step in range(steps):
-            row = {
+            rows.append({
                 **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
                 "mean": summary.mean[step], "half": summary.high[step] - summary.mean[step],
                 "low": possible.low[step], "high": possible.high[step],
                 "n": int(summary.n[step]), "values": {seed: float(end[step]) for seed, end in zip(seeds, ends, strict=True)},
-            }  # fmt: skip
-            rows.append(row)
+            })  # fmt: skip
     if not rows:
         raise ValueError("the files hold no validation yet")
     return pd.DataFrame(rows)
 
 
 def differences(settings: Settings, reference: Key, variable: str, options: Options) -> pd.DataFrame:
-    """Final values of each other setting less those of the `reference`: mean, low, high, n, n_reference.
+    """Final values of each other setting minus those of the `reference`: mean, low, high, n, n_reference.
 
-    The interval is Welch's or, `paired`, that of the differences seed by seed, of the seeds that both have.
+    The interval is Welch's or, with `paired`, that of the differences seed by seed, of the seeds that both have.
     """
     table = final(settings, variable, options)
     table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
@@ -65,19 +64,18 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
         own, other = ([each[seed] for seed in (shared if options.paired else each)] for each in both)
         found = compared(own, other, options.interval, options.level)
         low, high = np.clip([found.low, found.high], least - most, most - least)
-        row = {
+        rows.append({
             **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
             "mean": found.mean, "low": low, "high": high,
             "n": int(np.isfinite(own).sum()), "n_reference": int(np.isfinite(other).sum()),
-        }  # fmt: skip
-        rows.append(row)
+        })  # fmt: skip
     if not rows:
         raise ValueError("a comparison needs two settings or more")
     return pd.DataFrame(rows)
 
 
 def compare(settings: Settings, options: Options) -> Picture:
-    """Final validation of every other setting less that of one, with the difference's interval."""
+    """Picture of the final validation of every other setting minus that of one, with the difference's interval."""
     reference, variable = _reference(settings, options.against), settings.variable(options)
     table = differences(settings, reference, variable, options)
     others = settings.shown_in(table)
@@ -103,7 +101,7 @@ def compare(settings: Settings, options: Options) -> Picture:
 
 
 def _reference(settings: Settings, against: str | None) -> Key:
-    """The setting to compare with: the given one, as it is written in a file or in words; else the first."""
+    """The setting to compare with: the one given by its values or in words; else the first."""
     for key in settings.jobs:
         if against is None or against in (settings.label(key), ",".join(map(str, key))):
             return key

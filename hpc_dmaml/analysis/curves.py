@@ -47,14 +47,11 @@ def plot(source: results.Results, smooth: int = 1) -> Figure:
     elif (means[np.isfinite(means)] > 0).all():
         style.log(axes[0][0])
     style.legend(axes[0][-1], len(axes[0][-1].get_legend_handles_labels()[0]))
-    workers = source["workers/loss"].shape[1]
+    workers = words.setting("workers", source["workers/loss"].shape[1])
     task = words.setting("task", source.config["task"]["class_path"])
     unfinished = "" if source.status == "complete" else f", {source.status}"
     smoothed = f", moving average of {smooth} validations" if smooth > 1 else ""
-    title = (
-        f"{task}, {workers} worker{'s' * (workers != 1)}{unfinished}: mean of {loss.shape[2]} held-out tasks{smoothed}"
-    )
-    style.title(figure, title)
+    style.title(figure, f"{task}, {workers}{unfinished}: mean of {loss.shape[2]} held-out tasks{smoothed}")
     if gaps:
         style.caption(figure, f"Gaps: {gaps} means are {stats.GAPS}.")
     return figure
@@ -65,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Plot a job's validation: loss and metric over runs.")
     parser.add_argument("file", type=command.path, help="HDF5 file of a job")
     parser.add_argument("--output", type=command.path, help="picture to write (.png, .svg or .pdf); default: FILE.png")
-    parser.add_argument("--smooth", type=int, default=1, help="moving average over so many validations")
+    parser.add_argument("--smooth", type=int, default=1, help="moving average over this many validations")
     given = parser.parse_args(arguments)
     output = given.output or given.file.with_suffix(".png")
     if given.smooth < 1:

@@ -1,10 +1,10 @@
-"""Result files for other programs' pages: TensorBoard's, to be looked at after the job, as compute nodes have no network.
+"""Export result files to TensorBoard, to be viewed after the job, as compute nodes have no network.
 
-    hpc_dmaml export tensorboard results/scaling        # writes results/scaling/tensorboard, a folder of it for each job
+    hpc_dmaml export tensorboard results/scaling        # writes results/scaling/tensorboard, with a folder for each job
     tensorboard --logdir results/scaling/tensorboard
 
-Over runs, counted from 1: validation after each adaptation step and training, loss and metric, training as the workers'
-mean, and a rank's mean times. What is not finite is left out. Needs the package tensorboard, and neither MPI nor torch.
+Over runs, counted from 1: loss and metric of validation, after each adaptation step, and of training, as the workers'
+mean; and a rank's mean times. Leaves out values that are not finite. Needs tensorboard, and neither MPI nor torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hpc_dmaml.results import RANK_TIMES, Results
 
 
 def series(job: Results) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """What there is to draw of a job: tag, runs (n,) from 0, values (n,)."""
+    """The scalars of a job: tag, runs (n,) from 0, values (n,)."""
     runs, validated = job["runs/run"], job["validation/run"]
     metric = job.metric
     for name, variable in {"loss": "loss", **({metric.name: "metric"} if metric else {})}.items():
@@ -36,7 +36,7 @@ def series(job: Results) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def to_tensorboard(path: Path, folder: Path) -> None:
-    """Write a job's numbers to a new folder. Raises ValueError where it is there already: the two would be drawn as one."""
+    """Write a job's numbers to a new folder. Raises ValueError if it exists, as the two would be drawn as one run."""
     from tensorboard.summary import Writer
 
     job = checked.read(path, "runs", "workers", "ranks", "validation")

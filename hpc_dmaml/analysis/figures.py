@@ -1,12 +1,12 @@
-"""The thesis's figures by their numbers, and general ones by name, from the files of a sweep or from any files.
+"""Draw the thesis's figures by number, and general ones by name, from the files of a sweep or from any files.
 
     hpc_dmaml figures 6.17 results/scaling                           # writes results/scaling/figure_6.17.png and .csv
     hpc_dmaml figures curves results/x --by optimizer.lr --output rates.pdf
     hpc_dmaml figures compare results/weight_generators --against ArithmeticMean
     hpc_dmaml figures --list
 
-PNG, SVG or PDF by suffix; the numbers of each picture stand beside it as CSV. Files of running or interrupted jobs take
-part; what is missing is said, and the rest is drawn. Needs pandas, and neither MPI nor torch.
+PNG, SVG or PDF by suffix; the numbers of each picture are written beside it as CSV. Running and interrupted jobs are
+included; what is missing is reported, and the rest is drawn. Needs pandas, and neither MPI nor torch.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ ACCURACY: validation.Published = {
         (1, 0.72, 0.83), (2, 0.74, 0.86), (4, 0.77, 0.87), (8, 0.80, 0.88), (16, 0.83, 0.885),
     )
 }  # fmt: skip
-"""Figure 6.17 of the thesis, read off by eye (± 0.01): accuracy of so many workers at the start, after 100 and 1,000 runs."""
+"""Figure 6.17 of the thesis, read off by eye (± 0.01): accuracy by workers, at the start, after 100 and 1,000 runs."""
 SCALING, OMNIGLOT, MINI_IMAGENET, SINUSOID = "scaling", "Omniglot", "ImageFolder", "Sinusoid"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What there is to draw."""
+    """How a figure is drawn, and how jobs are grouped for it."""
 
     title: str
     draw: Callable[[Settings, Options], Picture]
     axis: str | None = None
-    """Of the thesis: the sweep's axis that tells its curves apart."""
+    """In figures of the thesis: the sweep's axis that distinguishes the curves."""
     family: str | None = None
-    """Of an axis of scaled settings, only these and the baseline."""
+    """Of an axis of scaled settings, draw only this family and the baseline."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What the thesis's experiment had; other values are noted."""
+    """Fields of the thesis's experiment; other values are noted."""
     along: Sequence[str] = ()
-    """Told apart last, after everything but `without`."""
+    """Fields that are grouped by last, after all others except `without`."""
     without: Sequence[str] = ()
 
 
@@ -116,8 +116,8 @@ FIGURES = {
     "compare": Figure("final values of each setting less those of one (--against), with the difference's interval",
                       comparison.compare),
 }  # fmt: skip
-"""By number in the thesis, or by name. It numbers the subjects; where it leaves open what exactly is drawn, this is our
-reading. A new figure is a function of settings and options, and a line here."""
+"""Figures by number in the thesis, or by name. Where the thesis leaves open what exactly is drawn, this is our reading.
+A new figure is a function of settings and options, and a line here."""
 
 
 def is_thesis(name: str) -> bool:
@@ -127,7 +127,7 @@ def is_thesis(name: str) -> bool:
 def draw(
     name: str, found: reader.Collection, options: Options, by: Sequence[str] | None = None
 ) -> tuple[Picture, list[str]]:
-    """A figure, and notes. Raises ValueError where the files are not of its experiment."""
+    """Draw a figure; returns it, and notes. Raises ValueError where the files are not of its experiment."""
     figure = FIGURES[name]
     if is_thesis(name):
         settings = of_thesis(name, found, [] if figure.axis is None else [figure.axis])
@@ -148,7 +148,7 @@ def draw(
 
 
 def of_thesis(number: str, found: reader.Collection, by: Sequence[str]) -> Settings:
-    """The jobs of the sweeps that say that they give this figure or table; else those that have its axis; else all."""
+    """The jobs of the sweeps that list this figure or table, else all jobs; of these, those that have the axis `by`."""
     own = {p.output.resolve() for sweep in found.sweeps if number in sweep.figures for p in sweep.points}
     members = [job for job in found.jobs if job.path.resolve() in own] or list(found.jobs)
     if by:
@@ -160,7 +160,7 @@ def of_thesis(number: str, found: reader.Collection, by: Sequence[str]) -> Setti
             )
     settings = Settings(members, by, found.every(by))
     if list(by) == [SCALING] and BASELINE not in settings.jobs:
-        raise ValueError("the files of the point baseline are missing: nothing says what is scaled")
+        raise ValueError("the files of the point baseline are missing, to which the others are compared")
     if list(by) == [SCALING] and not settings.families:
         raise ValueError(
             'a sweep of scaling has points named as "workers 2x", "epochs 4x" or "tasks 8x"; there are none'
@@ -172,6 +172,7 @@ def of_thesis(number: str, found: reader.Collection, by: Sequence[str]) -> Setti
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw a figure of the thesis by its number, or a general one by name.")
     parser.add_argument("figure", nargs="?", help="number or name; --list shows them")
+    parser.add_argument("--list", action="store_true", help="list all figures, and exit")
     add_options(parser)
     parser.add_argument(
         "--output", type=command.path, help="picture to write (.png, .svg, .pdf); default: beside the files"

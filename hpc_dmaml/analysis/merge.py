@@ -1,14 +1,14 @@
-"""Many result files into one for the archive, and out of it again, every number to the last bit; one file at a time is in
-memory. Checkpoints, which only --resume needs, are left out unless asked for.
+"""Merge many result files into one archive, and split it again, every number to the last bit; one file at a time is in
+memory. Checkpoints, which only --resume and evaluate --which ensemble need, are left out by default.
 
     hpc_dmaml merge results/scaling --output scaling.h5         # one HDF5 file, a group for each job, compressed
     hpc_dmaml merge results/scaling --output scaling.csv --groups runs validation
-    hpc_dmaml merge results/scaling --output scaling.h5 --checkpoints  # jobs that are to go on after --split
+    hpc_dmaml merge results/scaling --output scaling.h5 --checkpoints  # jobs to be resumed after --split
     hpc_dmaml merge --split scaling.h5 --output results/again   # a file for each job again
 
-In the HDF5 file a job's group is named by its path below the folder given and holds its arrays and attributes; copies of
-the sweeps' files come along. The CSV has a row for each number: job, name ("@config" is an attribute), type, index, value;
-numbers are written so that reading them gives the same to the last bit. Needs neither pandas nor torch nor MPI.
+In the HDF5 file, a job's group is named by its path below the folder given and holds its arrays and attributes; copies
+of the sweeps' files are added. The CSV has a row for each number: job, name ("@config" is an attribute), type, index,
+value; numbers are written so that reading them gives the same to the last bit. Needs neither pandas nor torch nor MPI.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from hpc_dmaml.files import add_checksum, checksum_fits, replacing, require_new,
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
 CHECKPOINT = "checkpoint"
-"""The group that a resume needs, and nothing else."""
+"""The group that only a resume and an ensemble need."""
 COMPRESSED_FROM = 1024
-"""Bytes of an array from which compression pays."""
+"""Least size in bytes of an array for which compression pays."""
 
 
 def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names in the archive, and files: results, and the sweeps' files beside them. Raises ValueError."""
+    """Names in the archive and paths of the result files, and of the sweeps' files beside them. Raises ValueError."""
     for source in sources:
         if not source.exists():
             raise ValueError(f"there is no file or folder {source}")
@@ -94,8 +94,8 @@ def _read(path: Path, groups: Sequence[str], checkpoints: bool) -> results.Resul
 
 
 def split(archive: Path, folder: Path) -> int:
-    """Write each job of an archive as a result file of its own, with its checksum; gives their number. Raises ValueError
-    where a file is there already, or where the archive holds only some groups."""
+    """Write each job of an archive as a result file of its own, with its checksum; returns their number. Raises
+    ValueError where a file is there already, or where the archive holds only some groups."""
     try:
         if checksum_fits(archive) is not True:
             raise ValueError("it has no checksum that fits: it was damaged, or is not one of ours")
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--groups", nargs="+", default=[], help="only these groups: runs, workers, ranks, validation, …"
     )
-    parser.add_argument("--checkpoints", action="store_true", help="keep what --resume needs, too")
+    parser.add_argument("--checkpoints", action="store_true", help="keep what --resume and an ensemble need, too")
     given = parser.parse_args(arguments)
     if given.split:
         print(f"{split(given.split, given.output)} files in {given.output}")

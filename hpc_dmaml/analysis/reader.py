@@ -1,11 +1,11 @@
-"""Result files to tidy tables: any number of files, folders and sweeps. Needs pandas, and neither MPI nor torch.
+"""Read any number of result files, folders and sweeps into tidy tables. Needs pandas, and neither MPI nor torch.
 
-    found = reader.read(["results/scaling"])                 # what there is, what is missing
+    found = reader.read(["results/scaling"])                 # the jobs, and notes on what is missing
     table = reader.table(found.jobs, "validation", by=["scaling"])
     table.columns   # job, scaling, seed, run, seen_tasks, wall_s, step, loss, metric
 
-Jobs that still run or were interrupted take part with what they have; `Collection.notes` names them, and what could not be
-read, and the points of a sweep that are not there.
+Running and interrupted jobs are included with the data that they have; `Collection.notes` lists them, files that could
+not be read, and missing points of a sweep.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from hpc_dmaml.sweep.states import differing
 
 GROUPS = ("runs", "workers", "ranks", "validation")
 REPEATS = {*config.REPEATS, "runs", "validation.keep"}
-"""Fields in which the repetitions of one setting may differ, jobs that are not yet as far among them."""
+"""Fields in which the repetitions of one setting may differ, including jobs that have not come as far."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a file says of itself, without its arrays."""
+    """The attributes and configuration of a result file, without its arrays."""
 
     path: Path
     attributes: Mapping[str, Any]
     """Root attributes: status, start, end, versions, git_commit, outputs, restarts, best_run, best_score, …"""
     config: Mapping[str, Any]
-    """The configuration as it is stored, under today's names."""
+    """The stored configuration, under the current names."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """In a sweep: its axes with this point's values or labels."""
 
@@ -54,7 +54,7 @@ class Job:
 
     @cached_property
     def ranks(self) -> int:
-        """Ranks that it ran on; the most, if a resume changed them."""
+        """Number of ranks that it ran on; the greatest, if a resume changed it."""
         return len(self.read("ranks")["ranks/host"])
 
     @property
@@ -68,17 +68,17 @@ class Job:
 
     @property
     def metric(self) -> Metric | None:
-        """What its tasks are judged by besides their loss."""
+        """The metric by which its tasks are judged besides their loss, or None."""
         return results.metric_in(self.attributes)
 
     @property
     def chance(self) -> float | None:
-        """The accuracy of guessing, in a classification."""
+        """The accuracy of guessing, or None outside classification."""
         return checked.chance(self.attributes)
 
     def value(self, name: str) -> Any:
-        """Its setting on a sweep's axis, else its configuration's field, or "ranks"; None if its classes have no such
-        field."""
+        """Its setting on a sweep's axis, else the field of its configuration, or its number of "ranks"; None if it has
+        no such field."""
         name = modern(name)
         if name == "ranks":
             return self.ranks
@@ -91,12 +91,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Collection:
-    """Jobs, and what is to be said of them."""
+    """Jobs, notes on them, and their sweeps."""
 
     jobs: tuple[Job, ...]
-    """Those of a sweep in its order, then others by their paths."""
+    """Those of a sweep in its order, then others by path."""
     notes: tuple[str, ...]
-    """Sentences: what could not be read, what is not complete, what is missing or contradicts itself."""
+    """Sentences on what could not be read, is incomplete, is missing, or contradicts itself."""
     sweeps: tuple[sweeps.Sweep, ...] = ()
 
     @property
@@ -105,13 +105,13 @@ class Collection:
         return list(dict.fromkeys(modern(name) for sweep in self.sweeps for name in sweep.axes))
 
     def every(self, by: Sequence[str]) -> list[tuple[Any, ...]]:
-        """All settings of the sweeps by some of their axes, also those without files."""
+        """All settings of the sweeps by the axes `by`, including those without files."""
         points = [settings_of(point) for sweep in self.sweeps for point in sweep.points]
         names = [modern(name) for name in by]
         return [tuple(point[n] for n in names) for point in points if names and all(n in point for n in names)]
 
     def folder(self, sources: Sequence[Path]) -> Path:
-        """Where the first source's files are."""
+        """The folder of the first source's files."""
         first = sources[0]
         return first if first.is_dir() else first.parent if first.suffix == ".h5" else self.sweeps[0].folder
 
@@ -121,7 +121,7 @@ class Collection:
 
 
 def read(sources: Iterable[str | Path]) -> Collection:
-    """What files, folders (with all below them) and sweeps (their YAML file) hold.
+    """Read files, folders (with all below them) and sweeps (by their YAML file).
 
     Raises ValueError where there is no file, or none that can be read.
     """
@@ -140,7 +140,7 @@ def read(sources: Iterable[str | Path]) -> Collection:
         if point is not None:
             job = replace(job, settings=settings_of(point))
             wrong = differing(point.fields, job.config)
-            if wrong:  # the file's own configuration is the truth about it
+            if wrong:  # the file's own configuration is the correct one
                 notes.append(f"{path.name} was run with other settings than its sweep.yaml has: {some(wrong)}")
         jobs.append(job)
     if not jobs:
@@ -162,14 +162,14 @@ def read(sources: Iterable[str | Path]) -> Collection:
 
 
 def settings_of(point: Point) -> dict[str, Any]:
-    """A point's place on its sweep's axes, under today's names."""
+    """A point's place on its sweep's axes, under the current names."""
     return {modern(name): value for name, value in point.settings.items()}
 
 
 def table(
     jobs: Sequence[Job], group: str, variables: Iterable[str] = (), by: Iterable[str] = (), each_task: bool = False
 ) -> pd.DataFrame:
-    """A tidy table: a row for every value of the group's dimensions, in each job.
+    """A tidy table: a row for each job and each place along the group's dimensions.
 
     group       columns, besides job (the file's path), `by` and seed
     runs        run, seen_tasks, wall_s
@@ -177,7 +177,7 @@ def table(
     ranks       run, rank, work_s, exchange_s, wait_s, validation_s
     validation  run, seen_tasks, wall_s, step, loss, metric; means over the tasks, or `each_task` with a column task
 
-    `variables`: only these of the last columns. `by`: axes of a sweep or fields of the configuration, as columns.
+    `variables`: only these of the value columns. `by`: axes of a sweep or fields of the configuration, as columns.
     Times in seconds, wall_s since the start, run from 0. Raises ValueError.
     """
     if group not in GROUPS:
@@ -193,18 +193,9 @@ def table(
     return pd.DataFrame(columns, copy=False)
 
 
-def overview(jobs: Sequence[Job]) -> pd.DataFrame:
-    """One row a file: path, status, start, end, restarts, settings of the sweep, and every field of the configuration."""
-    rows = []
-    for job in jobs:
-        known = {name: job.attributes.get(name) for name in ("start", "end", "restarts", "best_run", "best_score")}
-        rows.append({"job": str(job.path), "status": job.status, **known, **job.settings, **job.fields})
-    return pd.DataFrame(rows)
-
-
 def varying(jobs: Sequence[Job]) -> list[str]:
-    """The fields of the configuration that tell jobs apart. Left out are those of mere repetitions, and those that only
-    come and go with their class."""
+    """The fields of the configuration in which jobs differ, except `REPEATS` and fields that only some jobs' classes
+    have and in which those agree."""
     names = dict.fromkeys(name for job in jobs for name in job.fields if name not in REPEATS)
     return [name for name in names if len({job.fields[name] for job in jobs if name in job.fields}) > 1]
 
@@ -212,8 +203,8 @@ def varying(jobs: Sequence[Job]) -> list[str]:
 def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], list[Job]]:
     """The jobs of each setting, in the sweep's order, or ordered by value where there is no sweep.
 
-    Raises ValueError where a name of `by` is no field, or where jobs of one setting differ in more than their seeds:
-    their mean would mean nothing.
+    Raises ValueError where a name in `by` is not a field, or where jobs of one setting differ in more than their seeds,
+    so that their mean would be meaningless.
     """
     for name in by:
         known = dict.fromkeys(n for job in jobs for n in ("ranks", *job.settings, *job.fields))
@@ -240,7 +231,7 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
 
 
 def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep, ...], list[str]]:
-    """Result files, sweeps, and what to say of sweeps that cannot be read."""
+    """Result files, sweeps, and notes on sweeps that cannot be read."""
     paths: dict[Path, None] = {}
     found: dict[Path, sweeps.Sweep] = {}
     notes = []
@@ -283,7 +274,7 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _hashable(value: Any) -> Any:
-    """Lists as tuples, and as text what is no plain value, or a number that equals nothing or is no float."""
+    """A list as a tuple; as text a value that is not plain, NaN, or a number that is too large for a float."""
     if isinstance(value, list):
         return tuple(map(_hashable, value))
     plain = value is None or isinstance(value, str | bool | int | float)
@@ -323,7 +314,7 @@ def _rows(job: Job, group: str, variables: tuple[str, ...], each_task: bool) -> 
 
 
 def _repeat(values: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
-    """Each value so many times: a category, in order of appearance, costs a number a row. None is missing."""
+    """Repeat each value `lengths` times, as categories (to save memory) in order of appearance; None becomes NaN."""
     categories = [value for value in dict.fromkeys(values) if value is not None]
     numbers = {None: -1, **{value: code for code, value in enumerate(categories)}}
     codes = np.repeat(np.array([numbers[value] for value in values], np.int32), lengths)
@@ -331,6 +322,6 @@ def _repeat(values: Sequence[Any], lengths: Sequence[int]) -> pd.Categorical:
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
-    """Numbers by size, then everything else by name."""
+    """Sort key: numbers by size, then everything else by name."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return not number, float(value) if number else 0.0, "" if number else str(value)

@@ -1,11 +1,11 @@
-"""One page that shows what ran and what came out of it, for any files: a sweep, folders, a single job.
+"""A report in HTML on jobs and their results, for any files: a sweep, folders, a single job.
 
     hpc_dmaml report results/scaling                               # writes results/scaling/report.html
     hpc_dmaml report results/a.h5 results/b.h5 --output report.html
 
-The page stands alone: pictures and style are in it, it needs no network and runs no script. Sweeps, and jobs of different
-tasks, get a part each. Jobs that still run or were interrupted take part; what is missing is said. Options and errors are
-those of figures.py. What the page looks like is in report.html.
+The page is self-contained: pictures and style are in it, it needs no network and runs no script. Sweeps, and jobs of
+different tasks, get a part each. Running and interrupted jobs are included; what is missing is listed. Options and
+errors are those of figures.py. The template is report.html.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from hpc_dmaml.analysis import (
 from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, add_options
 
 WORKERS = 6
-"""Settings whose workers are drawn; of more, those with most workers."""
+"""Most settings whose workers are drawn: those with the most workers."""
 HEAVY = 400_000
-"""A vector picture of more bytes than these is embedded as pixels."""
+"""A vector picture of more bytes than this is embedded as pixels."""
 LONGEST = 500
-"""Characters of a text; a longer one is cut."""
+"""Most characters of a text; a longer one is cut."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Part:
 
     title: str
     found: reader.Collection
-    """Its jobs alone, and their sweep."""
+    """Only its jobs, and their sweep."""
     settings: Settings | None
-    """None where the files cannot be told apart by settings: `problem` says why."""
+    """None where the files cannot be grouped by setting: `problem` says why."""
     problem: str = ""
 
 
@@ -91,7 +91,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
 
 
 def divided(found: reader.Collection, by: Sequence[str] | None = None) -> list[Part]:
-    """A part for each sweep, and for the jobs of each task besides."""
+    """A part for each sweep, and for the other jobs of each task."""
     groups: dict[str, tuple[list[reader.Job], Any]] = {}
     places = {point.output.resolve(): sweep for sweep in found.sweeps for point in sweep.points}
     for job in found.jobs:
@@ -110,15 +110,14 @@ def divided(found: reader.Collection, by: Sequence[str] | None = None) -> list[P
 
 
 def cautions(part: Part) -> Iterator[str]:
-    """What to mind about the jobs themselves: restarts, workers that were not finite, code that was changed."""
+    """Warnings on the jobs themselves: restarts, workers that were not finite, different versions of the code."""
     yield from [part.problem] if part.problem else part.settings.notes if part.settings else []
     for job in part.found.jobs:
         source, name = job.read("ranks", "workers", "validation", "runs"), job.path.name
-        restarts = int(job.attributes.get("restarts", 0))
-        if restarts:
-            yield f"{name} was restarted {restarts} time{'s' * (restarts > 1)}"
+        if restarts := int(job.attributes.get("restarts", 0)):
+            yield f"{name} was restarted {words.count(restarts, 'time')}"
         if job.status == "running" and not is_alive(source):
-            yield f"{name}: nobody is at it any more: it was killed"
+            yield f"{name}: its process is gone: it was killed"
         if lost := checked.lost_workers(source):
             yield f"{name}: {lost}"
         gaps = np.isnan(stats.known(stats.over_tasks(source["validation/loss"]))).any(axis=1)
@@ -155,7 +154,7 @@ def _tiles(found: reader.Collection) -> list[tuple[str, str]]:
 
 
 def _worked_s(log: results.Results) -> float:
-    """Seconds since its start, as far as it says."""
+    """The last known wall time in seconds; NaN without one."""
     wall = stats.known(log["runs/wall_s"])
     return float(np.append(np.nan, wall[np.isfinite(wall)])[-1])
 
@@ -164,7 +163,7 @@ def _worked_s(log: results.Results) -> float:
 
 
 def _shown(part: Part, options: Options) -> dict[str, Any]:
-    """What the template shows of it."""
+    """What the template shows of a part."""
     settings, members = part.settings, part.found.jobs
     sections: dict[str, list[dict[str, Any]]] = {}
     for section, name, draw in pictures(settings, options) if settings else ():
@@ -185,7 +184,7 @@ def _shown(part: Part, options: Options) -> dict[str, Any]:
 
 
 def _or_why(shown: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is shown, or why it cannot be."""
+    """The result of `shown`, or why there is none."""
     try:
         return shown()
     except ValueError as error:
@@ -203,7 +202,7 @@ def _is_scaled(settings: Settings) -> bool:
 
 
 def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, Callable[[], style.Picture]]]:
-    """Section, name and drawing of all that the files can show: a line a figure."""
+    """Section, name and drawing function of each figure that the files allow."""
 
     def figure(name: str, of: Settings = settings) -> Callable[[], style.Picture]:
         return lambda: figures.FIGURES[name].draw(of, options)
@@ -243,7 +242,7 @@ def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, C
 
 
 def _is_weighted(job: reader.Job) -> bool:
-    """Has it weights to look at? Those of the plain mean are all the same."""
+    """Whether its weights are worth drawing: those of the plain mean are all the same."""
     return job.fields["workers"] > 1 and job.fields["weight_generator"] != "ArithmeticMean"
 
 
@@ -256,7 +255,7 @@ def _embedded(draw: Callable[[], style.Picture]) -> dict[str, Any]:
 
 
 def _data_url(figure: Figure) -> Markup:
-    """Transparent: vectors, or, of very many points, pixels."""
+    """A transparent picture: vectors, or, for very many points, pixels."""
     buffer, kind = io.BytesIO(), "svg+xml"
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     if buffer.tell() > HEAVY:

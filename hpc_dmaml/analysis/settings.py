@@ -1,4 +1,4 @@
-"""Jobs by what tells them apart, and how numbers are made of their files: what every figure and table is given."""
+"""The input of all figures and tables: jobs grouped by setting, and options for the numbers made of their files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pandas as pd
 from hpc_dmaml.analysis import command, reader, stats, style, words
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
+from hpc_dmaml.requirements import require
 
 NOT_NEGATIVE = {"cross_entropy", "squared_error"}
-"""Losses."""
+"""Losses that are never negative."""
 BASELINE = ("baseline",)
 FAMILIES = ("workers", "epochs", "tasks")
 """The ways to scale, in the thesis's order."""
@@ -24,12 +25,12 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Options:
-    """How numbers are made of files, and what is drawn of them."""
+    """How numbers are made of files, and which of them are drawn."""
 
     interval: stats.Kind = "t"
     level: float = stats.LEVEL
     degree: int | None = None
-    """Of the thesis's polynomial fit; None for a moving average."""
+    """Degree of the thesis's polynomial fit; None for a moving average."""
     step: int | None = None
     """Adaptation step of the validation; None for the last."""
     last: float = 0.1
@@ -39,21 +40,17 @@ class Options:
     against: str | None = None
     """The setting that others are compared with; None for the first."""
     paired: bool = False
-    """Differences seed by seed: of settings that share each seed's start and tasks, which vary more than the settings do."""
+    """Differences seed by seed, for settings that share each seed's start and tasks: seeds vary more than settings."""
 
     def __post_init__(self) -> None:
-        for good, name, value, rule in (
-            (0 < self.level < 1, "level", self.level, "between 0 and 1"),
-            (self.degree is None or self.degree >= 1, "degree", self.degree, "1 or more"),
-            (self.step is None or self.step >= 0, "step", self.step, "0 (before adaptation) or more"),
-            (0 < self.last <= 1, "last", self.last, "above 0, up to 1"),
-        ):
-            if not good:
-                raise ValueError(f"{name} must be {rule}, not {value}")
+        require(0 < self.level < 1, "level", self.level, "between 0 and 1")
+        require(self.degree is None or self.degree >= 1, "degree", self.degree, "1 or more")
+        require(self.step is None or self.step >= 0, "step", self.step, "0 (before adaptation) or more")
+        require(0 < self.last <= 1, "last", self.last, "above 0, up to 1")
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Options:
-        """Those of a command line."""
+        """The options of a command line."""
         return cls(**{each.name: getattr(given, each.name) for each in fields(cls) if hasattr(given, each.name)})
 
     @property
@@ -65,12 +62,12 @@ class Options:
 
 
 class Settings:
-    """Jobs by what tells them apart, and how each setting is called and drawn."""
+    """Jobs grouped by setting, with each setting's name and style."""
 
     def __init__(self, members: Sequence[reader.Job], by: Sequence[str], every: Iterable[Key] = ()) -> None:
-        """`by`: axes or fields. `every`: all settings of the sweep, so that colours stay where some are left out.
+        """`by`: axes or fields. `every`: all settings of the sweep, so that colours stay the same if some are left out.
 
-        Raises ValueError where a setting's jobs are no repetitions of one another.
+        Raises ValueError where a setting's jobs are not repetitions of one another.
         """
         self.by, self.notes = tuple(map(modern, by)), list[str]()
         self.jobs = {key: self._once(key, same) for key, same in reader.grouped(members, self.by).items()}
@@ -85,8 +82,8 @@ class Settings:
         along: Sequence[str] = (),
         without: Sequence[str] = (),
     ) -> Settings:
-        """By these fields, and `along` others; None for the axes of the one sweep that all files are of, else for every
-        field in which they differ, but `without` some."""
+        """Group by the fields `by` and `along`. By default `by` is the sweep's axes, if all files have them, else all
+        fields in which the files differ, except `without`."""
         if by is None and found.axes and all(axis in job.settings for axis in found.axes for job in found.jobs):
             by = found.axes
         elif by is None:
@@ -99,7 +96,7 @@ class Settings:
         return cls(found.jobs, by, found.every(by))
 
     def _once(self, key: Key, same: list[reader.Job]) -> list[reader.Job]:
-        """Of files of the same seed, the first: they are no independent repetitions."""
+        """Of files of the same seed, keep the first, as they are not independent repetitions."""
         once = {job.seed: job for job in reversed(same)}
         twice = [job.path.name for job in same if job not in once.values()]
         if twice:
@@ -116,39 +113,39 @@ class Settings:
         return style.line(key[0] if single else key, [each[0] if single else each for each in self._every])
 
     def columns(self, key: Key) -> dict[str, Any]:
-        """What a row of a table says of the setting."""
+        """The columns by which a row of a table names the setting."""
         return dict(zip(self.by, key, strict=True))
 
     def frame(self, key: Key, columns: Any) -> pd.DataFrame:
-        """A table of columns, with what says of the setting in front."""
+        """A table of columns, preceded by those that name the setting."""
         table = pd.DataFrame(columns)
         for place, (name, value) in enumerate(self.columns(key).items()):
-            table.insert(place, name, [value] * len(table))  # a value may be a tuple: to pandas a column of its own
+            table.insert(place, name, [value] * len(table))  # pandas would take a tuple for a column
         return table
 
     def rows(self, table: pd.DataFrame, key: Key) -> pd.DataFrame:
-        """Those of a setting, or of all that begin alike."""
+        """The rows of a setting, or of all settings that begin with `key`."""
         same = np.ones(len(table), bool)
         for name, value in zip(self.by, key, strict=False):
-            # What is None among numbers, pandas makes NaN.
+            # pandas turns None among numbers into NaN.
             equal = (each == value if value is not None else each is None or each != each for each in table[name])
             same &= np.fromiter(equal, bool, len(table))
         return table[same]
 
     def some(self, keys: Iterable[Key]) -> Settings:
-        """Only these settings, looking as before."""
+        """Only these settings, in the same style."""
         part = object.__new__(Settings)
         part.by, part.notes, part._every = self.by, self.notes, self._every
         part.jobs = {key: self.jobs[key] for key in keys if key in self.jobs}
         return part
 
     def shown_in(self, table: pd.DataFrame) -> Settings:
-        """Only the settings of which a table has rows: of others the files hold nothing yet."""
+        """Only the settings of which a table has rows; the files of others hold no data yet."""
         return self.some(key for key in self.jobs if len(self.rows(table, key)))
 
     @property
     def families(self) -> dict[str, Settings]:
-        """The settings of a scaling sweep, the baseline and the scaled ones, for each way to scale that there is."""
+        """The baseline and the scaled settings of a scaling sweep, for each way to scale that it has."""
         keys = {f: [k for k in self.jobs if (s := words.scaled(k[0])) and s[0] == f] for f in FAMILIES if self.by}
         return {family: self.some([BASELINE, *sorted(own, key=ratio)]) for family, own in keys.items() if own}
 
@@ -158,13 +155,13 @@ class Settings:
 
     @property
     def metric(self) -> Metric | None:
-        """The one that all jobs are judged by, if there is such a one."""
+        """The metric by which all jobs are judged, or None if they have none in common."""
         found = {job.metric for job in self.all_jobs}
         return found.pop() if len(found) == 1 else None
 
     def variable(self, options: Options) -> str:
-        """loss or metric, as the options have it. Raises ValueError where the jobs have no such metric, or not all the
-        same."""
+        """loss or metric, by the options. Raises ValueError where the jobs do not have that metric, or have different
+        ones."""
         metric, found, asked = self.metric, {job.metric for job in self.all_jobs}, options.variable
         names = ["loss", *([metric.name, "metric"] if metric else [])]
         if asked is None:
@@ -179,20 +176,20 @@ class Settings:
         raise ValueError(f"variable: these files have no {asked}; they have {' and '.join(names[:2])}")
 
     def quantity(self, variable: str) -> Metric:
-        """What the numbers of the variable are, loss or metric. Raises ValueError where the jobs have no metric in common."""
+        """The variable, loss or metric, as a Metric. Raises ValueError where the jobs have no metric in common."""
         if variable == "metric" and self.metric is None:
             raise ValueError("the files have no metric in common")
         return (variable == "metric" and self.metric) or words.LOSS
 
     def limits(self, variable: str) -> tuple[float, float]:
-        """Between which the variable lies by its nature."""
+        """The least and greatest possible value of the variable."""
         if self.quantity(variable).is_share:
             return 0.0, 1.0
         losses = {str(job.attributes["loss"]) for job in self.all_jobs}
         return (0.0 if variable == "loss" and losses <= NOT_NEGATIVE else -np.inf), np.inf
 
     def cut(self, table: pd.DataFrame) -> str:
-        """What to say of a table of the variable whose limits end at what is possible."""
+        """A sentence if a table's intervals are cut at the least or greatest possible value, else nothing."""
         least, most = self.limits("loss" if table["variable"].iloc[0] == words.LOSS.name else "metric")
         drawn = table["n"].max() >= stats.FEWEST
         if not drawn or not ((table["low"] == least).any() or (table["high"] == most).any()):
@@ -201,22 +198,22 @@ class Settings:
 
     @property
     def repeated(self) -> bool:
-        """Is there a setting with more than one seed?"""
+        """Whether there is a setting with more than one seed."""
         return any(len(same) > 1 for same in self.jobs.values())
 
     @property
     def few_seeds(self) -> str:
-        """What to say where no interval means something; nothing where each does, or where there is none."""
-        two = self.repeated and min(len(same) for same in self.jobs.values() if len(same) > 1) < stats.FEWEST
-        return "2 seeds: interval not meaningful." if two else ""
+        """A sentence if a setting has two seeds, too few for a meaningful interval, else nothing."""
+        few = any(1 < len(same) < stats.FEWEST for same in self.jobs.values())
+        return "2 seeds: interval not meaningful." if few else ""
 
     @property
     def has_best(self) -> bool:
-        """Are there settings to compare, each of seeds enough?"""
+        """Whether there are settings to compare, each with enough seeds."""
         return len(self.jobs) > 1 and all(len(same) >= stats.FEWEST for same in self.jobs.values())
 
     def caption(self, text: str, options: Options | None, *more: str, repetitions: bool = True) -> str:
-        """How a picture was made, and what is not complete. `options`: of the intervals in it."""
+        """How a picture was made, and what is not complete. `options`: those of the intervals in it, or None."""
         said = [text]
         if repetitions and self.repeated:
             counts = sorted({len(same) for same in self.jobs.values()})
@@ -232,23 +229,22 @@ class Settings:
 
 
 def ratio(key: Key) -> float:
-    """How many times the baseline a setting of a scaling sweep is."""
+    """By what factor a setting of a scaling sweep is scaled."""
     scaled = words.scaled(key[0])
     return scaled[1] if scaled else 1.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What figures, tables and the report have in common."""
+    """Add the options that figures, tables and the report have in common."""
     add = parser.add_argument
     add("sources", nargs="*", type=command.path, metavar="FILE", help="result files, folders, or a sweep's YAML file")
     add("--by", type=lambda text: [n for n in text.split(",") if n], metavar="FIELD,…",
-        help="fields or axes that tell settings apart; default: the sweep's axes, or what differs")  # fmt: skip
+        help="fields or axes that distinguish settings; default: the sweep's axes, or what differs")  # fmt: skip
     add("--interval", choices=sorted(stats.NAMES), default="t",
         help="confidence limits by Student's t (default) or, as in the thesis, normal")  # fmt: skip
-    add("--level", type=float, default=stats.LEVEL, help="of the intervals; default 0.95")
+    add("--level", type=float, default=stats.LEVEL, help="confidence level of the intervals; default 0.95")
     add("--step", type=int, help="adaptation step of the validation; default: the last")
     add("--last", type=float, default=Options.last,
         help="final values are means over this last part of the validations; default 0.1")  # fmt: skip
     add("--variable", help="loss, metric, or the metric by its name, as accuracy; default: the metric, or loss where "
         "files have none or different ones")  # fmt: skip
-    add("--list", action="store_true", help="say what there is, and exit")

@@ -1,5 +1,5 @@
-"""Mean and confidence interval over repetitions, moving averages and the thesis's polynomial fits over runs; and what is
-left out of them."""
+"""Mean and confidence interval over repetitions, moving averages and the thesis's polynomial fits over runs; and which
+values they leave out."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from numpy.polynomial import Polynomial
 Kind = Literal["t", "normal"]
 LEVEL = 0.95
 FEWEST = 3
-"""Repetitions from which on an interval means something: Student's t of two has 1 degree of freedom, and a factor of 13."""
+"""Fewest repetitions for a meaningful interval: with two, Student's t has 1 degree of freedom, and a factor of 13."""
 DEGREE = 10
-"""Of the thesis's fit."""
+"""Degree of the thesis's polynomial fit."""
 POINTS_A_DEGREE = 5
-"""Of fewer points, a polynomial swings at the ends."""
+"""Fewest points per degree of a polynomial; with fewer it oscillates at the ends."""
 NAMES = {"t": "Student's t", "normal": "normal"}
 HUGE = 1e6
 GAPS = "not finite or huge (a million times the median)"
 
 
 def known(values: np.ndarray, axis: int | None = 0) -> np.ndarray:
-    """`values` with a gap, NaN, for each that is not finite or huge: more than `HUGE`, and more than so many times the
-    median size (zeros aside) along the axis; None: of all. One such value would hide the others: in a sum, in a
-    polynomial, on an axis."""
+    """`values` with NaN (a gap) for each that is not finite or huge: above `HUGE` in size, and above `HUGE` times the
+    median size (zeros aside) along the axis, or, for None, of all. One such value would hide the others in a sum, in a
+    polynomial or in a plot."""
     values = np.asarray(values, float)
     finite = np.isfinite(values)
     size = np.abs(np.where(finite & (values != 0), values, np.nan))
@@ -40,15 +40,15 @@ def known(values: np.ndarray, axis: int | None = 0) -> np.ndarray:
 
 
 def mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """The mean of what is finite; NaN where nothing is."""
+    """The mean of the finite values; NaN where there are none."""
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return np.where(finite, values, 0.0).sum(axis) / finite.sum(axis)
 
 
 def over_tasks(values: np.ndarray) -> np.ndarray:
-    """Means over the held-out tasks, the last axis. One task that is not finite makes a gap: the mean of the others would
-    flatter."""
+    """Means over the held-out tasks, the last axis. One task that is not finite makes the mean so: that of the others
+    would be too good."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(values, float).mean(axis=-1)
 
@@ -61,18 +61,18 @@ class Summary:
     low: np.ndarray
     high: np.ndarray
     n: np.ndarray
-    """Repetitions that have a value there."""
+    """Number of repetitions with a finite value."""
 
     def within(self, least: float, most: float) -> Summary:
-        """With limits that are possible: cut at `least` and `most`."""
+        """The summary with limits cut at the possible values, `least` to `most`."""
         return replace(self, low=np.maximum(self.low, least), high=np.minimum(self.high, most))
 
 
 def summarise(values: np.ndarray, kind: Kind = "t", level: float = LEVEL) -> Summary:
-    """Over the first axis of `values` (n, …): x̄ ± q·s/√n, s the sample's standard deviation (n − 1).
+    """Mean and limits over the first axis of `values` (n, …): x̄ ± q·s/√n, s the sample's standard deviation (n − 1).
 
     q is the quantile of Student's t with n − 1 degrees of freedom, or ("normal", as in the thesis) of the normal
-    distribution. What is not finite is a missing value.
+    distribution. Values that are not finite count as missing.
     """
     centre, error, n = _moments(np.asarray(values, float))
     half = error * (normal_quantile(level) if kind == "normal" else t_quantile(level, n - 1))
@@ -85,7 +85,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n, centre = finite.sum(axis=0), mean(values, 0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         deviation = np.where(finite, values - centre, 0.0)
-        scale = np.abs(deviation).max(axis=0, initial=0.0)  # squares of what is very small would all be 0
+        scale = np.abs(deviation).max(axis=0, initial=0.0)  # the squares of very small numbers would all be 0
         squares = (np.divide(deviation, scale, where=scale > 0, out=np.zeros_like(deviation)) ** 2).sum(axis=0)
         return centre, np.where(n > 1, scale * np.sqrt(squares / (n - 1) / n), np.nan), n
 
@@ -98,14 +98,9 @@ class Difference:
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Do the limits exclude no difference?"""
-        return self.low > 0 or self.high < 0
-
 
 def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", level: float = LEVEL) -> Difference:
-    """Of two independent samples of unequal variance (Welch; its degrees of freedom with "t").
+    """Mean difference of two independent samples of unequal variance (Welch; his degrees of freedom for "t").
 
     The limits are NaN where a sample has fewer than two values.
     """
@@ -113,7 +108,7 @@ def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", l
 
     (a, b), errors, _ = zip(*(map(float, _moments(np.asarray(each, float))) for each in (one, other)), strict=True)
     largest = float(np.max(errors))
-    if not largest > 0:  # no spread, or, NaN, none that is known
+    if not largest > 0:  # no spread, or an unknown one (NaN)
         return Difference(a - b, a - b - largest, a - b + largest)
     samples = [np.asarray(each, float)[np.isfinite(each)] for each in (one, other)]
     freedom = ttest_ind(*((each - each.mean()) / largest for each in samples), equal_var=False).df
@@ -124,7 +119,7 @@ def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", l
 def paired_difference(
     one: Sequence[float], other: Sequence[float], kind: Kind = "t", level: float = LEVEL
 ) -> Difference:
-    """Of values that belong together, pair by pair: the mean of their differences, as `summarise` has it."""
+    """Mean difference of values that belong together pair by pair, with the limits of `summarise`."""
     found = summarise(np.subtract(one, other), kind, level)
     return Difference(float(found.mean), float(found.low), float(found.high))
 
@@ -151,13 +146,13 @@ def fit(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> Polynomial | None
 
 
 def window_for(points: int) -> int:
-    """Of a moving average over so many points: about a twentieth of them, an odd number; 1, which is none, below 40."""
+    """Window of a moving average over this many points: odd, about a twentieth of them; 1, which is none, below 40."""
     return 2 * (points // 40) + 1
 
 
 def smoothed(values: np.ndarray, window: int, centred: bool = True) -> np.ndarray:
-    """Moving average of what is finite, along the last axis; a gap stays a gap, and is in no other point. Centred, the window
-    is narrower near the ends, so that a curve that rises is not bent there; else it holds the last `window` values."""
+    """Moving average of the finite values along the last axis; gaps stay gaps. A centred window is narrower near the
+    ends, so that it does not bend a rising curve there; else the window holds the last `window` values."""
     count, means = values.shape[-1], np.full(values.shape, np.nan)
     for place in range(count):
         half = min(window // 2, place, count - 1 - place)

@@ -1,12 +1,12 @@
-"""How all pictures look: sizes, colours, axes. One setting has one colour, in every figure.
+"""The style of all pictures: sizes, colours, axes. A setting has the same colour in every figure.
 
     with style.used():
         figure, axes = style.subplots(1, 2)          # one row of a two-column page
         style.plot(axes[0, 0], x, y, **style.line("workers 4x", ["baseline", "workers 4x"]))
         style.save(figure, Path("picture.pdf"))      # PNG, SVG or PDF by suffix
 
-Colours are those of Okabe & Ito, and viridis where settings are numbers, so that the colour-blind can read them; families
-of ordered settings go from light to dark, and line styles repeat what colours say, for print without colour.
+Colours are those of Okabe & Ito, and viridis where settings are numbers, so that colour-blind people can read them;
+families of ordered settings go from light to dark. Line styles also distinguish settings, for print without colour.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 MANY = 5
-"""More curves than these get the width of a page, their legend beside them, and fainter bands."""
+"""Figures with more curves than this are as wide as a page, with the legend beside the axes and fainter bands."""
 ROWS = 13
 """Entries in a column of a legend beside the axes."""
 LONG = 22
-"""Characters of a name beside the axes, from which on the picture gets the width of a page."""
+"""Figures with longer names (in characters) beside the axes are as wide as a page."""
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#6B6B6B"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 1, 1, 1, 1, 1)))
 DARK_PAPER, DARK_INK, DARK_RULE = "#14161a", "#e8e9eb", "#363b43"
-"""Of pictures for dark pages: what they are seen on, their texts, their grids."""
+"""Colours of pictures for dark pages: of the page, of texts, of grids."""
 CONTRAST = 5.0
-"""Of a line to the page, at least (by WCAG, which asks 3 of lines and 4.5 of texts)."""
+"""Least contrast between a line and the page (WCAG asks 3 for lines and 4.5 for text)."""
 FIXED = {
     "baseline": BLACK, "workers": BLUE, "epochs": VERMILION, "tasks": GREEN,  # the ways to scale
     "data": SKY, "gradient": BLUE, "exchange": ORANGE, "wait": GREY, "validation": GREEN, "rest": "#C8C8C8",  # the parts of a run
@@ -69,13 +69,13 @@ FIXED = {
 class Picture:
     figure: Figure
     numbers: pd.DataFrame
-    """What is drawn, and its intervals."""
+    """The numbers drawn, and their intervals."""
     notes: tuple[str, ...] = ()
-    """Sentences: where it is not what one would expect."""
+    """Sentences on what is not as one would expect."""
 
 
 def used() -> AbstractContextManager[None]:
-    """Pictures made within look like this."""
+    """A context in which pictures have this style."""
     return matplotlib.style.context(Path(__file__).with_name("house.mplstyle"))
 
 
@@ -90,14 +90,14 @@ def subplots(
 
 
 def named_rows(names: Sequence[str], height: float) -> tuple[Figure, Axes]:
-    """A row for each name, from above; as wide as a page where one is long. `height`, in inches, of what is around them."""
+    """A figure with a row for each name, as wide as a page if one is long. `height`: inches besides the rows."""
     figure, ((axis,),) = subplots(height=height + 0.2 * len(names), wide=max(map(len, names)) > LONG)
     axis.set_yticks(range(len(names)), names)
     return figure, axis
 
 
 def colour(value: Any, values: Sequence[Any]) -> str:
-    """The colour of one of an axis's `values`, in hexadecimal. All values of the axis, also those that are not drawn."""
+    """The colour of one of an axis's `values`, in hexadecimal; they include those that are not drawn."""
     ratio = scaled(value)
     if ratio and ratio[0] in FIXED:
         same = _ratios(ratio[0], values)
@@ -118,23 +118,23 @@ def line(value: Any, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def steps(count: int) -> list[str]:
-    """Colours of so many adaptation steps, the first before adaptation."""
+    """Colours of `count` adaptation steps, the first before adaptation."""
     return [to_hex(c) for c in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, count))]
 
 
 def title(figure: Figure, text: str) -> None:
-    """Above the figure, in as many lines as it takes."""
+    """Write a title above the figure, in as many lines as it takes."""
     figure.suptitle("\n".join(textwrap.wrap(printable(text, 5 * LONGEST), int(figure.get_figwidth() * 14))))
 
 
 def caption(figure: Figure, text: str) -> None:
-    """A small line or two below the figure: how it was made, and what to mind."""
+    """Write a small text below the figure: how it was made, and caveats."""
     lines = textwrap.wrap(printable(text), int(figure.get_figwidth() * 25))
     figure.supxlabel("\n".join(lines), fontsize=5.5, color=GREY, x=0.01, ha="left")
 
 
 def legend(axis: Axes, entries: int) -> None:
-    """Outside the axes, where it hides no curve: below them or, of many entries, beside them."""
+    """Put the legend outside the axes, where it hides no curve: below them or, for many entries, beside them."""
     if entries > MANY:
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // ROWS))
     elif entries > 1:
@@ -142,14 +142,14 @@ def legend(axis: Axes, entries: int) -> None:
 
 
 def legend_below(axis: Axes, columns: int = 1) -> None:
-    """Under the name of the x axis, however high the axes are."""
+    """Put the legend under the label of the x axis, for axes of any height."""
     figure = axis.figure
     under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
     axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
 
 
 def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:
-    """A line with gaps where there are NaN; a point between two gaps, of which a line shows nothing, is a dot."""
+    """Draw a line with gaps at NaN; a point between two gaps, which a line would not show, is a dot."""
     there = np.pad(np.isfinite(np.asarray(y, float)) & np.isfinite(np.asarray(x, float)), 1)
     alone = there[1:-1] & ~there[:-2] & ~there[2:]
     dots: dict[str, Any] = {"marker": ".", "markevery": np.flatnonzero(alone).tolist()} if alone.any() else {}
@@ -157,22 +157,22 @@ def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:
 
 
 class LogNumbers(LogFormatter):
-    """On a logarithmic axis: plain numbers, where there is room for them."""
+    """Labels of a logarithmic axis: plain numbers, where there is room for them."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def log(axis: Axes, which: Literal["x", "y"] = "y") -> None:
-    """A logarithmic axis."""
+    """Make an axis logarithmic."""
     axis.set(**{f"{which}scale": "log"})
-    target = axis.yaxis if which == "y" else axis.xaxis
+    target = getattr(axis, f"{which}axis")
     target.set_major_formatter(LogNumbers())
     target.set_minor_formatter(LogNumbers())
 
 
 def doubling(axis: Axes, ticks: Sequence[float], which: Literal["x", "y"] = "x") -> None:
-    """A logarithmic axis with these ticks alone."""
+    """Make an axis logarithmic, with only these ticks."""
     set_scale, set_ticks = getattr(axis, f"set_{which}scale"), getattr(axis, f"set_{which}ticks")
     set_scale("log", base=2)
     set_ticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -180,13 +180,12 @@ def doubling(axis: Axes, ticks: Sequence[float], which: Literal["x", "y"] = "x")
 
 
 def percent(axis: Axes, which: str = "y") -> None:
-    """An axis of shares between 0 and 1, in percent."""
-    target = axis.yaxis if which == "y" else axis.xaxis
-    target.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    """Label an axis of shares between 0 and 1 in percent."""
+    getattr(axis, f"{which}axis").set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def on_dark(colour: Any) -> str:
-    """The colour on a dark page: mixed with as much white as makes it stand out; black is the colour of the text."""
+    """The colour for a dark page: mixed with white until its contrast is `CONTRAST`; black becomes the text colour."""
     own = np.array(to_rgb(colour))
     if own.max() < 0.1:
         return DARK_INK
@@ -195,7 +194,7 @@ def on_dark(colour: Any) -> str:
 
 
 def contrast(one: Any, other: Any) -> float:
-    """Of two colours, 1 to 21, as WCAG 2 defines it."""
+    """Contrast ratio of two colours, 1 to 21, as WCAG 2 defines it."""
     channels = np.array([to_rgb(one), to_rgb(other)])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     low, high = np.sort(linear @ [0.2126, 0.7152, 0.0722])
@@ -203,7 +202,7 @@ def contrast(one: Any, other: Any) -> float:
 
 
 def darken(figure: Figure) -> None:
-    """Recolour a figure for a dark page. Images of numbers keep their colours, which the bar beside them explains."""
+    """Recolour a figure for a dark page. Images of numbers keep their colours, which their colour bar explains."""
     for artist in figure.findobj():
         if isinstance(artist, Text):
             artist.set_color(on_dark(artist.get_color()))

@@ -1,4 +1,4 @@
-"""Tables: the thesis's by their numbers, and the final results of any files.
+"""Tables of the thesis by number, and of the final results of any files.
 
     hpc_dmaml tables 6.4 results/scaling                        # Markdown on the screen, results/scaling/table_6.4.csv
     hpc_dmaml tables final results/x --by optimizer.lr --output final.tex
@@ -19,11 +19,11 @@ from hpc_dmaml.analysis.settings import BASELINE, Options, Settings, add_options
 
 SUFFIXES = (".csv", ".md", ".tex")
 Rows = list[list[str]]
-"""As they are read: the first is the head."""
+"""The cells of a table as text; the first row is the head."""
 
 
 def scaling_points(settings: Settings, options: Options) -> tuple[Rows, pd.DataFrame]:
-    """Table 6.2: what each point of the sweep is, from its files."""
+    """Table 6.2: the settings of each point of the sweep, from its files."""
     table = []
     for key, same in settings.jobs.items():
         fields = {name: same[0].fields[name] for name in ("workers", "epochs", "tasks")}
@@ -36,7 +36,7 @@ def scaling_points(settings: Settings, options: Options) -> tuple[Rows, pd.DataF
 
 
 def run_durations(settings: Settings, options: Options) -> tuple[Rows, pd.DataFrame]:
-    """Table 6.4: a row for each ratio; for each way to scale ours with half its interval, and the thesis's, in percent."""
+    """Table 6.4: a row for each ratio; for each way to scale, in percent, ours ± half the interval and the thesis's."""
     table = timing.durations(settings, BASELINE, options)
     shown: dict[float, dict[str, str]] = {}
     rows = []
@@ -58,7 +58,7 @@ def run_durations(settings: Settings, options: Options) -> tuple[Rows, pd.DataFr
 
 
 def final(settings: Settings, options: Options) -> tuple[Rows, pd.DataFrame]:
-    """Where the validation of each setting ended, with half the interval."""
+    """The final validation of each setting ± half the interval."""
     variable = settings.variable(options)
     quantity = settings.quantity(variable)
     frame = comparison.final(settings, variable, options)
@@ -81,7 +81,7 @@ TABLES: dict[str, tuple[str, Make]] = {
 
 
 def spread(settings: Settings, options: Options) -> str:
-    """What ± is, under a table."""
+    """The text under a table that explains ±."""
     if not settings.repeated:
         return "One seed: no interval."
     return f"± is half the {options.words}. {settings.few_seeds}".rstrip()
@@ -93,7 +93,7 @@ def markdown(rows: Rows) -> str:
 
 
 def latex(rows: Rows, note: str) -> str:
-    """A tabular with booktabs' rules, no larger than the text of a page, and the note under it."""
+    """A LaTeX tabular with booktabs' rules, no larger than the text of a page, and the note under it."""
     signs = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "×": r"$\times$",
                            "β": r"$\beta$", "α": r"$\alpha$", "λ": r"$\lambda$"})  # fmt: skip
     head, *lines = [" & ".join(cell.translate(signs) for cell in row) + r" \\" for row in rows]
@@ -108,6 +108,7 @@ def latex(rows: Rows, note: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Print a table of the thesis by its number, or the final results.")
     parser.add_argument("table", nargs="?", help="number or name; --list shows them")
+    parser.add_argument("--list", action="store_true", help="list all tables, and exit")
     add_options(parser)
     parser.add_argument(
         "--output", type=command.path, help="file to write (.csv, .md, .tex); default: CSV beside the files"

@@ -1,4 +1,4 @@
-"""What runs cost: their duration, wall time, what it goes to, and how it falls with more ranks."""
+"""The time of runs: duration, wall time, the parts of it, and speed-up with more ranks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, ratio
 from hpc_dmaml.analysis.style import Picture
 
 PARTS = ("data", "gradient", "exchange", "wait", "validation")
-"""What a rank's time goes to: drawing tasks and sampling trajectories, the rest of its work, and what follows it."""
+"""Parts of a rank's time: drawing tasks and sampling trajectories, the rest of its work, and what follows it."""
 
 
 def run_seconds(job: reader.Job) -> float:
-    """Duration of a run without its validation, in seconds: the median over all runs but the first, which warms up. NaN
-    where the file does not say it."""
+    """Duration of a run without its validation, in seconds: the median over all runs but the first (warm-up). NaN if it
+    is not known."""
     source = job.read("runs", "ranks")
     validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1, initial=0.0)
     seconds = np.diff(stats.known(source["runs/wall_s"])) - validation[1:]
@@ -42,16 +42,15 @@ def durations(settings: Settings, baseline: Key, options: Options) -> pd.DataFra
     for key, own in seconds.items():
         absolute = options.summarise(np.array(list(own.values())))
         relative = options.summarise(np.array([value / base.get(seed, mean) for seed, value in own.items()]))
-        row = {
+        rows.append({
             **settings.columns(key), "run_s": absolute.mean, "low_s": absolute.low, "high_s": absolute.high,
             "n": absolute.n, "relative": relative.mean, "low": relative.low, "high": relative.high,
-        }  # fmt: skip
-        rows.append(row)
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def run_time(settings: Settings, options: Options, published: Mapping[str, Mapping[float, float]]) -> Picture:
-    """Duration of a run over the ratio, in percent of the baseline; hollow: `published` numbers of the thesis."""
+    """Picture of a run's duration over the ratio, in percent of the baseline; hollow: the thesis's, `published`."""
     table = durations(settings, BASELINE, options)
     figure, ((axis,),) = style.subplots()
     for (family, part), shape in zip(settings.families.items(), ("o-", "s--", "^-."), strict=False):
@@ -79,9 +78,9 @@ def run_time(settings: Settings, options: Options, published: Mapping[str, Mappi
 
 
 def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
-    """Wall time over runs, and on to so many `runs` at each job's mean pace. Means over the seeds.
+    """Wall time over runs, extrapolated to `runs` at each job's mean pace. Means over the seeds.
 
-    Columns: the setting, runs (done), wall_s, n, extrapolated (the last row of a setting that has not come so far).
+    Columns: the setting, runs (done), wall_s, n, extrapolated (true in the last row of a setting with fewer runs).
     """
     parts = []
     for key, jobs in settings.jobs.items():
@@ -94,7 +93,7 @@ def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
         walls = walls[:, np.isfinite(walls).any(axis=0)].T
         if not len(walls):
             continue
-        # Seeds that ended early leave gaps, which would make the mean jump: they go on at their own pace.
+        # Seeds that ended early leave gaps, at which the mean would jump: extrapolate them at their own pace.
         filled = np.array([_at_pace(done, wall) for wall in walls])
         part = settings.frame(key, {"runs": done, "wall_s": filled.mean(axis=0), "extrapolated": False})[done <= runs]
         if done[-1] < runs:
@@ -109,14 +108,14 @@ def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
 
 
 def _at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
-    """Wall times with the missing ones at the end filled in at the mean pace of those before; the first run warms up."""
+    """Fill in missing wall times at the end at the mean pace of those before, without the first run (warm-up)."""
     first, last = np.flatnonzero(np.isfinite(wall_s))[[0, -1]]
     pace = (wall_s[last] - wall_s[first]) / (runs[last] - runs[first]) if last > first else wall_s[last] / runs[last]
     return np.where(np.arange(len(runs)) <= last, wall_s, wall_s[last] + pace * (runs - runs[last]))
 
 
 def extrapolation(settings: Settings, options: Options, runs: int = 1000) -> Picture:
-    """Wall time over runs, extrapolated (dotted) to `runs`; one panel for each way to scale."""
+    """Picture of wall time over runs, extrapolated (dotted) to `runs`; one panel for each way to scale."""
     table = wall_times(settings, runs)
     figure, axes = style.subplots(1, len(settings.families), height=3.0, sharey=True)
     scale, unit = words.unit_of(table["wall_s"].max())
@@ -142,14 +141,14 @@ def extrapolation(settings: Settings, options: Options, runs: int = 1000) -> Pic
     return Picture(figure, table)
 
 
-# ---- what a run's time goes to
+# ---- parts of a run's time
 
 
 def shares(settings: Settings) -> pd.DataFrame:
-    """What a run's time goes to, a row for each setting and part: seconds a run and share, means over runs, ranks, seeds.
+    """Parts of a run's time, a row for each setting and part: seconds per run and share, means over runs, ranks, seeds.
 
-    The parts are `PARTS` and rest: drawing tasks of the validation, weights, writing. The first run, which warms up, is
-    left out.
+    The parts are `PARTS` and rest: drawing tasks of the validation, weights, writing. The first run (warm-up) is left
+    out.
     """
     rows = []
     for key, jobs in settings.jobs.items():
@@ -173,12 +172,12 @@ def shares(settings: Settings) -> pd.DataFrame:
 
 
 def _known_mean(values: np.ndarray) -> float:
-    """Without gaps: ranks that came or went with a resume, and the last run of a job that still runs."""
+    """Mean without gaps, which are from ranks that a resume added or removed, and the last run of a running job."""
     return float(np.nan_to_num(stats.mean(stats.known(values, axis=None))))
 
 
 def time_shares(settings: Settings, options: Options) -> Picture:
-    """What a run's time goes to: a bar a setting, from work to the rest."""
+    """Picture of the parts of a run's time: a bar for each setting."""
     table = shares(settings)
     settings = settings.shown_in(table)
     figure, axis = style.named_rows([settings.label(key) for key in settings.jobs], 1.5)
@@ -205,11 +204,11 @@ def time_shares(settings: Settings, options: Options) -> Picture:
 
 
 def speed(settings: Settings, options: Options) -> pd.DataFrame:
-    """Training tasks a second over the ranks, for settings whose last name is ranks; speed-up and efficiency.
+    """Training tasks per second, speed-up and efficiency over the ranks, for settings whose last name is ranks.
 
-    Columns: the setting with ranks, tasks_per_s, low, high, n, speed_up (to the fewest ranks of the same curve, and as
-    many times faster as there are ranks there), ideal, efficiency (speed_up / ideal). A curve measured on one number of
-    ranks alone is left out: its efficiency of 100 % would be nobody's measurement. Raises ValueError where no other is.
+    Columns: the setting with ranks, tasks_per_s, low, high, n, speed_up (relative to the curve's fewest ranks r, whose
+    own speed-up is set to r), ideal, efficiency (speed_up / ideal). A curve of only one number of ranks is left out, as
+    its efficiency would be 100 % without any measurement. Raises ValueError where there is no other.
     """
     curves: dict[Key, dict[int, stats.Summary]] = {}
     for (*curve, ranks), jobs in settings.jobs.items():
@@ -222,11 +221,10 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
         fewest = min(points)
         for ranks, rate in points.items() if len(points) > 1 else ():
             speed_up = rate.mean / points[fewest].mean * fewest
-            row = {
+            rows.append({
                 **settings.columns((*setting, ranks)), "tasks_per_s": rate.mean, "low": rate.low, "high": rate.high,
                 "n": rate.n, "speed_up": speed_up, "ideal": float(ranks), "efficiency": speed_up / ranks,
-            }  # fmt: skip
-            rows.append(row)
+            })  # fmt: skip
     if not rows:
         there = ", ".join(map(str, sorted({key[-1] for key in settings.jobs})))
         raise ValueError(
@@ -237,8 +235,8 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
 
 
 def speed_up(settings: Settings, options: Options) -> Picture:
-    """Speed-up and efficiency over the ranks, in training tasks a second, beside the ideal. Ranks, and what comes with
-    them, tell no settings apart but along a curve."""
+    """Picture of speed-up and efficiency over the ranks, in training tasks per second, beside the ideal. Workers, tasks
+    and ranks vary along a curve, and do not distinguish curves."""
     if settings.by[-1:] != ("ranks",):
         by = [name for name in settings.by if name not in ("workers", "tasks", "ranks")]
         settings = Settings(settings.all_jobs, [*by, "ranks"])

@@ -1,4 +1,4 @@
-"""Where a policy walks on held-out tasks, before adaptation and after each step of it (the thesis's figure 3.7)."""
+"""Trajectories of a policy on held-out tasks, before adaptation and after each step of it (the thesis's figure 3.7)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POSITION = "trajectories/position"
 
 
 def shown(settings: Settings) -> reader.Job | None:
-    """The job whose trajectories are drawn: the first that has some, in the last of its validations."""
+    """The job whose trajectories are drawn: the first that has some, which are of its last validation."""
     return next((job for job in settings.all_jobs if POSITION in job.read("trajectories").arrays), None)
 
 
@@ -28,7 +28,7 @@ def positions(job: reader.Job) -> pd.DataFrame:
 
 
 def walks(settings: Settings, options: Options) -> Picture:
-    """A row for each task: its goal is the cross, its start the dot."""
+    """Picture of trajectories, a row for each task: its goal is the cross, its start the dot."""
     job = shown(settings)
     if job is None:
         raise ValueError(
@@ -50,7 +50,7 @@ def walks(settings: Settings, options: Options) -> Picture:
     for task, axis in enumerate(axes[:, 0]):
         axis.set_ylabel(f"task {task}")
     number = int(table["trajectory"].max()) + 1
-    of = "" if len(list(settings.all_jobs)) == 1 else f" Of {job.path.name}."
+    of = "" if len(settings.all_jobs) == 1 else f" Of {job.path.name}."
     text = (
         f"{number} trajectories of each task, from the dot; the cross is its goal, which the policy does not see.{of}"
     )

@@ -1,4 +1,4 @@
-"""Validation over runs, seen tasks, wall time or environment steps: the numbers, their picture and what it says."""
+"""Validation over runs, seen tasks, wall time or environment steps: numbers, pictures and notes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ X = {
     "environment_steps": "environment steps",
 }
 MANY_DOTS = 300
-"""More points of a curve than these are pixels also in a vector picture."""
+"""Points of a curve with more than this many are drawn as pixels, also in a vector picture."""
 WIDE = 20
-"""Losses of which the greatest is more than so many times the median are drawn on a logarithmic axis."""
+"""A loss whose maximum is more than this many times its median is drawn on a logarithmic axis."""
 Published = Mapping[float, Mapping[int, float]]
-"""Of a family of scaled settings: at each ratio the accuracy after some numbers of runs."""
+"""The thesis's accuracies for a family of scaled settings: {ratio: {runs: accuracy}}."""
 
 
 def curves(settings: Settings, variable: str, options: Options, step: int | None = None) -> pd.DataFrame:
@@ -32,8 +32,8 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
 
     Columns: the setting, variable (its name), step, runs (done), seen_tasks, wall_s, in reinforcement learning
     environment_steps, mean, low, high, n (seeds), window and smooth, smooth_low, smooth_high: mean and limits of the
-    seeds' moving averages over so many validations; with `options.degree` also fit, fit_low, fit_high: the polynomials
-    through mean and limits, each fitted over the runs by itself.
+    seeds' moving averages over `window` validations; with `options.degree` also fit, fit_low, fit_high: the polynomials
+    through mean and limits, each fitted over the runs separately.
     """
     parts = []
     for key, jobs in settings.jobs.items():
@@ -76,8 +76,8 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
 
 
 def steps_of_a_task(job: reader.Job) -> int | None:
-    """Steps in the environment that learning from one task takes, at most: trajectories may end before their horizon. It
-    draws them anew for each inner step and for the query. None where the tasks have no trajectories."""
+    """Most environment steps that training takes per task (trajectories may end before their horizon): new trajectories
+    are drawn for each inner step and for the query. None where the tasks have no trajectories."""
     names = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
     found = [each for each in map(job.fields.get, names) if isinstance(each, int)]
     if len(found) < len(names):
@@ -89,8 +89,8 @@ def steps_of_a_task(job: reader.Job) -> int | None:
 def over(
     settings: Settings, options: Options, x: str = "runs", panels: bool = False, published: Published | None = None
 ) -> Picture:
-    """Validation over one of `X`: one curve a setting. `panels`: one for each way to scale. `published`: the thesis's
-    accuracies, as hollow marks."""
+    """Picture of validation over one of `X`: one curve per setting. `panels`: one for each way to scale. `published`:
+    the thesis's accuracies, as hollow marks."""
     variable = settings.variable(options)
     table = curves(settings, variable, options)
     if x not in table:
@@ -111,7 +111,7 @@ def over(
             marked |= _mark(axis, settings, published, table["runs"].max())
         style.legend(axis, len(part.jobs))
     if len(groups) > 1:
-        # The same places in all panels: what comes further to the left is cheaper.
+        # The same x axis in all panels: further to the left is cheaper.
         ends = table.groupby(list(settings.by), observed=True)[x].max() / scale
         wide = 0 < ends.min() < ends.max() / 8
         for axis in axes[0]:
@@ -130,10 +130,10 @@ def over(
 
 
 def by_step(settings: Settings, options: Options) -> Picture:
-    """Validation over runs: one curve an adaptation step. For a single setting."""
+    """Picture of validation over runs: one curve per adaptation step. For a single setting."""
     variable = settings.variable(options)
     last = int(curves(settings, variable, options)["step"].iloc[0])
-    # Of many steps a few: the first ones change most.
+    # Of many steps draw a few: the first ones change most.
     few = np.linspace(0, last, last + 1) if last < style.MANY else np.geomspace(1, last + 1, style.MANY) - 1
     tables = [curves(settings, variable, options, step) for step in sorted({round(step) for step in few})]
     figure, ((axis,),) = style.subplots(height=2.7)
@@ -149,8 +149,8 @@ def by_step(settings: Settings, options: Options) -> Picture:
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float) -> None:
-    """Points of the means, their fit or moving average as a line, and its limits, where they mean something, as a band of so
-    much colour."""
+    """Draw the means as points, their fit or moving average as a line, and its limits, if seeds are enough, as a band
+    of opacity `band`."""
     if rows.empty:
         return
     places, colour = rows[x] / scale, line["color"]
@@ -166,12 +166,12 @@ def _draw(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line
 
 
 def _is_fitted(rows: pd.DataFrame) -> bool:
-    """Has this curve points enough for the polynomial that was asked for?"""
+    """Whether this curve has a polynomial fit, and so points enough for one."""
     return "fit" in rows and bool(rows["fit"].notna().any())
 
 
 def _name(axis: Axes, settings: Settings, variable: str, x_label: str, means: pd.Series) -> None:
-    """Labels and limits of the axes."""
+    """Set the labels and limits of the axes."""
     axis.set_xlabel(x_label)
     axis.xaxis.set_major_formatter(_number)
     quantity = settings.quantity(variable)
@@ -187,7 +187,7 @@ def _name(axis: Axes, settings: Settings, variable: str, x_label: str, means: pd
     else:
         kinds = {words.setting("loss", str(job.attributes["loss"])).replace("_", " ") for job in settings.all_jobs}
         axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")
-    # Limits of few seeds can be far away: the picture is of the means, with room around them.
+    # The limits of few seeds can be far away: show the means, with room around them.
     known = pd.Series(stats.known(means))
     low, high = known.agg(["min", "max"])
     room, (bottom, top) = 0.6 * (high - low), axis.get_ylim()
@@ -200,7 +200,7 @@ def _name(axis: Axes, settings: Settings, variable: str, x_label: str, means: pd
 
 
 def _mark(axis: Axes, settings: Settings, published: Published, most: int) -> bool:
-    """The accuracies of the thesis at its settings, up to so many runs. Is there one?"""
+    """Draw the thesis's accuracies for its settings, up to `most` runs. Returns whether there are any."""
     drawn = [(key, told) for key in settings.jobs if (told := published.get(ratio(key)))]
     for key, told in drawn:
         points = {run: accuracy for run, accuracy in told.items() if run <= most}
@@ -212,13 +212,13 @@ def _mark(axis: Axes, settings: Settings, published: Published, most: int) -> bo
 
 
 def _number(value: float, _: float) -> str:
-    """On an axis: 500, 20k, 3M."""
+    """A number as a label of an axis: 500, 20k, 3M."""
     size, letter = (1e6, "M") if value >= 1e6 else (1e3, "k") if value >= 1e3 else (1.0, "")
     return f"{value / size:g}{letter}"
 
 
 def _how_drawn(settings: Settings, table: pd.DataFrame, options: Options) -> list[str]:
-    """Sentences on the lines of curves, and on what they leave out."""
+    """Sentences on how the curves are drawn, and on what they leave out."""
     said = [settings.cut(table)]
     if np.isnan(stats.known(table["mean"])).any():
         said.append(f"Left out: means that are {stats.GAPS}.")
@@ -232,7 +232,7 @@ def _how_drawn(settings: Settings, table: pd.DataFrame, options: Options) -> lis
 
 
 def _gaps(settings: Settings, table: pd.DataFrame, options: Options) -> tuple[str, ...]:
-    """What to say of curves that rest on less than they should."""
+    """Notes on curves with fewer data than they should have."""
 
     def of(key: Key, jobs: list[reader.Job]) -> list[str]:
         rows = settings.rows(table, key)

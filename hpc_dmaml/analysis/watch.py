@@ -1,12 +1,12 @@
-"""Watch jobs in a terminal while they run: progress, validation, workers, where the time goes, time left.
+"""Watch jobs in a terminal while they run: progress, validation, workers, parts of the time, time left.
 
     hpc_dmaml watch results/x.h5              # redrawn in place until the job ends
-    hpc_dmaml watch results/scaling/*.h5      # several: a line each
-    hpc_dmaml watch results/x.h5 --once       # one view, and out; also for a batch log or `watch -n 60`
+    hpc_dmaml watch results/scaling/*.h5      # several: one line per job
+    hpc_dmaml watch results/x.h5 --once       # show one view and exit; also for a batch log or `watch -n 60`
 
-It only reads, and re-reads a file when it has been replaced. Where the output is no terminal, a line is printed for each
-new state. Exit code: 0 all jobs are complete (with --once: all could be shown), 1 one failed or is dead, 75 one was
-interrupted, 2 bad input, 130 Ctrl-C.
+It only reads, and re-reads a file when it has been replaced. Where the output is not a terminal, it prints a line for
+each new state. Exit code: 0 all jobs are complete (with --once: all could be shown), 1 one failed or is dead, 75 one
+was interrupted, 2 bad input, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from hpc_dmaml.results import Results
 
 GROUPS = ("runs", "workers", "ranks", "validation")
 BARS = 10
-"""More workers than these are summarised."""
+"""Most workers that are shown one by one; more are summarised."""
 CODES = {"complete": 0, "running": 0, "interrupted": 75, "dead": 1, "failed": 1}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def view(job: Results, status: str, now_s: float, width: int = 80) -> list[str]:
-    """What a terminal of `width` columns shows of a job. `status`: the file's, or dead. `now_s`: seconds since 1970."""
+    """A job as lines for a terminal of `width` columns. `status`: the file's, or dead. `now_s`: seconds since 1970."""
     runs, total = len(job["runs/run"]), int(job.config["runs"])
     name = f"{job.path}  "
     lines = [(name if len(name) + len(status) < width else f"…{name[-(width - len(status) - 1) :]}") + status]
@@ -46,7 +46,7 @@ def view(job: Results, status: str, now_s: float, width: int = 80) -> list[str]:
     lines.append(head + bar(share, max(8, min(40, width - len(head + tail)))) + tail)
     lines.append(_facts(job, status, now_s))
     lines += ["", *_validation(job, width), "", *_workers(job, width), "", _shares(job), *_warnings(job, status)]
-    shown = [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    shown = [words.printable(line, width) for line in lines]
     return [line for n, line in enumerate(shown) if line or (n and shown[n - 1])]
 
 
@@ -59,7 +59,7 @@ def row(job: Results, status: str, now_s: float, width: int = 80, name_width: in
     found = _curve(job)
     value = f"{found[0].name} {found[1][-1, -1]:.3f}" if found else ""
     line = f"{name:{name_width}} {bar(runs / max(1, total), 10)} {f'{runs}/{total}':>11}  {value:14}  {end}"
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return words.printable(line, width)
 
 
 def bar(share: float, width: int) -> str:
@@ -70,7 +70,7 @@ def bar(share: float, width: int) -> str:
 
 
 def spark(values: np.ndarray, width: int) -> str:
-    """Numbers (n,) as blocks between their least and greatest; means where they are more than `width`; a gap for NaN."""
+    """Numbers (n,) as blocks between their minimum and maximum; averaged if more than `width`; a gap for NaN."""
     values = stats.known(values)
     if len(values) > width:
         values = np.array([stats.mean(part) for part in np.array_split(values, width)])
@@ -99,7 +99,7 @@ def _facts(job: Results, status: str, now_s: float) -> str:
 
 
 def _validation(job: Results, width: int) -> list[str]:
-    """Now, for each adaptation step, and over the runs after the last step."""
+    """The last validation, for each adaptation step, and the last step's over the runs."""
     found = _curve(job)
     if found is None:
         return ["no validation yet"]
@@ -119,7 +119,7 @@ def _validation(job: Results, width: int) -> list[str]:
 
 
 def _workers(job: Results, width: int) -> list[str]:
-    """Loss and weight of each worker in the last run; of many: their spread."""
+    """Loss and weight of each worker in the last run; for many workers, their spread."""
     losses, weights = job["workers/loss"], job["workers/weight"]
     if not len(losses):
         return []
@@ -144,7 +144,7 @@ def _workers(job: Results, width: int) -> list[str]:
 
 
 def _shares(job: Results) -> str:
-    """What the last runs' time went to, means over the ranks."""
+    """Parts of the last runs' time, means over the ranks."""
     parts = {p: job[f"ranks/{p}_s"][-PACE:] for p in ("work", "exchange", "wait", "validation")}
     means = {n: stats.mean(np.nan_to_num(stats.known(v, None))) for n, v in parts.items() if np.isfinite(v).any()}
     whole = sum(means.values())
@@ -153,20 +153,19 @@ def _shares(job: Results) -> str:
 
 
 def _warnings(job: Results, status: str) -> list[str]:
-    """What to mind; such lines begin with an exclamation mark."""
+    """Warnings; they begin with an exclamation mark."""
     lines = []
-    restarts = int(job.attributes.get("restarts", 0))
-    if restarts:
-        lines.append(f"! restarted {restarts} time{'s' * (restarts > 1)}")
+    if restarts := int(job.attributes.get("restarts", 0)):
+        lines.append(f"! restarted {words.count(restarts, 'time')}")
     if lost := checked.lost_workers(job):
         lines.append(f"! {lost}")
     if status == "dead":
-        lines.append("! its process is gone: go on with python -m hpc_dmaml --resume and this file")
+        lines.append("! its process is gone: resume it with python -m hpc_dmaml --resume and this file")
     return lines
 
 
 def _curve(job: Results) -> tuple[Metric, np.ndarray] | None:
-    """The metric, or the loss where there is none, and its (V, S + 1): means over the tasks."""
+    """The metric, or else the loss, and its means over the tasks (V, S + 1); None without a validation."""
     if not len(job["validation/run"]):
         return None
     metric = job.metric
@@ -175,7 +174,7 @@ def _curve(job: Results) -> tuple[Metric, np.ndarray] | None:
 
 
 def _left(job: Results, status: str, now_s: float) -> float | None:
-    """Seconds until a running job will be complete, where that can be told."""
+    """Seconds until a running job will be complete; None if unknown."""
     runs = len(job["runs/run"])
     if status != "running" or not runs:
         return None
@@ -184,7 +183,7 @@ def _left(job: Results, status: str, now_s: float) -> float | None:
 
 
 def _age(job: Results, now_s: float) -> float | None:
-    """Seconds since the file was written."""
+    """Seconds since the file was written; None if unknown."""
     try:
         written_s = datetime.datetime.fromisoformat(str(job.attributes.get("written", ""))).timestamp()
     except (ValueError, OverflowError):
@@ -211,25 +210,25 @@ class Watched:
     job: Results | None = None
     status: str = "starting"
     changed: bool = False
-    """Is there anything new since the last look?"""
+    """Whether there is anything new since the last look."""
     _stamp: tuple[int, ...] = field(default=())
 
     def look(self) -> None:
-        """Raises ValueError where there is neither a file nor a job that is about to write one, or no result file."""
+        """Update the status. Raises ValueError for a missing file that no job is about to write, or no result file."""
         before = self.status
         self.changed = self._reread()
         if self.job is None:
             if not is_locked(self.path) and not self._reread():
                 raise ValueError(f"there is no file {self.path}, and no job that writes it")
         elif self.job.status == "running" and not is_alive(self.job) and not self._reread():
-            self.status = "dead"  # read again: it may just have ended in good order
+            self.status = "dead"  # read again before, as it may just have ended properly
         self.changed |= self.status != before
 
     def _reread(self) -> bool:
-        """Read the file if it is another one than before."""
+        """Read the file if it has been replaced. Returns whether it was read."""
         try:
             found = self.path.stat()
-        except OSError:  # not yet there, or a network that comes back
+        except OSError:  # not yet there, or a network file system that may come back
             return False
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp == self._stamp:
@@ -266,7 +265,7 @@ def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
         if once or on_terminal:
             lines = screen(watched, time.time(), size.columns)
             if on_terminal and not once:
-                lines = lines[: max(1, size.lines - 1)]  # what has scrolled out cannot be drawn over
+                lines = lines[: max(1, size.lines - 1)]  # lines that have scrolled out cannot be redrawn
                 print(f"\x1b[{drawn}F\x1b[J" if drawn else "", end="")
                 drawn = len(lines)
             print("\n".join(_safe(line, on_terminal, not n) for n, line in enumerate(lines)), flush=True)
@@ -280,7 +279,7 @@ def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
 
 
 def _safe(line: str, coloured: bool, is_head: bool = False) -> str:
-    """Without what would speak to the terminal; the head bold, warnings yellow."""
+    """A line without control characters; the head bold, warnings yellow."""
     text = words.printable(line)
     if not coloured or os.environ.get("NO_COLOR"):
         return text

@@ -1,4 +1,4 @@
-"""What is shown of values: settings, metrics, numbers, times, each in one way. Needs neither MPI nor torch."""
+"""Format settings, metrics, numbers and times for people. Needs neither MPI nor torch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from hpc_dmaml.analysis import stats
 from hpc_dmaml.losses.metric import Metric
 
 LOSS = Metric("loss", higher_is_better=False)
-"""The loss, looked at as metrics are."""
+"""The loss as a Metric."""
 LONGEST = 60
-"""Characters of a value in words; a longer one is cut."""
+"""Most characters of a value in words; a longer one is cut."""
 FIELDS = {
     "optimizer.lr": "β", "algorithm.inner_lr": "α", "local_lr": "local β", "algorithm.inner_steps": "inner steps",
     "weight_generator": "weights", "task_reduction": "reduction over tasks", "algorithm.first_order": "first order",
     "task.ways": "ways", "task.shots": "shots", "task.queries": "queries", "validation.steps": "validation steps",
 }  # fmt: skip
-"""Short words for fields of the configuration; others are named as they are."""
+"""Short names of fields of the configuration; others are shown as they are."""
 VALUES = {
     "ArithmeticMean": "arithmetic mean", "LossMedian": "loss median", "LossWeighted": "loss weighted",
     "LossMovingAverage": "loss, moving average", "GradientNorm": "gradient norm",
     "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
 }  # fmt: skip
 COUNTED = {"workers", "epochs", "tasks", "ranks", "algorithm.inner_steps"}
-"""Fields that read better behind their number."""
+"""Fields that are named after their number, as in "4 workers"."""
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def printable(text: str, most: int | None = None) -> str:
-    """What a file says, in one line without what would speak to a terminal or cannot be encoded; cut to `most`
-    characters."""
+    """A text from a file on one line, without what is not printable or cannot be encoded; at most `most` characters."""
     text = text if most is None or len(text) <= most else text[: most - 1] + "…"
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
@@ -69,7 +68,7 @@ def scaled(label: Any) -> tuple[str, float] | None:
 
 
 def metric(quantity: Metric) -> str:
-    """On an axis: "accuracy", "return", "distance (m)"; the numbers of shares bear their sign themselves."""
+    """A label of an axis: "accuracy", "return", "distance (m)"; shares have no unit, as their numbers have a % sign."""
     return quantity.name if quantity.is_share or not quantity.suffix else f"{quantity.name} ({quantity.suffix})"
 
 
@@ -107,7 +106,7 @@ def short(number: int) -> str:
 
 
 def unit_of(seconds: float) -> tuple[float, str]:
-    """Seconds of a unit that suits so many seconds, and its name."""
+    """A unit that suits this duration: its seconds, and its name."""
     return next((each for each in UNITS if seconds >= 2 * each[0]), (1.0, "s"))
 
 
@@ -118,7 +117,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time that runs: 47 s, 3:05 min, 2:10 h or 3 d 4 h."""
+    """A running time: 47 s, 3:05 min, 2:10 h or 3 d 4 h."""
     if not math.isfinite(seconds):
         return "? s"
     whole = round(seconds)

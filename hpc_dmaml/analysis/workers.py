@@ -16,13 +16,13 @@ from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.analysis.style import Picture
 
 FEW_WORKERS = 6
-"""Up to so many are drawn as lines, more as rows of an image."""
+"""Most workers that are drawn as lines; more are drawn as rows of an image."""
 PIXELS = 120
-"""Runs side by side in an image of workers; more are averaged."""
+"""Most columns of an image of workers; the runs are averaged to as many."""
 
 
 def of_each(settings: Settings, options: Options, variable: str) -> Picture:
-    """Weight or loss of each worker, of each setting's first seed."""
+    """Picture of the weight or loss of each worker, of each setting's first seed."""
     groups = {key: same[0] for key, same in settings.jobs.items()}
     if variable == "weight":
         groups = {key: job for key, job in groups.items() if job.fields["workers"] > 1}
@@ -60,7 +60,7 @@ def _binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw(figure: Figure, axis: Axes, edges: np.ndarray, image: np.ndarray, variable: str, norm: Normalize) -> None:
-    """`image`: (W, B) between `edges` (B + 1,) in runs."""
+    """Draw the `image` (W, B) between the `edges` (B + 1,) in runs."""
     workers, is_log = len(image), isinstance(norm, LogNorm)
     name = "weight λ" if variable == "weight" else f"training {variable}"
     if workers > FEW_WORKERS:

@@ -1,7 +1,7 @@
-"""The one configuration of a job: its fields, their ranges, and how command line and YAML files become it.
+"""A job's configuration: its fields, their ranges, and how it is built from a command line and YAML files.
 
-`fields` says what there is, `layers` what holds where several say something, `values` what type it has; `command_line` is
-what a user types. What a result file holds is read the same way, and imports nothing that is not trusted.
+`fields` defines the fields, `layers` which source takes precedence, `values` the types, `command_line` the options. The
+configuration in a result file is read the same way, and imports nothing that is not trusted.
 """
 
 from hpc_dmaml.config.command_line import parse, preset, presets, resume_source

@@ -1,4 +1,4 @@
-"""The command line of `python -m hpc_dmaml`, and what all command lines of the package have in common."""
+"""The command line of `python -m hpc_dmaml`, and the parts that the package's command lines share."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 PRESETS = Path(__file__).parents[1] / "presets"
 FLAGS = ("help", "trust", "print_config")
-"""Options without a value of their own."""
+"""Options that need no value."""
 PATHS = ("output", "resume", "init_from")
-"""Fields in which ~ and $VARIABLES stand for what they stand for in a shell."""
+"""Fields in which ~ and $VARIABLES are expanded, as in a shell."""
 
 
 def parse(arguments: list[str] | None = None) -> RunConfig:
-    """The configuration that a command line describes; `arguments` defaults to sys.argv[1:].
+    """Parse a command line into a configuration; `arguments` defaults to sys.argv[1:].
 
-    The order of the options does not matter: first come the files of `--config`, one over the other, then the options; of
-    one that is given twice the last holds. A job to be resumed has the configuration of its file; then `resume` and
-    `output` are that file. Raises ValueError with one readable message. `--help` and `--print_config` print and exit.
+    The files given by `--config` come first, wherever they stand, each overriding the previous; then the other options;
+    the last of two values counts. A resumed job starts from the configuration in its file, and `resume` and `output`
+    are that file. Raises ValueError with one readable message. `--help` and `--print_config` print and exit.
     """
     options, positional = split(sys.argv[1:] if arguments is None else arguments)
     if positional:
@@ -73,9 +73,9 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
 
 
 def split(words: Iterable[str], flags: Iterable[str] = FLAGS) -> tuple[list[tuple[str, Word]], list[str]]:
-    """The options of a command line, (name, value) in their order, and the words that belong to none. Raises ValueError.
+    """Split a command line into options, (name, value) in order, and positional words. Raises ValueError.
 
-    `--name VALUE` and `--name=VALUE` are the same; of a flag the value is empty unless given by `=`.
+    `--name VALUE` and `--name=VALUE` are equivalent; the value of a flag is empty unless given with `=`.
     """
     options, positional, left = [], [], list(words)
     while left:
@@ -95,7 +95,7 @@ def split(words: Iterable[str], flags: Iterable[str] = FLAGS) -> tuple[list[tupl
 
 
 def read(path: Path, lower: Layer) -> Layer:
-    """The layer of a YAML file over a lower one, with its values checked. Raises ValueError, naming the file."""
+    """Merge a YAML file into the layer `lower`, and check the values. Raises ValueError, naming the file."""
     try:
         flat = over(lower, layer(load_yaml(path.read_text(encoding="utf-8")) or {}))
         checked(flat)
@@ -105,16 +105,16 @@ def read(path: Path, lower: Layer) -> Layer:
 
 
 def resume_source(resume: str | None, output: str | None) -> Path | None:
-    """The file to go on with, if there is one. Raises ValueError where `resume` does not say which."""
+    """The file to resume, or None. Raises ValueError for `auto` without an output."""
     if resume != "auto":
         return None if resume is None else Path(resume)
     if output is None:
-        raise ValueError("resume: auto needs --output, the file to go on with if it exists")
+        raise ValueError("resume: auto needs --output, the file to resume if it exists")
     return Path(output) if Path(output).exists() else None
 
 
 def _resumed(source: Path, stored: RunConfig, config: RunConfig) -> RunConfig:
-    """The configuration with which a job goes on. Raises ValueError where it is another experiment."""
+    """The configuration of a resumed job. Raises ValueError where it changes a field that is not in `MAY_CHANGE`."""
     undecided = [name for name, value in DECIDED.items() if getattr(config, name) == value]
     config = replace(config, **{name: getattr(stored, name) for name in undecided})
     changed = [name for name in changes(stored, config) if name.split(".")[0] not in MAY_CHANGE]
@@ -132,7 +132,7 @@ def presets() -> list[str]:
 
 
 def preset(name: str) -> Path:
-    """The file of a preset, or `name` itself as a file. Raises ValueError with the nearest name."""
+    """The file of the preset `name`, or `name` as a path. Raises ValueError, suggesting the nearest preset."""
     if name in presets():
         return PRESETS / f"{name}.yaml"
     path = expanded(name)
@@ -143,7 +143,7 @@ def preset(name: str) -> Path:
 
 
 def _print(config: RunConfig, flags: str) -> NoReturn:
-    """Print a configuration as YAML, which gives it again, and exit; without what may be left out, if asked."""
+    """Print a configuration as YAML that `--config` reads, and exit; `flags` leave out defaults or unset fields."""
     chosen = set(filter(None, flags.split(",")))
     if not chosen <= {"skip_default", "skip_unset"}:
         raise ValueError(f"--print_config: the flags are skip_default and skip_unset, not {flags!r}")
@@ -153,7 +153,7 @@ def _print(config: RunConfig, flags: str) -> NoReturn:
 
 
 def shortest(config: RunConfig, only_unset: bool = False) -> Layer:
-    """The layer of a configuration without what may be left out: what is so by default, or is `only_unset`."""
+    """The layer of a configuration without fields that have their default; `only_unset`: of these, only the None."""
     kept = layer(plain(config))
     for name, value in list(kept.items()):
         rest = {other: v for other, v in kept.items() if other != name}
@@ -170,7 +170,7 @@ def _gives(flat: Layer, config: RunConfig) -> bool:
 
 
 def _help(name: str, chosen: str) -> NoReturn:
-    """Print what the fields are, those of the job or those of a chosen class, and exit."""
+    """Print help on the fields of the job, or of a chosen class, and exit."""
     words, part = [f"--{name}"], name.removesuffix(".help")
     if part in PARTS and chosen:
         kind = find(part, PARTS[part], chosen, lambda path: True)
@@ -181,18 +181,16 @@ def _help(name: str, chosen: str) -> NoReturn:
                          "or as one process.", [*words[1:], "hpc_dmaml"])  # fmt: skip
     parser.add_argument("--config", help=f"Preset ({', '.join(presets())}) or YAML file; may be given several times.")
     parser.add_argument(
-        "--print_config", nargs="?", help="Print what would run as YAML, and exit; =skip_default: short."
+        "--print_config", nargs="?", help="Print the configuration as YAML, and exit; =skip_default: short."
     )
-    parser.add_argument(
-        "--trust", action="store_true", help="Import the parts of your own that a file to resume names."
-    )
+    parser.add_argument("--trust", action="store_true", help="Import your own classes that the resumed file names.")
     parser.add_class_arguments(RunConfig, None)
     parser.parse_args(words)
     sys.exit(0)
 
 
 def help_parser(program: str, description: str | None, importable: Iterable[str] = ()) -> Any:
-    """A parser that can print help, and does no more here."""
+    """A parser that is only used to print help."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(

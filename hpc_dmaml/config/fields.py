@@ -17,14 +17,14 @@ STRATEGIES = (TaskFamily, Model, Algorithm, Optimizer, Schedule, WeightGenerator
 MAY_CHANGE = {
     "runs", "exchange", "checkpoint", "output", "resume", "time_limit_s", "device", "threads", "check_every",
 }  # fmt: skip
-"""Fields that may have other values when a job is resumed: they change no number, or only how many runs there are."""
+"""Fields that may change when a job is resumed: they affect no result, or only the number of runs."""
 REPEATS = {
     "seed", "output", "resume", "exchange", "checkpoint.every", "checkpoint.every_s", "time_limit_s", "device", "threads",
     "chunk", "keep", "compile", "check_every", "task.root",
 }  # fmt: skip
 """Fields in which the repetitions of one setting may differ."""
 DECIDED = {"compile": "auto"}
-"""Values that leave it to set-up what the file then says: a job that is resumed with one goes on with what was decided."""
+"""Values that set-up replaces by a decision, stored in the file; a job resumed with such a value keeps the decision."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Validation:
     steps: int = 3
     """Adaptation steps."""
     fixed: bool = False
-    """The same tasks at every validation."""
+    """Use the same tasks at every validation."""
     keep: int = 1
-    """How many of the best parameters to keep, which `evaluate --which ensemble` takes the mean prediction of. Each takes P
-    numbers of the file: 0.45 MB for the 4 × 64 filters of Conv4 in single precision."""
+    """How many of the best parameter vectors to keep, for the mean prediction of `evaluate --which ensemble`. Each adds
+    P numbers to the file: 0.45 MB for the 4 × 64 filters of Conv4 in single precision."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "validation.every", self.every, "0 or more")
@@ -52,12 +52,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How often the output file is replaced by a newer one. It is log and checkpoint in one."""
+    """How often the output file, which is log and checkpoint in one, is rewritten."""
 
     every: int | None = None
-    """Runs between two; default: by time alone."""
+    """Runs between two writes. Default: by time alone."""
     every_s: float | None = 30.0
-    """Seconds between two; stretched where writing would take more than 2 % of the time."""
+    """Seconds between two writes; more where writing would take more than 2 % of the time."""
 
     def __post_init__(self) -> None:
         require(self.every is None or self.every >= 1, "checkpoint.every", self.every, "1 or more")
@@ -66,15 +66,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """Workers that are not alike, to see what a weight generator makes of them. Held-out tasks stay as they are."""
+    """Make workers differ from one another, to study weight generators. Held-out tasks are not affected."""
 
     noisy_workers: int = 0
-    """The last so many workers train with wrong labels."""
+    """How many workers, the last ones, train with wrong labels."""
     label_noise: float = 1.0
-    """Probability that a label of theirs is that of another sample of its support or query set."""
+    """Probability that a label of theirs is replaced by that of another sample of the same support or query set."""
     own_tasks: bool = False
-    """Each worker trains on a part of its own: its share of the training classes, which are consecutive, or of the
-    amplitudes of sine waves; any family whose sampler has a method `share`."""
+    """Each worker trains on a different part of the tasks: consecutive training classes, or a range of amplitudes of
+    sine waves; for any family whose sampler has a method `share`."""
 
     def __post_init__(self) -> None:
         require(self.noisy_workers >= 0, "heterogeneity.noisy_workers", self.noisy_workers, "0 or more")
@@ -83,57 +83,57 @@ class Heterogeneity:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A job: every field of it."""
+    """All fields of a job."""
 
     seed: int = 0
     """Seed of all random draws."""
     runs: int = 300
-    """Runs: rounds of work, exchange and update."""
+    """Number of runs: rounds of work, exchange and update."""
     workers: int | None = None
-    """Workers W. Default: one a rank. Several workers share a rank, or several ranks a worker."""
+    """Number of workers W. Default: one per rank. A rank may host several workers, or several ranks share a worker."""
     epochs: int = 1
-    """MAML steps that a worker makes in a run."""
+    """Outer steps of a worker in a run, each on new tasks."""
     tasks: int = 2
-    """Tasks of a worker in an epoch."""
+    """Tasks per worker and epoch: the meta-batch."""
     exchange: Literal["gather", "allreduce"] = "allreduce"
-    """gather: rank 0 gathers all updates and broadcasts θ, bitwise the same for any ranks that divide the workers.
-    allreduce: one weighted sum, memory O(P). Generators that look at updates always gather."""
+    """gather: rank 0 gathers all updates and broadcasts θ, bitwise the same for any number of ranks that divides the
+    workers. allreduce: one weighted sum, memory O(P). Weight generators that need the updates always gather."""
     weight_generator: WeightGenerator = field(default_factory=ArithmeticMean)
-    """How much each worker counts."""
+    """How the workers' updates are weighted."""
     task: TaskFamily = field(default_factory=Glyphs)
-    """Where the tasks come from."""
+    """The task family, from which tasks are drawn."""
     model: Model = field(default_factory=Conv4)
-    """What is meta-learned."""
+    """The model that is meta-learned."""
     algorithm: Algorithm = field(default_factory=MAML)
-    """How a task adapts, and what is learned from that."""
+    """The meta-learning algorithm: how the model adapts to a task, and the update that follows from it."""
     task_reduction: Literal["sum", "mean"] = "mean"
     """A worker's update is the sum (the thesis's "gradient sum") or the mean over its tasks ("arithmetic")."""
     clip: float | None = None
-    """Limit each component of a worker's update to ± this."""
+    """Limit each component of a worker's gradient to ± this."""
     optimizer: Optimizer = field(default_factory=Adam)
     """The outer optimizer."""
     schedule: Schedule = field(default_factory=Constant)
     """How optimizer.lr and local_lr change over the runs."""
     local_lr: float | None = None
-    """Rate of a worker's own steps between epochs. Default: optimizer.lr for SGD."""
+    """Learning rate of a worker's own steps between epochs. Default: optimizer.lr for SGD."""
     local_optimizer: Optimizer | None = None
-    """A worker's own optimizer, for its steps in place of local_lr: its update is then how far it went, φ − φ_w, and an
-    optimizer SGD of lr 1 merges the workers' parameters. Default: none, the update is the sum of the epochs' gradients."""
+    """Optimizer of a worker's own steps, in place of local_lr: its update is then its parameters' change, φ − φ_w, and
+    an outer SGD of lr 1 averages the parameters. Default: none, the update is the sum of the epochs' gradients."""
     local_state: Literal["kept", "fresh"] = "kept"
-    """Does a worker's own optimizer go on from run to run with its state, which the file then holds, or start afresh?"""
+    """Whether a worker's own optimizer keeps its state from run to run (the file then holds it), or starts afresh."""
     heterogeneity: Heterogeneity = field(default_factory=Heterogeneity)
     validation: Validation = field(default_factory=Validation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     time_limit_s: float | None = None
-    """Stop in good order after so many seconds, to be resumed."""
+    """Stop after this many seconds, at the end of a run, to be resumed."""
     output: str | None = None
     """HDF5 file to write; must not exist. Default: a new one under results/."""
     resume: str | None = None
-    """Go on with this HDF5 file, whose configuration holds; or auto: go on with `output` if it exists, else start."""
+    """Resume this HDF5 file, with its configuration; or auto: resume `output` if it exists, else start."""
     init_from: str | None = None
     """Start from the parameters of this HDF5 file."""
     device: str = "auto"
-    """auto: the GPU of this rank's place on the node, if there is one; or cpu, cuda, cuda:1, …"""
+    """auto: a GPU by the rank's number on its node, or the CPU if there is none; or cpu, cuda, cuda:1, …"""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of all computation."""
     threads: int | None = None
@@ -141,11 +141,11 @@ class RunConfig:
     chunk: int | None = None
     """Tasks computed at once. Default: as many as keep the working set in cache."""
     keep: Literal["activations", "parameters"] = "activations"
-    """Of each inner step store everything, or parameters alone: less memory, one more forward and backward a step."""
+    """What to store of each inner step; parameters: less memory, but one more forward and backward pass per step."""
     compile: Literal["off", "on", "auto"] = "off"
-    """Compile meta-gradient and adaptation curve, on a CPU, for models of known layers: a minute once, kept on disk, and small
-    networks are 2 to 3 times as fast. auto: where that pays. Same numbers to rounding; a job that is resumed goes on to the
-    last bit where torch, C++ compiler and processor are the same."""
+    """Compile meta-gradient and adaptation curve on a CPU, for models of known layers: a minute once, cached on disk,
+    and small networks are 2 to 3 times as fast. auto: where that pays. Same numbers up to rounding; a resumed job
+    continues bit for bit where torch, C++ compiler and processor are the same."""
     tf32: bool = False
     """Allow TensorFloat-32 on GPUs: faster, less precise."""
     check_every: int = 50
@@ -169,10 +169,10 @@ class RunConfig:
         elif self.epochs > 1 and self.worker_lr is None:
             raise ValueError(
                 f"local_lr must be given when epochs is {self.epochs} and the optimizer is "
-                f"{type(self.optimizer).__name__}: only SGD's lr says how far a worker steps by itself"
+                f"{type(self.optimizer).__name__}: only SGD's lr is also the rate of a worker's own steps"
             )
 
     @property
     def worker_lr(self) -> float | None:
-        """The rate of a worker's own steps without an optimizer, if there is one."""
+        """Learning rate of a worker's own steps without a local_optimizer, or None."""
         return self.optimizer.lr if self.local_lr is None and isinstance(self.optimizer, SGD) else self.local_lr

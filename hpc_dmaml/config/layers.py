@@ -1,8 +1,8 @@
-"""Where values come from, one layer over the other: the defaults, a file that is resumed, YAML files, the command line.
+"""Sources of values as layers, each overriding those before: defaults, a resumed file, YAML files, the command line.
 
-A layer is flat: values by their names on the command line ("optimizer.lr"), and under the name of a part ("task") its
-class. Another class takes away all that lower layers said of the part's own fields: it starts from its own defaults, unless it is
-derived from the class below, as ANIL is from MAML, whose fields it has.
+A layer is a flat mapping: values by their names on the command line ("optimizer.lr"), classes by their part's ("task").
+A layer that changes a part's class drops the values that lower layers give to the part's fields, unless the new class
+is derived from the lower one, as ANIL from MAML, and so has its fields.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Layer = dict[str, Any]
 
 TYPES = hints(RunConfig)
 PARTS = {name: base for name, hint in TYPES.items() for base in STRATEGIES if base in (hint, *get_args(hint))}
-"""The fields that are classes of their own, with their bases; where it may be none, it is None."""
+"""The fields whose value is an instance of a strategy's class, with the strategies' base classes; some may be None."""
 GROUPS = {name: hint for name, hint in TYPES.items() if is_dataclass(hint)}
 _DEFAULT = RunConfig()
 DEFAULTS: Layer = {name: None if (part := getattr(_DEFAULT, name)) is None else type(part) for name in PARTS}
 
 
 def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> Layer:
-    """A layer from nested content, as a YAML file has it. Raises ValueError."""
+    """Flatten nested content, as read from a YAML file, to a layer. Raises ValueError."""
     if not isinstance(content, Mapping):
         raise ValueError(f"it must be a mapping of fields and values, not {shown(content)}")
     flat: Layer = {}
@@ -49,7 +49,7 @@ def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> L
 
 
 def _part(name: str, value: Any, trusted: Trusted) -> Layer:
-    """A part, given as a class, as class_path and init_args, or as some of its fields alone."""
+    """The layer of a part, given as a class, as class_path and init_args, or as a mapping of some of its fields."""
     value = typed(name, value, Any)
     if value is None and DEFAULTS[name] is None:
         return {name: None}
@@ -65,7 +65,7 @@ def _part(name: str, value: Any, trusted: Trusted) -> Layer:
 
 
 def _below(name: str, value: Any) -> Layer:
-    """The fields of a group."""
+    """The layer of the fields of a group."""
     value = typed(name, value, Any)
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a mapping of its fields, not {shown(value)}")
@@ -73,7 +73,7 @@ def _below(name: str, value: Any) -> Layer:
 
 
 def over(lower: Layer, upper: Layer) -> Layer:
-    """Both layers as one: what `upper` says holds."""
+    """Merge two layers; `upper` takes precedence."""
     result = dict(lower)
     for name in sorted(upper, key=_depth):
         if name not in result or not _is_kind_of(upper[name], result[name]):
@@ -83,7 +83,7 @@ def over(lower: Layer, upper: Layer) -> Layer:
 
 
 def _is_kind_of(value: Any, other: Any) -> bool:
-    """Is it the same, or a class derived from the other, whose fields it has?"""
+    """Whether `value` equals `other`, or is a class derived from it, and so has its fields."""
     return bool(value == other) or (isinstance(value, type) and isinstance(other, type) and issubclass(value, other))
 
 
@@ -92,7 +92,7 @@ def _depth(name: str) -> int:
 
 
 def build(flat: Layer) -> RunConfig:
-    """The configuration that a layer describes, with defaults where it is silent. Raises ValueError."""
+    """Build the configuration from a layer, with defaults for all other fields. Raises ValueError."""
     values, kinds = checked(flat)
     made = {
         name: make(kind, name, {f: values.pop(f"{name}.{f}") for f in hints(kind) if f"{name}.{f}" in values})
@@ -102,7 +102,7 @@ def build(flat: Layer) -> RunConfig:
 
 
 def checked(flat: Layer) -> tuple[dict[str, Any], dict[str, type[Any]]]:
-    """The values of a layer as their fields want them, and the classes of groups and parts. Raises ValueError."""
+    """A layer's values, converted to their fields' types, and the classes of groups and parts. Raises ValueError."""
     flat = over(DEFAULTS, flat)
     kinds = GROUPS | {name: flat.pop(name) for name in PARTS if flat.get(name) is not None}
     types = {name: hint for name, hint in TYPES.items() if name not in kinds}
@@ -131,7 +131,7 @@ def _unknown(name: str, given: Any, kinds: Mapping[str, Any], types: Mapping[str
     part, _, field = name.partition(".")
     dashes = "--" * isinstance(given, Word)
     if field and part in PARTS and part not in kinds:
-        return f"{part}: there is none, and so no {shown(field)} of it: name its class too"
+        return f"{part} is null, so it has no field {shown(field)}: give its class too"
     if field and part in PARTS:
         known = [other for other in types if other.startswith(f"{part}.")]
         return f"{part}: {kinds[part].__name__} has no field {shown(field)}" + did_you_mean(name, known, dashes)
@@ -140,7 +140,7 @@ def _unknown(name: str, given: Any, kinds: Mapping[str, Any], types: Mapping[str
 
 
 def changes(one: RunConfig, other: RunConfig) -> list[str]:
-    """The names of the fields in which two configurations differ; a part of another class is one of them, as a whole."""
+    """Names of the fields in which two configurations differ; a part whose class differs is listed as one field."""
     left, right = layer(plain(one)), layer(plain(other))
     parts = {name for name in PARTS if left[name] != right[name]}
     return [
@@ -155,24 +155,24 @@ def _top(name: str) -> str:
 
 
 def imports(flat: Layer) -> set[str]:
-    """What a layer names that is not this package's: the import paths of the user's own parts."""
+    """The import paths in a layer that lie outside this package: those of the user's own parts."""
     flat = over(DEFAULTS, flat)
     paths = {path_of(flat[name]) for name in PARTS if flat[name] is not None and not is_own(flat[name])}
     return paths | {str(path) for name in _import_fields(flat) if (path := flat.get(name)) is not None}
 
 
 def own_parts(config: RunConfig) -> list[str]:
-    """The import paths of all parts of a configuration that are the user's own."""
+    """The import paths of the user's own parts in a configuration, without torch.nn's."""
     return sorted(path for path in imports(layer(plain(config))) if not path.startswith("torch.nn."))
 
 
 def _import_fields(flat: Layer) -> list[str]:
-    """The names of those fields of the chosen classes that hold import paths."""
+    """Names of the fields of the chosen classes that hold import paths."""
     return [f"{name}.{field}" for name in PARTS for field in getattr(flat.get(name, DEFAULTS[name]), "imports", ())]
 
 
 def from_yaml(text: str, trusted: Trusted = lambda path: True) -> RunConfig:
-    """The configuration that `to_yaml` wrote. Raises ValueError, also where it names what is not to be imported."""
+    """Read a configuration that `to_yaml` wrote. Raises ValueError, also for an import that is not trusted."""
     try:
         return build(layer(load_yaml(text), trusted))
     except ValueError as error:
@@ -180,7 +180,7 @@ def from_yaml(text: str, trusted: Trusted = lambda path: True) -> RunConfig:
 
 
 def stored_in(source: results.Results, trusted: Trusted) -> RunConfig:
-    """The configuration of the job that wrote a file. Raises ValueError, naming the file, also where they do not agree."""
+    """The configuration of the job that wrote a file. Raises ValueError, naming the file, also if arrays disagree."""
     try:
         config = from_yaml(source.attribute("config"), trusted)
         seen = (config.workers or 0) * config.epochs * config.tasks
@@ -204,7 +204,7 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def nested(flat: Layer) -> dict[str, Any]:
-    """The content that `layer` makes flat."""
+    """The nested content of a layer: the inverse of `layer`."""
     content: dict[str, Any] = {}
     for name, value in flat.items():
         group, _, field = name.partition(".")
@@ -222,7 +222,7 @@ def nested(flat: Layer) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries; strategies with their class."""
+    """Convert dataclasses to dictionaries, and strategies to their class_path and init_args."""
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     if not is_dataclass(value):

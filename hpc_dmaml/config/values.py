@@ -1,6 +1,6 @@
-"""Values as fields want them: whole numbers, numbers, text, lists, …, from a YAML file or from the command line.
+"""Convert values from a YAML file or the command line to the types of their fields.
 
-A value in a file has its type, and quoted text stays text. A word of the command line becomes what its field wants.
+A value in a file already has a type, and quoted text stays text. A word of the command line takes its field's type.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MISFIT = (TypeError, ValueError, OverflowError)
 
 
 class Word(str):
-    """A value on the command line: text, until its field says what it is."""
+    """A value on the command line: text, until it is converted to the type of its field."""
 
     __slots__ = ()
 
@@ -32,13 +32,13 @@ def hints(kind: type[Any]) -> dict[str, Any]:
     names = [item.name for item in fields(kind) if item.init]
     try:
         known = get_type_hints(kind)
-    except Exception:  # names that are imported for type checkers alone: the class itself must see what it gets
+    except Exception:  # names imported under TYPE_CHECKING: the class must check its values itself
         known = {}
     return {name: known.get(name, Any) for name in names}
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as a field of type `hint` has it. Raises ValueError, naming the field."""
+    """Convert `value` to the type `hint` of a field. Raises ValueError, naming the field."""
     try:
         return _word(value, hint) if isinstance(value, Word) else _typed(value, hint)
     except MISFIT as error:
@@ -48,13 +48,13 @@ def typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: as it was written, and not too long."""
+    """A value for a message: its representation, cut to 80 characters."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def make(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
-    """An instance of a dataclass, from typed values; `name`: the field that it is for. Raises ValueError."""
+    """Instantiate a dataclass from converted values; `name`: the field that it is for. Raises ValueError."""
     for item in fields(kind):
         if item.init and item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{name}.{item.name} must be given: {kind.__name__} has no default for it".lstrip("."))
@@ -67,7 +67,7 @@ def make(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _word(word: Word, hint: Any) -> Any:
-    """What a word of the command line says where `hint` is wanted: text only where nothing else fits."""
+    """Convert a word of the command line to the type `hint`: to text only where nothing else fits."""
     try:
         value = load_yaml(word)
     except (ValueError, RecursionError):
@@ -79,7 +79,7 @@ def _word(word: Word, hint: Any) -> Any:
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """Raises one of MISFIT where the value does not fit."""
+    """Convert a value to the type `hint`. Raises one of MISFIT where it does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _first(value, arguments)
@@ -92,7 +92,7 @@ def _typed(value: Any, hint: Any) -> Any:
     plain = origin or hint
     if plain is Path and isinstance(value, str):
         return Path(value)
-    if plain not in NAMES:  # Any, and types of the user's that are their class's own business
+    if plain not in NAMES:  # Any, and other types, which the user's class must check
         return value
     if plain is tuple and isinstance(value, list):
         value = tuple(value)
@@ -123,7 +123,7 @@ def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _wanted(hint: Any) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_wanted(argument) for argument in arguments)

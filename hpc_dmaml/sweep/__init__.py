@@ -1,12 +1,12 @@
-"""A sweep: one experiment of many jobs, described by one YAML file. Needs neither MPI nor torch to be read.
+"""A sweep: one experiment of many jobs, described by one YAML file. Reading it needs neither MPI nor torch.
 
     python -m hpc_dmaml.sweep slurm/sweeps/demo.yaml              list its points: index, name, ranks, state, output
-    python -m hpc_dmaml.sweep slurm/sweeps/demo.yaml --missing    those that nobody has completed or is at
+    python -m hpc_dmaml.sweep slurm/sweeps/demo.yaml --missing    those that are not complete, running or waiting
     python -m hpc_dmaml.sweep slurm/sweeps/demo.yaml --index 3    run one, also under mpirun or srun
-    python -m hpc_dmaml.sweep slurm/sweeps/demo.yaml --local      run what is missing, one after another
+    python -m hpc_dmaml.sweep slurm/sweeps/demo.yaml --local      run the missing ones, one after another
 
-A folder of results stands for the sweep that filled it: it holds a copy, `sweep.yaml`. `slurm/submit.py` hands a sweep
-to SLURM.
+A folder of results can be given instead of the sweep's file, of which it holds a copy, `sweep.yaml`. `slurm/submit.py`
+submits a sweep to SLURM.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from hpc_dmaml.sweep import document
 
 KEYS = {"name", "description", "config", "set", "grid", "seeds", "ranks", "figures"}
 NOT_SET = {"seed", "output", "resume", "config", "help", "print_config"}
-"""Options of the command line that are none of a sweep's fields."""
+"""Options of the command line that a sweep may not set."""
 COPY = "sweep.yaml"
-"""Name of a sweep's file in its folder of results."""
+"""Name of the copy of a sweep's file in its folder of results."""
 LONGEST_NAME = 200
-"""Bytes. File systems take 255, and what stands beside a point's file while it is written has a longer name."""
+"""Most bytes of a point's name: file systems take 255, and temporary files beside a point's file have longer names."""
 MOST_POINTS = 100_000
 
 
@@ -44,23 +44,23 @@ class Point:
     index: int
     """Place in the list of points, from 0."""
     settings: dict[str, Any]
-    """What it is in each axis: the field's value, or the label."""
+    """The point's place on each axis: the field's value, or the label."""
     seed: int
     fields: dict[str, Any]
-    """All fields that it sets besides the sweep's configuration, seed included, by their names on the command line."""
+    """All fields that it sets on top of the sweep's `config`, seed included, by their names on the command line."""
     ranks: int
     name: str
-    """From settings and seed, fit for a file's name: it stays when other points come or go."""
+    """Made of settings and seed, usable as a file name, and independent of the other points."""
     output: Path
 
     def arguments(self, config: str | None) -> list[str]:
-        """Its configuration as a command line of `python -m hpc_dmaml`, on top of the sweep's."""
+        """Its arguments of `python -m hpc_dmaml`; `config`: the sweep's, which its fields override."""
         chosen = sorted(self.fields, key=lambda name: name.count("."))  # a class comes before its own fields
         words = [] if config is None else [f"--config={config}"]
         return words + [f"--{name}={_text(self.fields[name])}" for name in chosen]
 
     def __str__(self) -> str:
-        """Its settings as they stand in the sweep, on one line."""
+        """Its settings as written in the sweep, on one line."""
         settings = {**self.settings, "seed": self.seed}
         return " ".join(",".join(f"{axis}={value}" for axis, value in settings.items()).split())
 
@@ -76,10 +76,10 @@ class Sweep:
     config: str | None
     """Preset or YAML file that all points start from."""
     axes: tuple[str, ...]
-    """In the order of the file; the seed is none of them."""
+    """The axes in the file's order, without the seed."""
     points: tuple[Point, ...]
     figures: tuple[str, ...]
-    """Numbers of the thesis's figures that it gives."""
+    """Figures to draw from its results: their numbers in the thesis, or names."""
 
     def point(self, key: int | str) -> Point:
         """A point by index or name. Raises ValueError."""
@@ -91,7 +91,7 @@ class Sweep:
         raise ValueError(f"{self.path}: {what if isinstance(key, int) else f'there is no point named {key!r}'}")
 
     def parse(self, point: Point) -> configuration.RunConfig:
-        """The configuration with which a point starts, or goes on where its file ends. Raises ValueError."""
+        """The configuration with which a point starts or resumes. Raises ValueError."""
         return self._parsed(point, "--resume=auto", f"--output={point.output}")
 
     def _parsed(self, point: Point, *more: str) -> configuration.RunConfig:
@@ -104,7 +104,7 @@ class Sweep:
         return config
 
     def check(self) -> None:
-        """Raise ValueError for the first point that could not run. Points that differ by seed alone are one."""
+        """Raise ValueError for the first point that could not run. Of points that differ only in seed, check one."""
         seen = []
         for point in self.points:
             if point.settings in seen:
@@ -117,7 +117,7 @@ class Sweep:
                 raise ValueError(f"{self.path}: point {point.name}: {error}") from error
 
     def copy(self) -> None:
-        """Put a copy of the file into the folder of results, which then says by itself what belongs there."""
+        """Copy the file into the folder of results, so that the folder alone describes the sweep."""
         target, text = self.folder / COPY, self.path.read_bytes()
         with locked(target):  # many points may start at once
             if not target.exists() or target.read_bytes() != text:
@@ -126,7 +126,7 @@ class Sweep:
 
 
 def load(path: str | Path, results: str | Path = "results") -> Sweep:
-    """The sweep of a YAML file, whose results go to `results`/NAME; or that of a folder of results.
+    """Load the sweep of a YAML file, whose results go to `results`/NAME, or of a folder of results.
 
     Raises ValueError, naming file and field. The fields' values are checked by `Sweep.check`, which takes longer.
     """
@@ -139,7 +139,7 @@ def load(path: str | Path, results: str | Path = "results") -> Sweep:
 
 
 def read_folder(folder: str | Path) -> Sweep:
-    """The sweep that a folder holds the results of. Raises ValueError."""
+    """Load the sweep whose results a folder holds. Raises ValueError."""
     folder = Path(folder)
     path = folder / COPY
     content = _content(path)
@@ -155,7 +155,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _name(path: Path, content: Mapping[str, Any], default: str) -> str:
-    """The sweep's name, a folder's: the one given, or the file's."""
+    """The sweep's name, usable for a folder: the one in the file, else the default."""
     name = content.get("name", default)
     fit = isinstance(name, str) and _slug(name) == name and name.strip(".") and len(name) <= LONGEST_NAME
     _require(fit, path, "name", name, f"letters, digits and _-., {LONGEST_NAME} at most")
@@ -195,7 +195,7 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
 
 
 def _axis(path: Path, name: str, values: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """What an axis sets in each of its places: (value or label, fields)."""
+    """The places on an axis: (value or label, fields that it sets)."""
     _require(name != "seed", path, "grid", name, "another axis (seeds are a list of their own)")
     filled = isinstance(values, list | dict) and len(values) > 0
     _require(filled, path, f"grid: {name}", values, "a list of values, or labels with their settings; not empty")
@@ -208,7 +208,7 @@ def _axis(path: Path, name: str, values: Any) -> list[tuple[Any, dict[str, Any]]
 
 
 def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, Any]:
-    """Nested groups as dotted names; classes stay whole, and so does what an argument of a user's own part holds."""
+    """Flatten nested groups to dotted names; classes, and mappings that are arguments of a class, stay whole."""
     given = {} if given is None else given
     _require(isinstance(given, dict), path, where, given, "a mapping of fields and values")
     fields: dict[str, Any] = {}
@@ -226,7 +226,7 @@ def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, An
 
 
 def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None) -> int:
-    """Ranks of a point: the number given, or as many as it has workers."""
+    """Number of ranks of a point: the given one, or its number of workers."""
     if given == "workers":
         given = fields.get("workers")
         if given is None and config is not None:
@@ -239,20 +239,20 @@ def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None
 
 
 def _check_names(path: Path, points: Iterable[Point]) -> None:
-    """Raise ValueError where two points are the same job, or a name is another's, or too long for a file's."""
+    """Raise ValueError where two points are the same job or share a name, or a name is too long for a file."""
     seen: dict[str, Point] = {}
     for point in points:
         if len(point.name) > LONGEST_NAME:
             raise ValueError(f"{path}: grid: the name of {point} has more than {LONGEST_NAME} letters; shorten labels")
         job = json.dumps([_canonical(point.fields), point.ranks], sort_keys=True)
-        for key, why in ((job, ""), (point.name, f" by its file's name, {point.name}, which leaves other signs out")):
+        for key, why in ((job, ""), (point.name, f" by its file's name, {point.name}, without other characters")):
             if key in seen:
                 raise ValueError(f"{path}: grid: {seen[key]} and {point} (index {point.index}) are the same point{why}")
             seen[key] = point
 
 
 def _canonical(value: Any) -> Any:
-    """1 for 1.0 and 1e0: numbers that are equal make the same job."""
+    """Convert whole floats to integers, as equal numbers make the same job."""
     if isinstance(value, dict):
         return {key: _canonical(below) for key, below in value.items()}
     if isinstance(value, list):
@@ -261,8 +261,8 @@ def _canonical(value: Any) -> Any:
 
 
 def _retyped(name: str, given: Any, taken: Any) -> Iterator[str]:
-    """What is wrong where text of a sweep became something else in the configuration, as "null" and, among free
-    arguments, "12e6" do on the command line."""
+    """Messages about text of a sweep that the command line takes for another type, such as "null" and, among free
+    arguments, "12e6"."""
     if isinstance(given, str):
         if not (is_dataclass(taken) or (isinstance(taken, str | Path) and str(taken) in (given, in_full(given)))):
             yield f"{name}: the text {given!r} would be taken for {taken!r}; where that is meant, leave the quotes out"
@@ -279,7 +279,7 @@ def _retyped(name: str, given: Any, taken: Any) -> Iterator[str]:
 
 
 def in_full(text: str) -> str:
-    """Text as a configuration keeps it where it is a path: ~ and $VARIABLES are what they stand for."""
+    """Expand ~ and $VARIABLES in text, as a configuration does in paths."""
     return str(Path(os.path.expanduser(os.path.expandvars(text))))  # noqa: PTH111  (that of Path raises RuntimeError)
 
 
@@ -295,7 +295,7 @@ def _require(condition: Any, path: Path, name: str, value: Any, rule: str) -> No
 
 
 def _text(value: Any) -> str:
-    """A value as the command line has it."""
+    """A value as text for the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 

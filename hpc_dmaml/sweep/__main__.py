@@ -32,9 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--index", type=int, help="run the point of this index (also under mpirun or srun)")
     what.add_argument("--point", help="run the point of this name")
-    what.add_argument("--missing", action="store_true", help="list those that nobody has completed or is at")
-    what.add_argument("--local", action="store_true", help="run what is missing, one after another, without SLURM")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the folder of results")
+    what.add_argument("--missing", action="store_true", help="list those that are not complete, running or waiting")
+    what.add_argument("--local", action="store_true", help="run the missing points, one after another, without SLURM")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="parent of the folder of results")
     given = parser.parse_args(arguments)
     if given.index is not None or given.point is not None:
         return run(given.sweep, given.results, given.point if given.index is None else given.index)
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(path: Path, results: Path, key: int | str) -> int:
-    """Be one process of a point's job. Returns the exit code."""
+    """Run one process of a point's job. Returns the exit code."""
 
     def parse() -> tuple[Sweep, RunConfig]:
         sweep = sweeps.load(path, results)
@@ -72,13 +72,13 @@ def run(path: Path, results: Path, key: int | str) -> int:
 
 
 def run_locally(sweep: Sweep) -> int:
-    """Run what is missing. A point that fails does not stop the others; a signal stops all, to be gone on with."""
+    """Run the missing points. A point that fails does not stop the others; a signal stops all, to be resumed."""
     sweep.copy()
     failed = []
     for point in missing(sweep):
         print(f"\n{point.name}", flush=True)
         command = [sys.executable, "-m", "hpc_dmaml.sweep", str(sweep.folder), "--point", point.name]
-        mpirun = _mpirun() if point.ranks > 1 else None  # without one, one process does it: the results are the same
+        mpirun = _mpirun() if point.ranks > 1 else None  # without mpirun, in one process, with the same results
         code = _wait_for([mpirun, "-n", str(point.ranks), *command] if mpirun else command)
         if code in STOPPED:
             return code
@@ -95,11 +95,11 @@ def _mpirun() -> str | None:
 
 
 def _wait_for(command: list[str]) -> int:
-    """Run a command and hand signals on to it. Returns its exit code, as a shell would."""
+    """Run a command and forward signals to it. Returns its exit code, as a shell would."""
     process = subprocess.Popen(command)
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGINT:  # which a terminal sends to both
+        if number != signal.SIGINT:  # a terminal sends SIGINT to both
             process.send_signal(number)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -112,7 +112,7 @@ def _wait_for(command: list[str]) -> int:
 
 
 def show(sweep: Sweep, points: Sequence[Point]) -> None:
-    """A table of points."""
+    """Print a table of points."""
     words = {state.point.index: state.word for state in states(sweep)}
     rows = [["index", *sweep.axes, "seed", "ranks", "state", "output"]]
     for point in points:

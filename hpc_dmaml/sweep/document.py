@@ -1,4 +1,4 @@
-"""The YAML file of a sweep, as a mapping whose keys are the text that was written."""
+"""Read the YAML file of a sweep as a mapping whose keys are text, as written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpc_dmaml.plain_yaml import load_yaml
 
 
 def read(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ValueError, which calls the file a `what`, for anything else."""
+    """Read the mapping in a YAML file. Raises ValueError, calling the file a `what`, for anything else."""
     try:
         content = load_yaml(path.read_text(encoding="utf-8"), text_keys=True)
     except FileNotFoundError as error:

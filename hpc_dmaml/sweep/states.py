@@ -1,4 +1,4 @@
-"""How far the points of a sweep are: what their files, their locks and SLURM's queue say. Needs neither MPI nor torch."""
+"""States of the points of a sweep, from their files, their locks and SLURM's queue. Needs neither MPI nor torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hpc_dmaml.sweep import Point, Sweep, in_full
 COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
     "complete", "running", "waiting", "interrupted", "failed", "missing",
 )  # fmt: skip
-"""WAITING in SLURM's queue; FAILED also where a job ended without a word; MISSING was never started."""
+"""States of a point. WAITING: in SLURM's queue; FAILED: also if killed; MISSING: never started."""
 TAKEN = (COMPLETE, RUNNING, WAITING)
 
 
@@ -31,7 +31,7 @@ class State:
     word: str
     """One of STATES."""
     runs: int
-    """Runs in its file."""
+    """Number of runs in its file."""
     restarts: int
     job: str | None
     """The SLURM job that it was last submitted as, JOB_TASK."""
@@ -47,7 +47,7 @@ def states(sweep: Sweep) -> list[State]:
 
 
 def missing(sweep: Sweep) -> list[Point]:
-    """The points that nobody has completed or is at."""
+    """The points that are not complete, running or waiting."""
     return [state.point for state in states(sweep) if state.word not in TAKEN]
 
 
@@ -75,7 +75,7 @@ def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
 
 
 def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """The fields of a point that have another value in a stored configuration; those that are no plain values aside."""
+    """Fields of a point that have another value in a stored configuration; lists and mappings are not compared."""
     return [
         name
         for name, value in fields.items()
@@ -103,16 +103,16 @@ def _same(value: Any, stored: Any) -> bool:
 
 
 def submitted(folder: Path) -> dict[str, str]:
-    """The last job of each point, {name: JOB_TASK}, as `note_submission` wrote them down."""
+    """The last job of each point, {name: JOB_TASK}, as recorded by `note_submission`."""
     try:
         text = (folder / "jobs" / "submitted.txt").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return {}
-    return {name: job for job, name in re.findall(r"^(\d+_\d+) (\S+)$", text, re.MULTILINE)}  # whole lines alone
+    return {name: job for job, name in re.findall(r"^(\d+_\d+) (\S+)$", text, re.MULTILINE)}  # only whole lines
 
 
 def note_submission(folder: Path, job: str, points: list[Point]) -> None:
-    """Write down that these points are the tasks of a job array, which are numbered from 0."""
+    """Record that these points are the tasks of a job array, numbered from 0."""
     with (folder / "jobs" / "submitted.txt").open("a", encoding="utf-8") as file:
         file.writelines(f"{job}_{task} {point.name}\n" for task, point in enumerate(points))
 
@@ -122,7 +122,7 @@ def log_file(folder: Path, job: str) -> Path:
 
 
 def _queue() -> dict[str, str]:
-    """This user's jobs in SLURM, {JOB_TASK: state}; none where there is no SLURM."""
+    """This user's jobs in SLURM, {JOB_TASK: state}; empty where there is no SLURM."""
     squeue = shutil.which("squeue")
     if squeue is None:
         return {}
@@ -134,5 +134,5 @@ def _queue() -> dict[str, str]:
 
 
 def ask(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of SLURM. Raises OSError where there is none."""
+    """Run a command of SLURM. Raises OSError where it does not exist."""
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

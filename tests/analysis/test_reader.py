@@ -74,13 +74,6 @@ def test_what_a_jobs_classes_do_not_have_is_missing_in_its_rows(tmp_path):
     assert set(table["model.hidden"]) == {(6,)}
 
 
-def test_the_overview_has_a_row_for_each_file_with_its_whole_configuration(scaling):
-    table = reader.overview(reader.read([scaling]).jobs)
-    assert len(table) == 15
-    assert table.loc[table["scaling"] == "tasks 4x", "tasks"].tolist() == [32, 32, 32]
-    assert {"status", "restarts", "task", "task.ways", "algorithm.inner_lr"} <= set(table.columns)
-
-
 def test_missing_points_are_named_and_the_rest_is_read(partial):
     (partial / "scaling=tasks-2x,seed=1.h5").unlink()
     found = reader.read([partial])

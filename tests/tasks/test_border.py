@@ -162,5 +162,5 @@ def test_ranks_with_data_of_their_own_are_told() -> None:
     config = small_config()
     module = config.model.build((1,), 1).double()
     learner = make_learner(config, config.task.load(), module, torch.device("cpu"), comm=Two())
-    assert "the ranks draw other tasks" in learner.warnings[0]
+    assert "the ranks draw different tasks" in learner.warnings[0]
     assert make_learner(config, config.task.load(), module, torch.device("cpu")).warnings == ()
