@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 
 from hpc_dmaml import results
-from hpc_dmaml.analysis.words import printable
+from hpc_dmaml.analysis.words import printable, some
 from hpc_dmaml.losses.metric import ACCURACY
 
 LEAST = {"seed": 0, "runs": 1, "workers": 1, "epochs": 1, "tasks": 1}
 """Integer fields of every configuration, and their least values."""
+SLOW = 1.5
+"""Ratio to the median rank's working time from which a rank is reported as slow; equal ranks differ by a few percent."""
+RUNS_TO_TIME = 5
+"""Fewest runs on which such a report rests."""
 LONGEST = 30
 """Most characters of a metric's name and of its unit; longer ones are cut."""
 
@@ -42,12 +46,29 @@ def chance(attributes: Mapping[str, Any]) -> float | None:
     return 1 / int(attributes["outputs"]) if guessed else None
 
 
-def lost_workers(job: results.Results) -> str:
+def cautions(job: results.Results) -> list[str]:
+    """Notes on workers whose losses were not all finite, and on slow ranks."""
+    return [note for note in (_lost_workers(job), _slow_ranks(job)) if note]
+
+
+def _lost_workers(job: results.Results) -> str:
     """A note on the workers whose losses were not all finite; empty where there are none."""
     lost = ~np.isfinite(job["workers/loss"])
     which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
     where = f"{lost.any(axis=1).sum()} of {len(lost)} runs"
     return f"not finite in {where}: worker {which}; they counted 0 there" if lost.any() else ""
+
+
+def _slow_ranks(job: results.Results) -> str:
+    """A note on the ranks that work `SLOW` times as long as the median rank, for whom all others wait; else empty."""
+    work_s, hosts = job["ranks/work_s"][1:], job["ranks/host"]  # the first run warms up
+    if len(work_s) < RUNS_TO_TIME or work_s.shape[1] < 2:
+        return ""
+    median_s = np.ma.median(np.ma.masked_invalid(work_s), axis=0).filled(np.nan)
+    usual_s = np.nanquantile(median_s, 0.5, method="lower") if np.isfinite(median_s).any() else np.nan
+    slow = [rank for rank in range(min(len(hosts), len(median_s))) if median_s[rank] > SLOW * usual_s]
+    named = [f"rank {rank} ({hosts[rank]}) {median_s[rank] / usual_s:.1f} ×" for rank in slow]
+    return f"slow, and all wait for them: {some(named, 4)} the usual time" if usual_s > 0 and named else ""
 
 
 def _check(given: Mapping[str, Any]) -> None:

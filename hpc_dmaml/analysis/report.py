@@ -110,7 +110,7 @@ def divided(found: reader.Collection, by: Sequence[str] | None = None) -> list[P
 
 
 def cautions(part: Part) -> Iterator[str]:
-    """Warnings on the jobs themselves: restarts, workers that were not finite, different versions of the code."""
+    """Warnings on the jobs themselves: restarts, workers that were not finite, slow ranks, versions of the code."""
     yield from [part.problem] if part.problem else part.settings.notes if part.settings else []
     for job in part.found.jobs:
         source, name = job.read("ranks", "workers", "validation", "runs"), job.path.name
@@ -118,8 +118,7 @@ def cautions(part: Part) -> Iterator[str]:
             yield f"{name} was restarted {words.count(restarts, 'time')}"
         if job.status == "running" and not is_alive(source):
             yield f"{name}: its process is gone: it was killed"
-        if lost := checked.lost_workers(source):
-            yield f"{name}: {lost}"
+        yield from (f"{name}: {note}" for note in checked.cautions(source))
         gaps = np.isnan(stats.known(stats.over_tasks(source["validation/loss"]))).any(axis=1)
         if gaps.any():
             yield f"{name}: {gaps.sum()} of {len(gaps)} validations are left out: {stats.GAPS}"

@@ -157,8 +157,7 @@ def _warnings(job: Results, status: str) -> list[str]:
     lines = []
     if restarts := int(job.attributes.get("restarts", 0)):
         lines.append(f"! restarted {words.count(restarts, 'time')}")
-    if lost := checked.lost_workers(job):
-        lines.append(f"! {lost}")
+    lines += [f"! {note}" for note in checked.cautions(job)]
     if status == "dead":
         lines.append("! its process is gone: resume it with python -m hpc_dmaml --resume and this file")
     return lines

@@ -83,6 +83,21 @@ def test_restarts_and_workers_that_are_not_finite_are_said(path):
     assert "! not finite in 2 of 6 runs: worker 1; they counted 0 there" in lines
 
 
+def test_a_rank_that_is_slow_in_most_runs_is_named(path):
+    write_job(path, small_config(runs=12, workers=4), 4)
+    job = read(path)
+    job.arrays["ranks/host"] = np.array(["n1", "n1", "n2", "n2"], object)
+    work_s = job.arrays["ranks/work_s"] = np.full((12, 4), 0.1)
+    work_s[5:, 1] = np.nan, *[9.0] * 3, np.inf, 0.1, 0.1  # now and then
+    assert not any("wait for them" in line for line in watch.view(job, "complete", 0.0, 200))
+    work_s[1:, 2] = 0.21
+    work_s[3, 2] = np.nan
+    lines = watch.view(job, "complete", 0.0, 200)
+    assert "! slow, and all wait for them: rank 2 (n2) 2.1 × the usual time" in lines
+    job.arrays.update({name: job[name][:4] for name in ("ranks/work_s", "runs/run", "runs/wall_s", "runs/seen_tasks")})
+    assert not any("wait for them" in line for line in watch.view(job, "complete", 0.0, 200))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20, -1e20])
 def test_one_bad_value_hides_no_other(path, bad):
     write_job(path, small_config(runs=40, workers=3), 3, "running", 10)
