@@ -116,6 +116,7 @@ class Unordered(nn.Module):
         return torch.tanh(sum(part(x) for part in self.parts.values())) + self.shift
 
 
+@pytest.mark.long
 @needs_mpirun
 def test_ranks_whose_models_differ_start_from_that_of_rank_0_and_say_so(tmp_path):
     """Each process has its own order of a set of names; the file may be read by yet another one."""

@@ -111,6 +111,7 @@ def test_its_whole_algorithm_learns_to_adapt(tmp_path):
     assert last[-1] < 0.9 * first[-1]
 
 
+@pytest.mark.long
 def test_it_learns_to_adapt(tmp_path):
     few = ["--workers", "1", "--runs", "150", "--tasks", "8", "--optimizer.lr", "0.01", "--validation.tasks", "60"]
     source = run(example_config(*few, "--validation.every", "149", "--validation.fixed", "true"), tmp_path)

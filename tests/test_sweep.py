@@ -387,6 +387,7 @@ def run_one(folder: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> su
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
 
 
+@pytest.mark.long
 def test_run_locally_what_is_missing_is_run_and_a_failing_point_stops_no_other(tmp_path):
     text = (
         SMALL.replace("[0.01, 1e-3]", "[0.01]")

@@ -523,6 +523,7 @@ def test_the_list_names_every_figure(capsys):
     assert [line.split()[0] for line in shown] == list(figures.FIGURES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("done", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_setting_that_has_but_begun_hides_no_other_in_any_figure_or_table(partial, done):
     described = sweep.read_folder(partial)

@@ -29,6 +29,7 @@ def glyphs(tmp_path_factory):
         yield Glyphs().load()
 
 
+@pytest.mark.long
 def test_letters_are_split_by_script_and_no_outline_stands_twice(glyphs):
     sizes = {split: len(classes) // 4 for split, classes in glyphs.splits.items()}
     assert sizes["train"] > 1000

@@ -313,6 +313,7 @@ def test_any_module_of_the_users_can_be_a_policy(tmp_path: Path) -> None:
     assert source.attribute("derivatives") == "autograd"
 
 
+@pytest.mark.long
 def test_the_trajectories_of_a_trained_policy_are_drawn(tmp_path: Path) -> None:
     path = run(config(), tmp_path).path
     script = Path(__file__).parents[2] / "examples" / "trajectories.py"
