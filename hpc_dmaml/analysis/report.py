@@ -83,7 +83,7 @@ def page(found: reader.Collection, options: Options, by: Sequence[str] | None = 
             title=title or (parts[0].title if len(parts) == 1 else f"{len(parts)} experiments"),
             lead=_lead(found),
             tiles=_tiles(found),
-            warnings=[note[:1].upper() + note[1:] for note in warnings],
+            warnings=list(warnings),
             parts=[(part, _shown(part, options)) for part in parts],
             now=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             files=words.count(len(found.jobs), "file"),

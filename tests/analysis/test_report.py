@@ -127,7 +127,7 @@ def test_missing_and_unreadable_points_are_named(partial):
 
 
 def test_restarts_failures_slow_ranks_and_workers_that_are_not_finite_are_warned_of(rates):
-    path = rates / "0.1_1.h5"
+    path = (rates / "0.1_1.h5").rename(rates / "job_1.h5")
     found = results.read(path)
     loss = found["workers/loss"].copy()
     loss[3:5, 1] = np.nan
@@ -135,10 +135,10 @@ def test_restarts_failures_slow_ranks_and_workers_that_are_not_finite_are_warned
     arrays = {**found.arrays, "workers/loss": loss, "ranks/work_s": work_s}
     results.write(path, arrays, {**found.attributes, "restarts": 2, "status": "failed"})
     text = report.page(reader.read([rates]), Options())
-    assert "0.1_1.h5 was restarted 2 times" in text
-    assert "0.1_1.h5: not finite in 2 of 12 runs: worker 1" in text
-    assert "0.1_1.h5: slow, and all wait for them: rank 1 (node1) 3.0 × the usual time" in text
-    assert "Failed, shown as far as it got: 0.1_1.h5" in text
+    assert "job_1.h5 was restarted 2 times" in text
+    assert "job_1.h5: not finite in 2 of 12 runs: worker 1" in text
+    assert "job_1.h5: slow, and all wait for them: rank 1 (node1) 3.0 × the usual time" in text
+    assert "failed, shown as far as it got: job_1.h5" in text
 
 
 def test_any_files_of_one_task_are_told_apart_by_what_differs(rates):
