@@ -65,10 +65,16 @@ def _slow_ranks(job: results.Results) -> str:
     if len(work_s) < RUNS_TO_TIME or work_s.shape[1] < 2:
         return ""
     median_s = np.ma.median(np.ma.masked_invalid(work_s), axis=0).filled(np.nan)
-    usual_s = np.nanquantile(median_s, 0.5, method="lower") if np.isfinite(median_s).any() else np.nan
-    slow = [rank for rank in range(min(len(hosts), len(median_s))) if median_s[rank] > SLOW * usual_s]
-    named = [f"rank {rank} ({hosts[rank]}) {median_s[rank] / usual_s:.1f} ×" for rank in slow]
-    return f"slow, and all wait for them: {some(named, 4)} the usual time" if usual_s > 0 and named else ""
+    if not np.isfinite(median_s).any():
+        return ""
+    with np.errstate(divide="ignore", invalid="ignore"):  # a file may say that ranks worked for no time
+        ratio = median_s / np.nanquantile(median_s, 0.5, method="lower")
+    slow = [
+        f"rank {rank} ({host}) {times:.1f} ×"
+        for rank, (host, times) in enumerate(zip(hosts, ratio, strict=False))
+        if SLOW < times < np.inf
+    ]
+    return f"slow, and all wait for them: {some(slow, 4)} the usual time" if slow else ""
 
 
 def _check(given: Mapping[str, Any]) -> None:
