@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 _SEAL = b"\nhpc_dmaml seal "
 _SEAL_SIZE = len(_SEAL) + 32
@@ -61,6 +61,16 @@ def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
         raise
     with suppress(OSError):  # some file systems cannot sync a folder
         sync(path.parent)
+
+
+@contextmanager
+def replacing_csv(path: Path) -> Iterator[TextIO]:
+    """`replacing`, for a CSV file: the temporary file is open for the module `csv`; file names that are not UTF-8 pass."""
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        yield file
 
 
 def _temporary(path: Path) -> Path:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpc_dmaml.analysis import stats
-from hpc_dmaml.files import replacing
+from hpc_dmaml.analysis.words import with_half
+from hpc_dmaml.files import replacing_csv
 from hpc_dmaml.losses import Metric
 from hpc_dmaml.state import Validation
 
@@ -80,11 +81,13 @@ def table(found: Validation, metric: Metric | None, quantile: float = NORMAL) ->
 
 def with_unit(mean: float, half: float, metric: Metric) -> str:
     """Mean ± half the interval, and the unit; shares in per cent."""
-    return f"{shown(100 * mean, 100 * half, 2) if metric.is_share else shown(mean, half, 3)} {metric.suffix}".rstrip()
+    factor, digits = (100, 2) if metric.is_share else (1, 3)
+    return f"{shown(factor * mean, factor * half, digits)} {metric.suffix}".rstrip()
 
 
 def shown(mean: float, half: float, digits: int) -> str:
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    """Mean ± half the interval, if there is one. A mean that is NaN was measured as such, and is shown."""
+    return with_half(mean, half, digits) if mean == mean else "nan"
 
 
 def interval(values: np.ndarray, quantile: float = NORMAL) -> list[tuple[float, float]]:
@@ -98,10 +101,7 @@ def write_csv(path: Path, sections: Sequence[Section], metric: Metric | None, se
     """A row for each section and adaptation step: means and halves of the 95 % intervals in full precision, the metric
     with its unit in the column's name; and the `settings`, the same in all rows. Replaces the file atomically."""
     rows = [{**row, **settings} for section in sections for row in _rows(section, metric)]
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+    with replacing_csv(path) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

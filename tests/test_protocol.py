@@ -229,6 +229,14 @@ def test_what_is_printed():
     ]
 
 
+def test_a_single_task_has_no_interval_and_a_loss_that_diverged_is_shown():
+    assert protocol.table(Validated(np.array([[1.0]]), np.array([[0.5]])), Metric("accuracy", "share")) == [
+        "loss 1.000   accuracy 50.00 %"
+    ]
+    diverged = protocol.table(Validated(np.array([[1.0, np.nan]]), np.array([[0.5, 0.5]])), Metric("accuracy", "share"))
+    assert diverged == ["loss nan   accuracy 50.00 ± 0.00 %"]
+
+
 def test_the_interval_of_two_seeds_is_called_meaningless():
     assert protocol.over_files(HAND[:2])[0].heading.endswith("2 seeds: interval not meaningful")
     assert "meaningful" not in protocol.over_files(HAND)[0].heading

@@ -26,7 +26,7 @@ import numpy as np
 
 from hpc_dmaml import results
 from hpc_dmaml.analysis import command
-from hpc_dmaml.files import add_checksum, checksum_fits, replacing, require_new, writing
+from hpc_dmaml.files import add_checksum, checksum_fits, replacing, replacing_csv, require_new, writing
 
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
@@ -70,10 +70,7 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
 
 
 def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
-    with (
-        replacing(output) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+    with replacing_csv(output) as file:
         writer = csv.writer(file)
         writer.writerow(["job", "name", "type", "index", "value"])
         for name, path in found:
