@@ -26,6 +26,8 @@ class Conv4(Model):
     """How a block halves the image: a stride of 2 (Omniglot) or 2 × 2 max-pooling (mini-ImageNet)."""
     blocks: int = 4
     """Number of blocks."""
+    global_pool: bool = False
+    """Give the linear layer each filter's mean over the image, as in the paper for Omniglot, or else all positions."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
@@ -55,4 +57,7 @@ class Conv4(Model):
             raise ValueError(
                 f"model.blocks: images of {sample_shape[1:]} are too small to be halved {self.blocks} times"
             )
+        if self.global_pool:
+            layers.append(nn.AdaptiveAvgPool2d(1))
+            size = [1, 1]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size[0] * size[1], outputs))

@@ -80,6 +80,7 @@ PROBLEMS = {
     "conv4_normalized": Problem(lambda: normalized(Conv4(32, "stride", 2).build((1, 7, 7), 3)), (1, 7, 7), 3),
     "conv4_max_pool": Problem(lambda: Conv4(3, "max_pool", 2).build((2, 8, 8), 3), (2, 8, 8), 3),
     "conv4_max_pool_odd": Problem(lambda: Conv4(3, "max_pool", 2).build((1, 7, 10), 3), (1, 7, 10), 3),
+    "conv4_global_pool": Problem(lambda: Conv4(4, "stride", 2, True).build((1, 7, 10), 3), (1, 7, 10), 3),
     "resnet12": Problem(lambda: ResNet12((3, 4)).build((2, 9, 6), 3), (2, 9, 6), 3),
     "convolutions_with_bias": Problem(
         lambda: nn.Sequential(
