@@ -165,7 +165,13 @@ configurations = st.builds(
     | st.builds(LossMovingAverage, st.integers(1, 9))
     | st.builds(GeometricMedian, st.integers(1, 9), st.floats(1e-9, 1)),
     task=st.builds(Glyphs, *(st.integers(-5, 50),) * 3) | st.builds(Sinusoid, st.integers()),
-    model=st.builds(Conv4, st.integers(), st.sampled_from(["stride", "max_pool"]), global_pool=st.booleans())
+    model=st.builds(
+        Conv4,
+        st.integers(),
+        st.sampled_from(["stride", "max_pool"]),
+        global_pool=st.booleans(),
+        init=st.sampled_from(["pytorch", "glorot"]),
+    )
     | st.builds(
         Module, arguments=st.dictionaries(st.text("ab"), st.sampled_from(["3", 3, "null", None, "1e3", ["["], "yes"]))
     )

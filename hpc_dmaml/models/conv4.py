@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from hpc_dmaml.models.initialization import glorot
 from hpc_dmaml.models.model import Model
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Conv4(Model):
     """Number of blocks."""
     global_pool: bool = False
     """Give the linear layer each filter's mean over the image, as in the paper for Omniglot, or else all positions."""
+    init: Literal["pytorch", "glorot"] = "pytorch"
+    """Initial weights and biases: PyTorch's defaults, or uniform after Glorot & Bengio (2010) and 0, Keras's defaults."""
 
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
@@ -60,4 +63,7 @@ class Conv4(Model):
         if self.global_pool:
             layers.append(nn.AdaptiveAvgPool2d(1))
             size = [1, 1]
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size[0] * size[1], outputs))
+        module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size[0] * size[1], outputs))
+        if self.init == "glorot":
+            glorot(module)
+        return module

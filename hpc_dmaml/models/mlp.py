@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from hpc_dmaml.models.initialization import glorot
 from hpc_dmaml.models.model import Model
 
 if TYPE_CHECKING:
@@ -59,8 +60,5 @@ class GaussianPolicy(MLP):
             )
         means = super().build(sample_shape, outputs // 2)
         assert isinstance(means, nn.Sequential)
-        for layer in means:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        glorot(means)
         return nn.Sequential(*means, Append(outputs // 2, self.log_sigma))
