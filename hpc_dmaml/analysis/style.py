@@ -47,6 +47,8 @@ MANY = 5
 """Figures with more curves than this are as wide as a page, with the legend beside the axes and fainter bands."""
 ROWS = 13
 """Entries in a column of a legend beside the axes."""
+BESIDE = 40
+"""Most characters on a line of a legend beside the axes."""
 LONG = 22
 """Figures with longer names (in characters) beside the axes are as wide as a page."""
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
@@ -136,16 +138,27 @@ def caption(figure: Figure, text: str) -> None:
 def legend(axis: Axes, entries: int) -> None:
     """Put the legend outside the axes, where it hides no curve: below them or, for many entries, beside them."""
     if entries > MANY:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), labelspacing=0.3, ncols=-(-entries // ROWS))
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+        axis.legend(*_wrapped(axis, BESIDE), **place, labelspacing=0.3, ncols=-(-entries // ROWS))
     elif entries > 1:
         legend_below(axis, columns=2)
 
 
 def legend_below(axis: Axes, columns: int = 1) -> None:
-    """Put the legend under the label of the x axis, for axes of any height."""
+    """Put the legend under the label of the x axis, for axes of any height; in one column where labels are long."""
     figure = axis.figure
+    across = int(figure.bbox.width / figure.dpi * 15)  # characters
+    longest = max(map(len, axis.get_legend_handles_labels()[1]), default=0)
+    columns = columns if longest <= across // columns else 1
     under = axis.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.47, 0), bbox_transform=under, ncols=columns, labelspacing=0.3)
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.47, 0), "bbox_transform": under}
+    axis.legend(*_wrapped(axis, across), **place, ncols=columns, labelspacing=0.3)
+
+
+def _wrapped(axis: Axes, width: int) -> tuple[list[Any], list[str]]:
+    """The handles and labels of a legend, of at most `width` characters a line: wider legends leave axes no room."""
+    handles, labels = axis.get_legend_handles_labels()
+    return handles, [textwrap.fill(label, width) for label in labels]
 
 
 def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:

@@ -57,6 +57,23 @@ def test_accuracy_over_runs_has_a_curve_for_the_baseline_and_each_ratio(scaling)
     assert numbers.groupby("scaling", observed=True).size().tolist() == [20, 20, 20]
 
 
+@pytest.mark.parametrize("jobs", [2, 8])
+def test_names_of_many_settings_leave_room_for_the_curves(tmp_path, jobs):
+    for i in range(1, jobs + 1):
+        task, algorithm = Glyphs(ways=i + 1, shots=i, queries=2 * i), MAML(inner_lr=i / 64, inner_steps=i)
+        write_job(tmp_path / f"{i}.h5", small_config(workers=1, runs=6, tasks=i, task=task, algorithm=algorithm))
+    with style.used():
+        picture, _ = figures.draw("seen_tasks", reader.read([tmp_path]), Options())
+        picture.figure.draw_without_rendering()
+    (axis,) = picture.figure.axes
+    whole, frame = picture.figure.bbox, axis.get_legend().get_window_extent()
+    assert len(labels(axis)) == jobs
+    assert axis.get_window_extent().width > 0.5 * whole.width
+    assert not frame.overlaps(axis.get_window_extent())
+    assert whole.x0 <= frame.x0
+    assert frame.x1 <= whole.x1
+
+
 def test_the_thesiss_accuracies_stand_beside_ours_as_far_as_we_have_come(tmp_path):
     folder = tmp_path / "scaling"
     text = "set: {runs: 110, tasks: 4, validation.every: 10, validation.tasks: 4, workers: 1}\nfigures: ['6.17']\nseeds: [0]\n"
