@@ -44,9 +44,10 @@ class LayerwiseObjective:
 
     derivatives = "layerwise"
 
-    def __init__(self, layers: Chain, packed: list[Tensor], layout: Layout, loss: Loss) -> None:
-        """`packed`: for each packed parameter, its entries' positions in the flat vector θ."""
-        self.chain, self.layers, self.layout, self.loss = layers, layers.layers, layout, loss
+    def __init__(self, layers: Chain, names: tuple[str, ...], packed: list[Tensor], layout: Layout, loss: Loss) -> None:
+        """`names`: the parameters' names in the order of the layers; `packed`: for each packed parameter, its entries'
+        positions in the flat vector θ."""
+        self.chain, self.layers, self.names, self.layout, self.loss = layers, layers.layers, names, layout, loss
         self.shapes = [tuple(p.shape) for p in packed]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.order = torch.cat([p.flatten() for p in packed])
@@ -65,7 +66,8 @@ class LayerwiseObjective:
         if not named or len(named) != sum(layers.counts):  # a parameter used twice
             return None
         numbers = layout.views(torch.arange(layout.size))
-        return cls(layers, [p.contiguous() for p in layers.pack(*(numbers[name] for name in named))], layout, loss)
+        packed = [p.contiguous() for p in layers.pack(*(numbers[name] for name in named))]
+        return cls(layers, tuple(named), packed, layout, loss)
 
     def with_loss(self, loss: Loss) -> LayerwiseObjective:
         other = copy(self)

@@ -8,7 +8,7 @@ evaluated by its query loss L_q(θ_K). By the chain rule, with H_k = ∇²L_k(θ
 evaluated from the right: v_K = ∇L_q(θ_K), then v_k = v_{k+1} − H_k(α_k∘v_{k+1}), one Hessian-vector product a step;
 v also gives dL_q/dα_k = −g_k∘v_{k+1}. First-order MAML drops H (Finn, Abbeel & Levine, 2017, equation 1 and section
 5.2; learned rates: Li et al., 2017). Where the query loss counts after every step, as in MAML++ (Antoniou et al., 2019,
-equation 3), w_k ∇L_q(θ_k) is added to v_k.
+equation 3), w_k ∇L_q(θ_k) is added to v_k. Where only the last layers adapt, see `hpc_dmaml.engine.head`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.engine.compiled import Compiler
+from hpc_dmaml.engine.descent import Factor, at_step, descend, factors, times
+from hpc_dmaml.engine.head import Head
 from hpc_dmaml.engine.objective import Gradient, Objective, Parameters
 from hpc_dmaml.engine.rates import Rates
 from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks import Batch, Samples, TaskBatch
 
 Keep = Literal["activations", "parameters"]
-Factor = float | Parameters
-"""Learning rate α of an inner step: one number, or one for each parameter."""
 
 
 class Engine(NamedTuple):
@@ -132,10 +132,17 @@ class _Sweep:
         self.factors = factors(engine.objective, inner.lr)
         self.rates = inner.lr if isinstance(inner.lr, Rates) and inner.lr.learned else None
         self._slopes: list[Parameters | None] = [None] * len(self.factors)
+        plain = self.rates is None and inner.weights is None and engine.keep == "activations"
+        self.head = Head.of(engine.objective, inner.lr) if plain else None
 
     def __call__(self, parameters: Parameters, batch: Batch) -> tuple[Parameters, Tensor, Tensor]:
         """For every task, dL_q/dθ_0, and query loss and metric after adaptation."""
         objective, inner = self.objective, self.inner
+        if self.head is not None and isinstance(batch, TaskBatch):
+            loss, y = self.judge.loss, batch.query_set.y
+            found = self.head.sweep(parameters, batch, loss, self.factors, inner.steps, not inner.first_order)
+            losses, outputs, v = found
+            return v, loss.reported(losses, outputs, y), loss.measure(outputs, y)
         goes_back = not inner.first_order or self.rates is not None
         second_order, keeps_all = not inner.first_order, goes_back and self.keep == "activations"
         weights = inner.weights if inner.weights is not None and inner.steps else (*[0.0] * (inner.steps - 1), 1.0)
@@ -195,11 +202,19 @@ def adapt(
     the rates are multiplied by `beyond`."""
     yield parameters
     by_step = factors(objective, lr)
+
+    def factor_of(k: int) -> Factor:
+        factor = at_step(by_step, k)
+        if k < trained or beyond == 1:
+            return factor
+        return beyond * factor if isinstance(factor, float) else times(beyond, factor)
+
+    if isinstance(batch, TaskBatch) and (head := Head.of(objective, lr)):
+        yield from head.adapt(parameters, batch.support_set, map(factor_of, range(steps)))
+        return
     for k in range(steps):
         support = batch.support(k, acting(objective, parameters))
-        factor = at_step(by_step, k)
-        if k >= trained and beyond != 1:
-            factor = beyond * factor if isinstance(factor, float) else times(beyond, factor)
+        factor = factor_of(k)
         parameters = descend(parameters, objective.gradient(parameters, *support, recorded=False).value, factor)
         yield parameters
 
@@ -261,29 +276,6 @@ def acting(objective: Objective, parameters: Parameters) -> Callable[[Tensor], T
 def for_tasks(parameters: Parameters, tasks: int) -> Parameters:
     """Expand one task's parameters (1, ...) to many tasks."""
     return tuple(p.expand(tasks, *p.shape[1:]) for p in parameters)
-
-
-def factors(objective: Objective, lr: float | Rates) -> list[Factor]:
-    """The learning rate of each inner step, in the form that `descend` takes; further steps use the last."""
-    return [objective.unflatten(row, 1) for row in lr.each()] if isinstance(lr, Rates) else [lr]
-
-
-def at_step(by_step: list[Factor], step: int) -> Factor:
-    return by_step[min(step, len(by_step) - 1)]
-
-
-def descend(parameters: Parameters, direction: Parameters, lr: Factor) -> Parameters:
-    """parameters − lr ∘ direction"""
-    if isinstance(lr, tuple):
-        return tuple(torch.addcmul(p, a, d, value=-1) for p, a, d in zip(parameters, lr, direction, strict=True))
-    return tuple(torch._foreach_sub(parameters, direction, alpha=lr))
-
-
-def times(factor: Factor, direction: Parameters) -> Parameters:
-    """factor ∘ direction"""
-    if isinstance(factor, tuple):
-        return tuple(a * d for a, d in zip(factor, direction, strict=True))
-    return tuple(factor * d for d in direction)
 
 
 def _back(objective: Objective, step: Gradient, v: Parameters, lr: Factor) -> Parameters:

@@ -30,6 +30,8 @@ class Rates(NamedTuple):
     learned: bool
     """Whether the values are learned along with θ."""
     scale: float = 1.0
+    fixed: frozenset[str] = frozenset()
+    """Names of the parameters of θ that do not adapt."""
 
     def to(self, theta: Tensor) -> Rates:
         """The rates on θ's device and in its precision."""
@@ -94,7 +96,8 @@ def rates(
     places = torch.cat(index, 1)
     places[places < 0] = total
     values = torch.full((total,), initial / scale, dtype=torch.float64)
-    return Rates(Layout(tuple(names), tuple(shapes)), values, places, learned, scale)
+    fixed = frozenset(layout.names) - chosen
+    return Rates(Layout(tuple(names), tuple(shapes)), values, places, learned, scale, fixed)
 
 
 def matching(layout: Layout, patterns: Iterable[str]) -> set[str]:

@@ -30,7 +30,7 @@ class Chain:
     """A sequence of layers; its parameters are those of its layers in order, `counts[i]` of layer i."""
 
     def __init__(self, layers: list[Layer], counts: list[int], in_shape: Shape) -> None:
-        self.layers, self.counts = layers, counts
+        self.layers, self.counts, self.in_shape = layers, counts, in_shape
         self.out_shape = layers[-1].out_shape if layers else in_shape
         self.bounds = list(pairwise(accumulate(counts, initial=0)))
         self.first = next((i for i, count in enumerate(counts) if count), len(counts))
