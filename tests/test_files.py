@@ -37,9 +37,10 @@ while True:
         add_checksum(temporary)
 """
 HALF_WRITER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from hpc_dmaml.files import replacing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(bytes(1000))
     print("half", flush=True)
