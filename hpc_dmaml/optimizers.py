@@ -140,11 +140,13 @@ class TorchOptimizer(Optimizer):
     def build(self, theta: "torch.nn.Parameter") -> Stepping:
         import torch
 
+        if "lr" in self.arguments:
+            raise ValueError(f"arguments must leave out lr, which is a field of its own, not {self.arguments['lr']}")
         kind = getattr(torch.optim, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ValueError(f"optimizer.name: torch.optim has no optimizer {self.name!r}")
         try:
-            return kind([theta], **{"lr": self.lr, **self.arguments})
+            return kind([theta], **{**self.arguments, "lr": self.lr})
         except TypeError as error:
             raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {error}") from error
 

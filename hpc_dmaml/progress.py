@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -154,12 +155,9 @@ def _say(line: str, file: TextIO | None = None) -> None:
 
 def _describe(strategy: Any) -> str:
     """A strategy as Omniglot(ways=5, shots=1, …), without most of the fields that have their default."""
-    from dataclasses import MISSING, fields
-
     shown = []
     for item in fields(strategy):
         value = getattr(strategy, item.name)
-        default = item.default if item.default is not MISSING else MISSING
-        if value != default or item.name in ("ways", "shots", "lr", "inner_lr", "inner_steps"):
+        if value != item.default or item.name in ("ways", "shots", "lr", "inner_lr", "inner_steps"):
             shown.append(f"{item.name}={value}")
     return f"{type(strategy).__name__}({', '.join(shown)})"

@@ -69,17 +69,26 @@ def check_layout(source: results.Results, config: RunConfig, module: torch.nn.Mo
 
 
 def stored_parameters(
-    source: results.Results, parameters: np.ndarray, layout: Layout, otherwise: torch.Tensor
+    source: results.Results, parameters: np.ndarray, layout: Layout, otherwise: torch.Tensor, scale: float = 1.0
 ) -> torch.Tensor:
     """φ (P,) from the `parameters` of a file, in the order of this layout. Raises ValueError for another model's.
 
-    What the algorithm learns besides the model's parameters is taken from `otherwise` (P,) if the file lacks it.
+    What the algorithm learns besides the model's parameters is taken from `otherwise` (P,) if the file lacks it, and
+    learned inner rates are multiplied by `scale`.
     """
     stored = layout_of(source)
     stored.model.check_same(layout.model, str(source.path))
     held, own = stored.views(torch.from_numpy(parameters)), layout.views(otherwise)
     fitting = {name: held[name] for name in own if name in held and held[name].shape == own[name].shape}
+    fitting = {name: scale * each if name.startswith("inner_lr:") else each for name, each in fitting.items()}
     return layout.join({**own, **fitting})
+
+
+def _scale_in(source: results.Results) -> float:
+    """The unit of a file's learned inner rates."""
+    algorithm = source.config.get("algorithm")
+    scale = algorithm.get("init_args", {}).get("scale", 1.0) if isinstance(algorithm, dict) else 1.0
+    return float(scale) if isinstance(scale, int | float) and 0 < scale < float("inf") else 1.0
 
 
 def layout_of(source: results.Results) -> Layout:
@@ -125,7 +134,8 @@ def start(
     starts = comm.all_gather_objects([digest(phi.numpy()), *(digest(own[n]) for n in sorted(own))])
     with comm.raising_together():
         if comm.rank == 0 and source is not None:
-            phi = stored_parameters(source, source["meta_model/parameters"], whole, phi)
+            scale = _scale_in(source) / getattr(config.algorithm, "scale", 1.0)
+            phi = stored_parameters(source, source["meta_model/parameters"], whole, phi, scale).to(phi.dtype)
             set_constants(module, source.group("meta_model/constants/"), str(source.path))
     comm.broadcast(phi.numpy())
     with comm.raising_together():

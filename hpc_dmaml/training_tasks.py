@@ -78,11 +78,13 @@ class TrainingTasks:
 def mislabelled(samples: Samples, rng: np.random.Generator, tasks: int, part: slice, share: float) -> Samples:
     """Replace each label, with probability `share`, by that of another sample of its task.
 
-    `rng` draws for all of `tasks` tasks, of which `samples` are a `part`.
+    `rng` draws for all of `tasks` tasks, of which `samples` are a `part`. Raises ValueError where there is no other.
     """
     y = np.asarray(samples.y)
     own = np.arange(y.shape[1])
-    others = own + rng.integers(1, max(2, len(own)), (tasks, len(own)))
+    if len(own) < 2:
+        raise ValueError("heterogeneity.noisy_workers must be 0 where a support or query set is a single sample")
+    others = own + rng.integers(1, len(own), (tasks, len(own)))
     wrong = rng.random(others.shape) < share
     taken = np.where(wrong, others % len(own), own)[part]
     return Samples(samples.x, np.take_along_axis(y, taken.reshape(*taken.shape, *[1] * (y.ndim - 2)), axis=1))

@@ -156,6 +156,11 @@ def check(loss: Loss, algorithm: Algorithm, clip: float | None) -> None:
         raise ValueError(
             "local_optimizer: TRPO is for reinforcement learning: its trust region is a policy's divergence"
         )
+    if loss.form != "log_probability":
+        raise ValueError(
+            f"task.form must be log_probability with local_optimizer TRPO, not {loss.form}: on trajectories that are held "
+            "during its line search, that form's ratio, to the policy itself, is always 1"
+        )
     if clip is not None:
         raise ValueError(
             f"clip must be left out with local_optimizer TRPO, which sets its step length itself, not {clip}"
@@ -163,6 +168,11 @@ def check(loss: Loss, algorithm: Algorithm, clip: float | None) -> None:
     if not isinstance(algorithm, MAML):
         name = type(algorithm).__name__
         raise ValueError(f"local_optimizer: TRPO needs the gradient of MAML or a subclass, which {name} does not give")
+    if algorithm.multi_step_runs:
+        raise ValueError(
+            f"algorithm.multi_step_runs must be 0 with local_optimizer TRPO, not {algorithm.multi_step_runs}: its trust "
+            "region is that of the adapted policies alone"
+        )
 
 
 def _sum(found: list[MetaGradient]) -> Tensor:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from hpc_dmaml import load, results
 from hpc_dmaml.algorithms import ANIL, BOIL, LSLR, MAML, Algorithm, MetaSGD, Reptile, whole_layout
 from hpc_dmaml.engine import Engine, InnerLoop, adapt, for_tasks, objective_for
-from hpc_dmaml.models import Module
+from hpc_dmaml.models import GaussianPolicy, Module
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.parameters import Layout, flatten
+from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.start import beginning
-from hpc_dmaml.tasks import Samples, TaskBatch
+from hpc_dmaml.tasks import Act, Batch, Navigation, Samples, TaskBatch
 from tests.engine.reference import PROBLEMS, Problem, adapted_losses, distance
 from tests.helpers import differing, run, small_config
 
@@ -243,6 +244,44 @@ def test_reptile_goes_where_the_adaptation_leads(joint: bool, steps: int) -> Non
     torch.testing.assert_close(found.losses, losses)
 
 
+def test_a_policy_adapts_by_reptile_on_trajectories_of_its_own_parameters_alone() -> None:
+    """Each inner step samples support and query trajectories anew, with the parameters that it has reached."""
+    family, walked = Navigation(trajectories=2, horizon=3), []
+    module = GaussianPolicy((4,)).build((2,), 4).double()
+    batch = family.sample("train", generator(0, Purpose.TRAINING, 0), 2).to(torch.device("cpu"), torch.float64)
+    of, phi = Engine(objective_for(module, (2,), family.loss)), flatten(module)
+
+    class Watched(Batch):
+        def support(self, step: int, act: Act) -> Samples:
+            walked.append((step, act(torch.ones(2, 1, 2, dtype=torch.float64))[0, 0, 0].item()))
+            return batch.support(step, act)
+
+        def query(self, act: Act) -> Samples:
+            walked.append((None, act(torch.ones(2, 1, 2, dtype=torch.float64))[0, 0, 0].item()))
+            return batch.query(act)
+
+        def __len__(self) -> int:
+            return len(batch)
+
+        def part(self, tasks: slice) -> Watched:
+            return self
+
+        def to(self, device: torch.device, dtype: torch.dtype) -> Watched:
+            return self
+
+    Reptile(0.5, 3).update(of, phi, Watched(), 0)
+    steps, seen = zip(*walked, strict=True)
+    assert steps == (0, None, 1, None, 2, None, None)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 4
+
+
+def test_the_head_of_a_policy_is_its_last_layer_with_all_that_follows() -> None:
+    policy = Layout.of(GaussianPolicy((5,)).build((2,), 4))
+    assert ANIL().patterns(policy) == ("2.weight", "2.bias", "3.values")
+    assert BOIL().patterns(policy) == ("0.weight", "0.bias")
+
+
 @pytest.mark.parametrize("bad", [("inner_lr", 0), ("inner_steps", -1), ("first_order_runs", -1)])
 def test_fields_out_of_range_are_refused_by_name(bad: tuple[str, int]) -> None:
     with pytest.raises(ValueError, match=f"algorithm.{bad[0]} must be"):
@@ -303,6 +342,8 @@ def test_learned_rates_stand_in_the_file_by_name_and_start_a_job_that_goes_on_fr
     )
     again = run(replace(still, algorithm=MetaSGD(0.9)), tmp_path, name="same.h5")
     np.testing.assert_array_equal(again["meta_model/parameters"], source["meta_model/parameters"])
+    scaled = run(replace(still, algorithm=MetaSGD(0.9, scale=0.1)), tmp_path, name="scaled.h5")
+    np.testing.assert_allclose(0.1 * scaled["meta_model/parameters"][19:], source["meta_model/parameters"][19:])
     plain = run(replace(still, algorithm=MAML(0.05)), tmp_path, name="plain.h5")
     np.testing.assert_array_equal(plain["meta_model/parameters"], source["meta_model/parameters"][:19])
     other = run(replace(still, algorithm=LSLR(0.3), init_from=str(plain.path)), tmp_path, name="other.h5")

@@ -112,6 +112,16 @@ def test_a_function_of_ones_own_is_differentiated_twice() -> None:
     torch.testing.assert_close(found.gradients, dict(zip(own, expected, strict=True)))
 
 
+@pytest.mark.parametrize("filters", [6, 64], ids=["two layers", "one layer for both"])
+def test_batch_norm_of_a_single_pixel_is_refused_as_in_pytorch(filters: int) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(1, filters, 2, bias=False), nn.BatchNorm2d(filters), nn.Flatten(), nn.Linear(filters, 2)
+    )
+    one = torch.rand(2, 1, 1, 2, 2), torch.zeros(2, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="batch norm needs more than one sample, or pixel, of a task"):
+        meta_gradient(module, "cross_entropy", one, one, InnerLoop(0.1))
+
+
 def test_outputs_of_any_shape_go_to_a_function() -> None:
     class Squeezed(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -186,6 +186,10 @@ def test_adapt_takes_arrays_of_numpy_and_any_precision(trained):
     assert trained.adapt(X.float(), torch.sin(X).float())(X).dtype == torch.float64
 
 
+def test_adapt_takes_a_whole_number_as_the_inner_rate(trained):
+    assert torch.equal(trained.adapt(X, torch.sin(X), lr=1)(X), trained.adapt(X, torch.sin(X), lr=1.0)(X))
+
+
 def test_adapt_without_steps_gives_the_meta_model_itself(trained):
     assert torch.equal(trained.adapt(X, torch.sin(X), steps=0)(X), trained.module(X))
 

@@ -147,6 +147,11 @@ def test_learned_rates_step_within_the_region_too(tmp_path: Path) -> None:
     [
         ({"task": Sinusoid(), "model": small_config().model}, "TRPO is for reinforcement learning"),
         ({"algorithm": Reptile()}, "TRPO needs the gradient of MAML or a subclass, which Reptile does not give"),
+        ({"algorithm": MAML(0.1, 2, multi_step_runs=2)}, "multi_step_runs must be 0 with local_optimizer TRPO, not 2"),
+        (
+            {"task": Navigation(trajectories=3, form="ratio")},
+            "task.form must be log_probability with .* TRPO, not ratio",
+        ),
         ({"clip": 1.0}, "clip must be left out with local_optimizer TRPO"),
         ({"optimizer": TRPO()}, "TRPO needs tasks, not a gradient alone: it is a worker's"),
     ],

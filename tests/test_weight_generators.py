@@ -96,6 +96,12 @@ def test_geometric_median_is_where_the_distances_pull_evenly():
     assert np.linalg.norm(pull) < 1e-6
 
 
+def test_geometric_median_counts_two_workers_alike():
+    updates = np.random.default_rng(0).normal(size=(2, 9))
+    weights = worker_weights(GeometricMedian(), np.ones((1, 2)), np.full(2, True), updates @ updates.T)
+    np.testing.assert_allclose(weights, 0.5)
+
+
 def test_geometric_median_leaves_a_bad_worker_without_influence():
     rng = np.random.default_rng(0)
     good = rng.normal(size=20) + 0.1 * rng.normal(size=(7, 20))

@@ -30,6 +30,9 @@ class BOIL(MAML):
 
 
 def head(layout: Layout) -> list[str]:
-    """The names of the parameters of the model's last layer: those in the same module as the last parameter."""
-    of = layout.names[-1].rpartition(".")[0]
-    return [name for name in layout.names if name.rpartition(".")[0] == of]
+    """The names of the parameters of the model's last layer: those in the module with the last matrix or kernel, and
+    what follows them, such as a policy's log σ."""
+    weighted = [place for place, shape in enumerate(layout.shapes) if len(shape) > 1]
+    last = weighted[-1] if weighted else len(layout.names) - 1
+    of = layout.names[last].rpartition(".")[0]
+    return [name for place, name in enumerate(layout.names) if place > last or name.rpartition(".")[0] == of]

@@ -54,7 +54,7 @@ class MAML(Algorithm):
         from hpc_dmaml.engine import rates
 
         patterns = self.patterns(layout)
-        return self.inner_lr if patterns == ("*",) else rates(layout, self.inner_lr, adapted=patterns)
+        return float(self.inner_lr) if patterns == ("*",) else rates(layout, self.inner_lr, adapted=patterns)
 
     def patterns(self, layout: Layout) -> tuple[str, ...]:
         """Name patterns of the parameters of this model that adapt."""

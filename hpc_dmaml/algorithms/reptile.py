@@ -8,12 +8,31 @@ from typing import TYPE_CHECKING
 
 from hpc_dmaml.algorithms.algorithm import Algorithm
 from hpc_dmaml.requirements import positive, require
+from hpc_dmaml.tasks.family import Act, Batch, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hpc_dmaml.engine import Engine, MetaGradient, Objective, Parameters
-    from hpc_dmaml.tasks import Batch
+
+
+@dataclass(frozen=True)
+class Joined(Batch):
+    """Tasks that adapt on their support and query samples together."""
+
+    batch: Batch
+
+    def support(self, step: int, act: Act) -> Samples:
+        import torch
+
+        both = self.batch.support(step, act), self.batch.query(act)
+        return Samples(*(torch.cat(each, 1) for each in zip(*both, strict=True)))
+
+    def query(self, act: Act) -> Samples:
+        return self.batch.query(act)
+
+    def __len__(self) -> int:
+        return len(self.batch)
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,8 @@ class Reptile(Algorithm):
     inner_steps: int = 5
     """Number of inner steps in training; meta-learning needs more than one."""
     joint: bool = True
-    """In training, adapt on the support and query samples together, since the update needs no held-out samples."""
+    """In training, adapt on the support and query samples together, since the update needs no held-out samples. In
+    reinforcement learning, each inner step samples both with its own parameters."""
 
     def __post_init__(self) -> None:
         positive("algorithm.inner_lr", self.inner_lr)
@@ -38,18 +58,11 @@ class Reptile(Algorithm):
         import torch
 
         from hpc_dmaml.engine import MetaGradient, acting, chunks, for_tasks
-        from hpc_dmaml.tasks import Samples, TaskBatch
 
         objective, total, losses, metrics = engine.objective, torch.zeros_like(phi), [], []
         entered = objective.unflatten(phi, 1)
         for part in chunks(batch, engine.chunk, phi):
-            start, given = for_tasks(entered, len(part)), part
-            if self.joint:
-                act = acting(objective, start)
-                both = Samples(
-                    *(torch.cat(each, 1) for each in zip(part.support(0, act), part.query(act), strict=True))
-                )
-                given = TaskBatch(both, both)
+            start, given = for_tasks(entered, len(part)), Joined(part) if self.joint else part
             *_, adapted = self.adapt(objective, phi, start, given, self.inner_steps)
             total += objective.flatten(tuple(a - b for a, b in zip(start, adapted, strict=True))).sum(0)
             x, y = part.query(acting(objective, adapted))

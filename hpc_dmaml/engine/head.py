@@ -59,7 +59,7 @@ class Head:
         if not recorded:
             tape.forget()
         _, y_bar, loss_tape = self.loss.gradient(outputs, y)
-        _, gradient = self.head.backward(tape, w, y_bar, need_x=False)
+        _, gradient = self.head.backward(tape, w, y_bar, need_x=recorded)  # `back` needs it down to f
         return descend(w, gradient, self.own(factor)), Record(tape, w, y_bar, gradient), loss_tape
 
     def back(self, record: Record, loss_tape: Any, v: Parameters, factor: Factor) -> tuple[Tensor, Parameters]:
@@ -72,9 +72,10 @@ class Head:
         assert f_bar is not None
         return f_bar, descend(v, product, 1.0)
 
-    def own(self, factor: Factor) -> Factor:
+    def own(self, factor: Factor) -> Parameters:
         """The head's part of the learning rates."""
-        return factor[self.size :] if isinstance(factor, tuple) else factor
+        assert isinstance(factor, tuple)  # one for each parameter, as the body has none
+        return factor[self.size :]
 
     def sweep(
         self,

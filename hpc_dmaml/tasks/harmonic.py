@@ -48,7 +48,7 @@ class Harmonic(TaskFamily):
                 raise ValueError(f"task.{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("frequency", "phase", "centre"):
             low, high = getattr(self, name)
-            if not -np.inf < low <= high < np.inf:
+            if not (low <= high and np.isfinite(high - low)):
                 raise ValueError(f"task.{name} must be a range, the smaller number first, not {(low, high)}")
         return self
 

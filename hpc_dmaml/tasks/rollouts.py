@@ -76,7 +76,8 @@ class TrajectoryFamily(TaskFamily):
     smoothing: float = 1.0
     """λ of generalised advantage estimation."""
     form: Literal["log_probability", "ratio"] = "log_probability"
-    """Surrogate loss: log_probability (MAML's), or ratio, with the same gradient and a Hessian of lower variance."""
+    """Surrogate loss: log_probability (MAML's), or ratio, with the same gradient and a Hessian of lower variance, for
+    optimizers other than TRPO."""
 
     def check(self) -> None:
         """Raise ValueError if a field is out of range."""

@@ -37,8 +37,8 @@ class Sinusoid(TaskFamily):
             if not 1 <= value <= MOST_POINTS:
                 raise ValueError(f"task.{name} must be at least 1 and at most {MOST_POINTS:,}, not {value}")
         for name, (low, high) in (("amplitude", self.amplitude), ("phase", self.phase)):
-            if not np.isfinite(high - low):
-                raise ValueError(f"task.{name} must be a range of finite numbers, not {low} to {high}")
+            if not (low <= high and np.isfinite(high - low)):
+                raise ValueError(f"task.{name} must be a range, the smaller number first, not {(low, high)}")
         return self
 
     def share(self, worker: int, workers: int) -> Sinusoid:

@@ -44,8 +44,8 @@ class GeometricMedian(WeightGenerator):
         apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0))
         from_centre = apart[apart.sum(1).argmin()]  # of the update with the least sum of distances: never an outlier
         spread = np.median(from_centre)
-        # Start from the nearer half of the updates, which outliers of any length do not influence.
-        current = (from_centre <= spread).astype(float)
+        # Start from the nearer half of the updates, which outliers of any length do not influence; from both of two.
+        current = (from_centre <= np.sort(from_centre)[len(gram) // 2]).astype(float)
         current /= current.sum()
         if spread == 0:  # more than half of the updates are the same
             return current

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hpc_dmaml.engine import InnerLoop
-from hpc_dmaml.engine.layers import Normalize
+from hpc_dmaml.engine.layers import Normalize, Residual
 from hpc_dmaml.models import MLP, Conv4, ResNet12
 from hpc_dmaml.parameters import Layout, flatten
 from hpc_dmaml.tasks import Samples, TaskBatch
@@ -103,6 +103,13 @@ PROBLEMS = {
         2,
     ),
     "batch_norm_first": Problem(lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), (4,), 3, "squared_error"),
+    "residual_of_an_activation_first": Problem(
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(4, 3), Residual(nn.Sequential(nn.ReLU(), nn.Linear(3, 3)), nn.LeakyReLU(0.2))
+        ),
+        (1, 2, 2),
+        3,
+    ),
     "layers_without_formulas": Problem(
         lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3)), (4,), 3, fast=False
     ),

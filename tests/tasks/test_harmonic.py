@@ -58,6 +58,7 @@ def test_noise_is_on_every_point_and_the_rest_stays_the_same():
         ({"spread": float("nan")}, "task.spread must be at least 0, not nan"),
         ({"frequency": (7.0, 5.0)}, r"task.frequency must be a range, the smaller number first, not \(7.0, 5.0\)"),
         ({"centre": (0.0, float("inf"))}, "task.centre must be a range"),
+        ({"centre": (-1e308, 1e308)}, "task.centre must be a range"),
     ],
 )
 def test_fields_out_of_range_are_refused(fields, message):

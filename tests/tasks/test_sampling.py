@@ -97,6 +97,13 @@ def test_a_split_that_is_not_drawn_from_may_lack_classes():
         sampler.sample("validation", generator(0, Purpose.EVALUATION), 2)
 
 
+@pytest.mark.parametrize("field", ["amplitude", "phase"])
+@pytest.mark.parametrize("range_", [(5.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0), (-1e308, 1e308)])
+def test_ranges_of_sine_waves_go_upwards_and_are_finite(field, range_):
+    with pytest.raises(ValueError, match=f"task.{field} must be a range, the smaller number first"):
+        Sinusoid(**{field: range_}).load()
+
+
 def test_sine_waves_are_finns():
     batch = Sinusoid(shots=50, queries=50).sample("train", generator(0, Purpose.TRAINING), 400)
     for x, y in (batch.support_set, batch.query_set):

@@ -102,6 +102,7 @@ def test_workers_with_waves_of_their_own_share_out_the_amplitudes():
     ("sampler", "unlike", "message"),
     [
         (Sinusoid(), {"noisy_workers": 4}, "heterogeneity.noisy_workers must be at most 3"),
+        (Sinusoid(queries=1), {"noisy_workers": 1}, "must be 0 where a support or query set is a single sample"),
         (Navigation().load(), {"noisy_workers": 1}, "no labels, as those of Navigation"),
         (Navigation().load(), {"own_tasks": True}, "Navigation has no method share"),
         (numbered_sampler(ways=4), {"own_tasks": True}, "worker 0 of 3, with its share of the classes: task.ways is 4"),

@@ -74,8 +74,7 @@ class BatchNorm:
         gamma, beta = w
         x = x.flatten(1, -2)
         rows = x.shape[1]
-        if rows < 2:  # as in PyTorch: the output would not depend on the data
-            raise ValueError("batch norm needs more than one sample, or pixel, of a task")
+        check_rows(rows)
         c = x - total(x) / rows  # c = x − mean x
         s = (sums(c, c)[1] / rows + self.eps).rsqrt_()  # s = 1/√(mean c² + ε)
         p, winners = self.choose(c, gamma)
@@ -145,6 +144,12 @@ class BatchNorm:
 def images(rows: Tensor, shape: Shape) -> Tensor:
     """View (B, n·H·W, C) as (B, n, H, W, C) for a sample's shape (H, W, C); vectors stay as they are."""
     return rows.unflatten(1, (-1, *shape[:-1])) if len(shape) > 1 else rows
+
+
+def check_rows(rows: int) -> None:
+    """Raise ValueError for a single row, as PyTorch does: the output would not depend on the data."""
+    if rows < 2:
+        raise ValueError("batch norm needs more than one sample, or pixel, of a task")
 
 
 def total(u: Tensor, v: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.layers.batch_norm import BatchNorm, total
+from hpc_dmaml.engine.layers.batch_norm import BatchNorm, check_rows, total
 from hpc_dmaml.engine.layers.convolution import Convolution
 from hpc_dmaml.engine.layers.layer import Record, Shape, Tensors
 
@@ -72,6 +72,7 @@ class NormalizedConvolution:
     def forward(self, x: Tensor, *w: Tensor) -> tuple[Tensor, Tape]:
         weight, gamma, beta = w
         x = self.convolution.unfold(x)
+        check_rows(x.shape[1])
         x = x - total(x) / x.shape[1]  # Xc = X − mean X
         exact = x.double()
         covariance = exact.mT.bmm(exact) / x.shape[1]  # C = Xcᵀ Xc / M
