@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,10 +47,11 @@ def over_files(sections: Sequence[Section]) -> list[Section]:
         Validation(*(np.stack([a.mean(1) for a in each], 1) for each in zip(*way, strict=True))) for way in ways
     )
     pooled = tuple(Validation(*(np.mean(each, 0) for each in zip(*way, strict=True))) for way in ways)
-    few = ". 2 seeds: interval not meaningful" if n < stats.FEWEST else ""
-    student = float(stats.t_quantile(stats.LEVEL, n - 1))
+    is_enough = n >= stats.FEWEST
+    student = float(stats.t_quantile(stats.LEVEL, n - 1)) if is_enough else math.nan
+    spread = "± 95 % (Student's t over their means)" if is_enough else f"(no interval for fewer than {stats.FEWEST})"
     return [
-        Section("seeds", f"mean over {n} seeds ± 95 % (Student's t over their means){few}", seeds, quantile=student),
+        Section("seeds", f"mean over {n} seeds {spread}", seeds, quantile=student),
         Section("tasks", f"mean over {tasks} tasks ± 95 % (a task by its mean over {n} seeds)", pooled),
     ]
 

@@ -237,9 +237,11 @@ def test_a_single_task_has_no_interval_and_a_loss_that_diverged_is_shown():
     assert diverged == ["loss nan   accuracy 50.00 ± 0.00 %"]
 
 
-def test_the_interval_of_two_seeds_is_called_meaningless():
-    assert protocol.over_files(HAND[:2])[0].heading.endswith("2 seeds: interval not meaningful")
-    assert "meaningful" not in protocol.over_files(HAND)[0].heading
+def test_two_seeds_have_no_interval():
+    two = protocol.over_files(HAND[:2])[0]
+    assert two.heading == "mean over 2 seeds (no interval for fewer than 3)"
+    assert "±" not in protocol.text(two, None)
+    assert "± 95 %" in protocol.over_files(HAND)[0].heading
 
 
 def test_a_seed_that_diverged_makes_no_mean_look_better():
@@ -313,6 +315,23 @@ def test_a_csv_that_cannot_be_written_is_refused_before_any_work(letters, tmp_pa
 def test_an_ensemble_of_one_is_refused_with_what_to_do(tmp_path):
     path = run(small_config(), tmp_path).path
     refused([path, "--which", "ensemble"], r"job\.h5 holds only one of its best.*validation\.keep, 1 in this job")
+
+
+@pytest.mark.parametrize("which", ["best", "ensemble"])
+def test_without_a_validation_there_are_no_best_parameters(tmp_path, which):
+    path = run(small_config(validation=Validation(every=0)), tmp_path).path
+    refused([path, "--which", which], r"which: .*job\.h5 has no best parameters, as no validation of it was finite")
+
+
+def test_ranks_that_read_a_file_while_it_is_written_notice(letters, monkeypatch):
+    gather = Communicator.all_gather_objects
+
+    def one_rank_was_later(self, value):
+        found = gather(self, value)
+        return [*found, ["another φ"]] if isinstance(value, list) and all(isinstance(e, str) for e in value) else found
+
+    monkeypatch.setattr(Communicator, "all_gather_objects", one_rank_was_later)
+    refused([letters[0]], "a file was written while the ranks read it, and they hold different parameters: try again")
 
 
 @pytest.mark.parametrize("asked", [["--which", "ensemble"], ["--inductive"]])

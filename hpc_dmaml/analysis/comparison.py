@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
-from hpc_dmaml.analysis import stats, style
+from hpc_dmaml.analysis import reader, stats, style, words
 from hpc_dmaml.analysis.settings import Key, Options, Settings
 from hpc_dmaml.analysis.style import Picture
 
 
 def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
-    """A row for each setting and adaptation step: mean over the last part of the validations.
+    """A row for each setting and adaptation step: mean over the last part of the validations. A seed of which one of these
+    is a gap has none: that of the others would be too good.
 
     Columns: the setting, variable, step, runs (done, on average), mean, half (of the interval), low, high (cut at what is
-    possible), n, and values (by seed).
+    possible), n, and by seed values and runs_of. `notes` says what the means leave out.
     """
     rows = []
     for key, jobs in settings.jobs.items():
-        ends, runs, seeds = [], [], []
+        ends, runs = [], {}
         for job in jobs:
             values = stats.known(stats.over_tasks(job.read("validation")[f"validation/{variable}"]))  # (V, S + 1)
             if len(values):
-                ends.append(stats.mean(values[-max(1, round(options.last * len(values))) :], axis=0))
-                runs.append(len(job.read("runs")["runs/run"]))
-                seeds.append(job.seed)
+                ends.append(values[-max(1, round(options.last * len(values))) :].mean(axis=0))
+                runs[job.seed] = len(job.read("runs")["runs/run"])
         if not ends:
             continue
         steps = max(map(len, ends))
@@ -33,26 +35,50 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
         possible = summary.within(*settings.limits(variable))
         for step in range(steps):
             rows.append({
-                **settings.columns(key), "variable": settings.quantity(variable).name, "step": step, "runs": float(np.mean(runs)),
+                **settings.columns(key), "variable": settings.quantity(variable).name, "step": step,
+                "runs": float(np.mean(list(runs.values()))),
                 "mean": summary.mean[step], "half": summary.high[step] - summary.mean[step],
-                "low": possible.low[step], "high": possible.high[step],
-                "n": int(summary.n[step]), "values": {seed: float(end[step]) for seed, end in zip(seeds, ends, strict=True)},
+                "low": possible.low[step], "high": possible.high[step], "n": int(summary.n[step]),
+                "values": {seed: float(end[step]) for seed, end in zip(runs, ends, strict=True)}, "runs_of": runs,
             })  # fmt: skip
     if not rows:
         raise ValueError("the files hold no validation yet")
     return pd.DataFrame(rows)
 
 
-def differences(settings: Settings, reference: Key, variable: str, options: Options) -> pd.DataFrame:
-    """Final values of each other setting minus those of the `reference`: mean, low, high, n, n_reference.
+def notes(settings: Settings, ends: pd.DataFrame) -> tuple[str, ...]:
+    """Notes on `final` values of fewer seeds than there are, or of seeds that have not come equally far."""
+
+    def of(key: Key, jobs: list[reader.Job]) -> Iterator[str]:
+        rows = settings.rows(ends, key)
+        runs = [] if rows.empty else rows["runs_of"].iloc[0].values()
+        if len(runs) < len(jobs):
+            yield f"no validation yet{f' of {len(jobs) - len(runs)} of {len(jobs)} seeds' if runs else ''}"
+        few = rows[rows["n"] < len(runs)]
+        if len(few):
+            where = "" if len(few) == len(rows) else f" at step {words.some(list(map(str, few['step'])))}"
+            yield f"{len(runs) - few['n'].min()} of {len(jobs)} seeds left out{where}: {stats.GAPS}"
+        if len(set(runs)) > 1:
+            yield f"seeds are at {min(runs):,} to {max(runs):,} runs"
+
+    return tuple(f"{settings.label(key)}: {note}" for key, jobs in settings.jobs.items() for note in of(key, jobs))
+
+
+def differences(
+    settings: Settings, ends: pd.DataFrame, reference: Key, variable: str, options: Options
+) -> pd.DataFrame:
+    """Final values of each other setting minus those of the `reference`: mean, low, high, n, n_reference. `ends`: those
+    of `final` at one step.
 
     The interval is Welch's or, with `paired`, that of the differences seed by seed, of the seeds that both have.
     """
-    table = final(settings, variable, options)
-    table = table[table["step"] == (table["step"].max() if options.step is None else options.step)]
-    samples = {tuple(row[name] for name in settings.by): row["values"] for _, row in table.iterrows()}
+    samples = {
+        tuple(row[name] for name in settings.by): {seed: end for seed, end in row["values"].items() if np.isfinite(end)}
+        for _, row in ends.iterrows()
+    }
+    named = settings.label(reference)
     if reference not in samples:
-        raise ValueError(f"there is no validation yet of {settings.label(reference)}, to compare with: see --against")
+        raise ValueError(f"there is no validation yet of {named}, to compare with: see --against")
     least, most = settings.limits(variable)
     rows = []
     compared = stats.paired_difference if options.paired else stats.difference
@@ -65,25 +91,32 @@ def differences(settings: Settings, reference: Key, variable: str, options: Opti
         found = compared(own, other, options.interval, options.level)
         low, high = np.clip([found.low, found.high], least - most, most - least)
         rows.append({
-            **settings.columns(key), "variable": settings.quantity(variable).name, "reference": settings.label(reference),
-            "mean": found.mean, "low": low, "high": high,
-            "n": int(np.isfinite(own).sum()), "n_reference": int(np.isfinite(other).sum()),
+            **settings.columns(key), "variable": settings.quantity(variable).name, "reference": named,
+            "mean": found.mean, "low": low, "high": high, "n": len(own), "n_reference": len(other),
         })  # fmt: skip
     if not rows:
         raise ValueError("a comparison needs two settings or more")
+    if not any(row["n"] and row["n_reference"] for row in rows):
+        whose = f"whose final {settings.quantity(variable).name} is finite"
+        if options.paired:
+            raise ValueError(f"paired: no other setting shares a seed with {named} {whose}")
+        raise ValueError(f"{named} has no seed {whose}, or no other setting has one")
     return pd.DataFrame(rows)
 
 
 def compare(settings: Settings, options: Options) -> Picture:
     """Picture of the final validation of every other setting minus that of one, with the difference's interval."""
     reference, variable = _reference(settings, options.against), settings.variable(options)
-    table = differences(settings, reference, variable, options)
+    ends = final(settings, variable, options)
+    step = settings.step(options)
+    ends = ends[ends["step"] == step]
+    table = differences(settings, ends, reference, variable, options)
     others = settings.shown_in(table)
     figure, axis = style.named_rows([others.label(key) for key in others.jobs], 1.4)
     shown = table.assign(mean=stats.known(table["mean"]))
     for place, key in enumerate(others.jobs):
         row = others.rows(shown, key).iloc[0]
-        error = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
+        error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
         axis.errorbar(row["mean"], place, xerr=error, marker="o", capsize=3, color=others.line(key)["color"])
     axis.axvline(0, color=style.GREY, linewidth=0.8)
     axis.set_ylim(len(table) - 0.5, -0.5)
@@ -94,10 +127,24 @@ def compare(settings: Settings, options: Options) -> Picture:
         unit = " (percentage points)"
     axis.set_xlabel(f"final {quantity.name} less that of\n{settings.label(reference)}{unit}")
     how = "of the differences seed by seed" if options.paired else "by Welch"
-    text = f"Means over the last {options.last:.0%} of the validations; interval {how}."
-    style.caption(figure, settings.caption(text, options))
-    left_out = [key for key in settings.jobs if key not in others.jobs and key != reference]
-    return Picture(figure, table, tuple(f"{settings.label(key)}: no validation yet" for key in left_out))
+    means = f"means over the last {options.last:.0%} of the validations"
+    text = f"Held-out tasks {words.after(step)}, {means}; interval {how}."
+    left_out = (
+        f"Left out: seeds that end in values {stats.GAPS}." if ends["n"].lt(ends["runs_of"].map(len)).any() else ""
+    )
+    counts = [*table["n"], *table["n_reference"]]
+    style.caption(figure, settings.caption(text, options, left_out, counts=counts))
+    return Picture(figure, table, (*notes(settings, ends), *_without_interval(others, table, options)))
+
+
+def _without_interval(others: Settings, table: pd.DataFrame, options: Options) -> Iterator[str]:
+    """Notes on differences of too few seeds for an interval."""
+    for key in others.jobs:
+        row = others.rows(table, key).iloc[0]
+        if min(row["n"], row["n_reference"]) < stats.FEWEST:
+            shared = f"{words.count(int(row['n']), 'seed')} in common with {row['reference']}"
+            seeds = shared if options.paired else f"{row['n']} and {row['n_reference']} seeds"
+            yield f"{others.label(key)}: {seeds}, so there is no interval: it takes {stats.FEWEST}"
 
 
 def _reference(settings: Settings, against: str | None) -> Key:

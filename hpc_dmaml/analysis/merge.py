@@ -27,6 +27,7 @@ import numpy as np
 from hpc_dmaml import results
 from hpc_dmaml.analysis import command
 from hpc_dmaml.files import add_checksum, checksum_fits, replacing, replacing_csv, require_new, writing
+from hpc_dmaml.importing import did_you_mean
 
 ARCHIVE = "hpc_dmaml archive 1"
 SWEEP = "sweep.yaml"
@@ -48,6 +49,18 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
     texts = dict.fromkeys(p.with_name(SWEEP) for p in paths if p.with_name(SWEEP).exists())
     top = Path(os.path.commonpath([path.parent for path in paths]))
     return [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
+
+
+def require_groups(found: Sequence[tuple[str, Path]], groups: Sequence[str]) -> None:
+    """Raise ValueError where no file has one of the groups."""
+    known: set[str] = set()
+    paths = (path for _, path in found if path.name != SWEEP)
+    while missing := [group for group in groups if group not in known]:
+        path = next(paths, None)  # mostly the first file has them all
+        if path is None:
+            there = ", ".join(sorted(known)) + did_you_mean(missing[0], known)
+            raise ValueError(f"--groups: no file has a group {missing[0]!r}; there are {there}")
+        known |= {name.partition("/")[0] for name in results.read(path).arrays}
 
 
 def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
@@ -171,6 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     if write is None:
         raise ValueError(f"--output must end in .h5 or .csv, not {given.output.suffix!r}")
     found = find(given.sources)
+    require_groups(found, given.groups)
     with writing(given.output):
         write(found, given.output, given.groups, given.checkpoints)
     print(f"{sum(path.name != SWEEP for _, path in found)} files in {given.output}")

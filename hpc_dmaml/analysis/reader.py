@@ -49,13 +49,20 @@ class Job:
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """The configuration, flat: "optimizer" is the class, "optimizer.lr" its rate; lists are tuples."""
-        return _flat(self.config)
+        """The configuration, flat: "optimizer" is the class, "optimizer.lr" its rate; lists are tuples. Besides, "data" is
+        the beginning of its digest, where the file has one."""
+        digest = str(self.attributes.get("data", ""))
+        return _flat(self.config) | ({"data": digest[:8]} if digest else {})
 
     @cached_property
     def ranks(self) -> int:
         """Number of ranks that it ran on; the greatest, if a resume changed it."""
         return len(self.read("ranks")["ranks/host"])
+
+    @cached_property
+    def steps(self) -> int:
+        """Number of adaptation steps of its validation."""
+        return self.read("validation")["validation/loss"].shape[1] - 1
 
     @property
     def status(self) -> str:
@@ -195,9 +202,14 @@ def table(
 
 def varying(jobs: Sequence[Job]) -> list[str]:
     """The fields of the configuration in which jobs differ, except `REPEATS` and fields that only some jobs' classes
-    have and in which those agree."""
-    names = dict.fromkeys(name for job in jobs for name in job.fields if name not in REPEATS)
-    return [name for name in names if len({job.fields[name] for job in jobs if name in job.fields}) > 1]
+    have and in which those agree. Different data is named by its place, if that says which it is."""
+    names = dict.fromkeys(name for job in jobs for name in job.fields)
+    sets = {name: {job.fields[name] for job in jobs if name in job.fields} for name in names}
+    found = [name for name, values in sets.items() if len(values) > 1 and name not in REPEATS]
+    if "data" in found:
+        places = [name for name in ("task.root", "task.path") if len(sets.get(name, ())) == len(sets["data"])]
+        found = list(dict.fromkeys([*(name for name in found if name != "data"), *(places or ["data"])]))
+    return found
 
 
 def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], list[Job]]:
@@ -211,7 +223,9 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
         if modern(name) not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = (
-                f"did you mean {' or '.join(near)}?" if near else f"these tell the files apart: {some(varying(jobs))}"
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"these tell the files apart: {some(varying(jobs)) or 'none'}"
             )
             raise ValueError(f"no file has a field {name!r}; {hint}")
     groups: dict[tuple[Any, ...], list[Job]] = {}

@@ -191,8 +191,8 @@ def _or_why(shown: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _durations(settings: Settings, options: Options) -> dict[str, Any]:
-    (head, *rows), _ = tables.run_durations(settings, options)
-    text = f"Duration of a run, the baseline's is 100; ± half the {options.words}."
+    (head, *rows), numbers, _ = tables.run_durations(settings, options)
+    text = f"Duration of a run, the baseline's is 100. {tables.spread(numbers['n'], options)}"
     return {"head": head, "rows": rows, "text": text}
 
 
@@ -264,27 +264,30 @@ def _data_url(figure: Figure) -> Markup:
 
 
 def _final(settings: Settings, options: Options) -> dict[str, Any]:
-    """The final table; the last column draws mean and interval on one scale."""
+    """The final table; the last column draws mean and interval on one scale, after the last step that all settings have."""
     variable = settings.variable(options)
     frame = comparison.final(settings, variable, options)
     quantity = settings.quantity(variable)
     steps = sorted(frame["step"].unique())
-    shown = steps if len(steps) <= 7 else [*steps[:5], steps[-1]]
-    ends = frame[frame["step"] == steps[-1]]
+    last = settings.step(options)
+    shown = steps if len(steps) <= 7 else sorted({*steps[:5], last, steps[-1]})
+    ends = frame[frame["step"] == last]
     known = ends[np.isfinite(stats.known(ends["mean"]))]
-    best = (known["mean"].max if quantity.higher_is_better else known["mean"].min)()
+    enough = known.loc[known["n"] >= stats.FEWEST, "mean"]
+    best = (enough.max if quantity.higher_is_better else enough.min)() if settings.has_best else np.nan
     least, most = (float(known[["low", "mean", "high"]].agg(name).agg(name)) for name in ("min", "max"))
 
     def row(key: Key) -> dict[str, Any]:
         by_step = settings.rows(frame, key).set_index("step")
-        end = by_step.loc[steps[-1]]
+        end = by_step.loc[last]
         low, mean, high = (float(end[name]) for name in ("low", "mean", "high"))
         scale = 92 / (most - least or 1.0)
         drawn = [min(100.0, max(0.0, 4 + scale * (each - least))) for each in (low, mean, high)]
         return {
-            "name": settings.label(key), "colour": settings.line(key)["color"], "runs": f"{end['runs']:g}", "n": end["n"],
-            "cells": [words.mean_and_half(by_step.loc[step], quantity.is_share) for step in shown],
-            "best": settings.has_best and mean == best,
+            "name": settings.label(key), "colour": settings.line(key)["color"], "runs": f"{end['runs']:.0f}", "n": end["n"],
+            "cells": [words.mean_and_half(by_step.loc[step], quantity.is_share) if step in by_step.index else ""
+                      for step in shown],
+            "best": mean == best,
             "dot": drawn[1] if least <= mean <= most else None,
             "whisker": (drawn[0], drawn[2]) if low == low and high == high else None,
         }  # fmt: skip
@@ -292,21 +295,22 @@ def _final(settings: Settings, options: Options) -> dict[str, Any]:
     unit = quantity.suffix and f" in {quantity.suffix}"
     text = (
         f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit} before adaptation and after each step of it; "
-        f"means over the last {options.last:.0%} of the validations"
+        f"means over the last {options.last:.0%} of the validations{' and the seeds' * settings.repeated}. "
+        f"{tables.spread(ends['n'], options)}"
     )
-    text += f" and the seeds, ± half the {options.words}." if settings.repeated else ". One seed: no interval."
     chances = sorted({f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None})
     if variable == "metric" and chances:
         text += f" Chance is {', '.join(chances)}."
     more = (
-        settings.few_seeds,
         settings.cut(ends) if len(settings.jobs) > 1 else "",
-        "Bold: the best mean." if settings.has_best else "",
+        f"Bold: the best mean of {stats.FEWEST} seeds or more." if best == best else "",
     )
     return {
         "steps": ["before" if step == 0 else f"step {step}" for step in shown],
         "rows": [row(key) for key in settings.jobs if len(settings.rows(frame, key))],
         "several": len(settings.jobs) > 1,
+        "end": words.after(last),
+        "notes": comparison.notes(settings, frame),
         "text": " ".join(filter(None, [text, *more])),
     }
 

@@ -181,6 +181,16 @@ class Settings:
             raise ValueError("the files have no metric in common")
         return (variable == "metric" and self.metric) or words.LOSS
 
+    def step(self, options: Options) -> int:
+        """The adaptation step to compare at: the one asked for, else the last that all jobs have. Raises ValueError
+        where a job does not have it."""
+        steps = sorted({job.steps for job in self.all_jobs})
+        if options.step is not None and options.step > steps[0]:
+            common = words.count(steps[0], "adaptation step") + " of the validation"
+            several = f" that all files have; they have {' or '.join(map(str, steps))}" if len(steps) > 1 else ""
+            raise ValueError(f"step: {options.step} is more than the {common}{several}")
+        return steps[0] if options.step is None else options.step
+
     def limits(self, variable: str) -> tuple[float, float]:
         """The least and greatest possible value of the variable."""
         if self.quantity(variable).is_share:
@@ -191,8 +201,7 @@ class Settings:
     def cut(self, table: pd.DataFrame) -> str:
         """A sentence if a table's intervals are cut at the least or greatest possible value, else nothing."""
         least, most = self.limits("loss" if table["variable"].iloc[0] == words.LOSS.name else "metric")
-        drawn = table["n"].max() >= stats.FEWEST
-        if not drawn or not ((table["low"] == least).any() or (table["high"] == most).any()):
+        if not ((table["low"] == least).any() or (table["high"] == most).any()):
             return ""
         return f"Intervals are cut at {'0 and 100 %' if most == 1 else '0'}."
 
@@ -202,26 +211,21 @@ class Settings:
         return any(len(same) > 1 for same in self.jobs.values())
 
     @property
-    def few_seeds(self) -> str:
-        """A sentence if a setting has two seeds, too few for a meaningful interval, else nothing."""
-        few = any(1 < len(same) < stats.FEWEST for same in self.jobs.values())
-        return "2 seeds: interval not meaningful." if few else ""
-
-    @property
     def has_best(self) -> bool:
         """Whether there are settings to compare, each with enough seeds."""
         return len(self.jobs) > 1 and all(len(same) >= stats.FEWEST for same in self.jobs.values())
 
-    def caption(self, text: str, options: Options | None, *more: str, repetitions: bool = True) -> str:
-        """How a picture was made, and what is not complete. `options`: those of the intervals in it, or None."""
+    def caption(self, text: str, options: Options | None, *more: str, counts: Iterable[int] | None = None) -> str:
+        """How a picture was made, and what is not complete. `options`: those of the intervals in it, or None. `counts`:
+        of how many seeds its means are (0: none), or None for those of all files."""
         said = [text]
-        if repetitions and self.repeated:
-            counts = sorted({len(same) for same in self.jobs.values()})
-            seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-            said.append(f"Mean of {seeds}{', ' + options.words if options else ''}.")
-            said.append(self.few_seeds if options else "")
-        elif repetitions:
-            said.append("One seed: no confidence interval.")
+        seeds = {len(same) for same in self.jobs.values()} if counts is None else set(counts) - {0}
+        if seeds:
+            least, most = min(seeds), max(seeds)
+            if most > 1:
+                interval = f", {options.words}" if options and most >= stats.FEWEST else ""
+                said.append(f"Mean of {f'{least} to ' if least < most else ''}{most} seeds{interval}.")
+            said.append(words.few_seeds(seeds) if options or most == 1 else "")
         unfinished = [job for job in self.all_jobs if job.status != "complete"]
         if unfinished:
             more = (*more, f"{len(unfinished)} of {len(self.all_jobs)} jobs are not complete.")

@@ -55,7 +55,7 @@ def over_tasks(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and confidence limits over repetitions; limits are NaN where there are fewer than two."""
+    """Mean and confidence limits over repetitions; limits are NaN where there are fewer than `FEWEST`."""
 
     mean: np.ndarray
     low: np.ndarray
@@ -80,14 +80,14 @@ def summarise(values: np.ndarray, kind: Kind = "t", level: float = LEVEL) -> Sum
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard error (NaN for fewer than two) and number of the finite values, over the first axis."""
+    """Mean, standard error (NaN for fewer than `FEWEST`) and number of the finite values, over the first axis."""
     finite = np.isfinite(values)
     n, centre = finite.sum(axis=0), mean(values, 0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         deviation = np.where(finite, values - centre, 0.0)
         scale = np.abs(deviation).max(axis=0, initial=0.0)  # the squares of very small numbers would all be 0
         squares = (np.divide(deviation, scale, where=scale > 0, out=np.zeros_like(deviation)) ** 2).sum(axis=0)
-        return centre, np.where(n > 1, scale * np.sqrt(squares / (n - 1) / n), np.nan), n
+        return centre, np.where(n >= FEWEST, scale * np.sqrt(squares / (n - 1) / n), np.nan), n
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Difference:
 def difference(one: Sequence[float], other: Sequence[float], kind: Kind = "t", level: float = LEVEL) -> Difference:
     """Mean difference of two independent samples of unequal variance (Welch; his degrees of freedom for "t").
 
-    The limits are NaN where a sample has fewer than two values.
+    The limits are NaN where a sample has fewer than `FEWEST` values.
     """
     from scipy.stats import ttest_ind  # takes a second to import
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import pandas as pd
 
-from hpc_dmaml.analysis import command, comparison, figures, reader, timing, words
+from hpc_dmaml.analysis import command, comparison, figures, reader, stats, timing, words
 from hpc_dmaml.analysis.settings import BASELINE, Options, Settings, add_options, ratio
 
 SUFFIXES = (".csv", ".md", ".tex")
@@ -22,7 +23,14 @@ Rows = list[list[str]]
 """The cells of a table as text; the first row is the head."""
 
 
-def scaling_points(settings: Settings, options: Options) -> tuple[Rows, pd.DataFrame]:
+class Table(NamedTuple):
+    rows: Rows
+    numbers: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    """Sentences on what is not as one would expect."""
+
+
+def scaling_points(settings: Settings, options: Options) -> Table:
     """Table 6.2: the settings of each point of the sweep, from its files."""
     table = []
     for key, same in settings.jobs.items():
@@ -32,10 +40,10 @@ def scaling_points(settings: Settings, options: Options) -> tuple[Rows, pd.DataF
         seeds = ", ".join(str(job.seed) for job in same)
         table.append({"point": settings.label(key), **fields, **more, "seeds": seeds})
     frame = pd.DataFrame(table)
-    return [[name.replace("_", " ") for name in frame], *frame.astype(str).to_numpy().tolist()], frame
+    return Table([[name.replace("_", " ") for name in frame], *frame.astype(str).to_numpy().tolist()], frame)
 
 
-def run_durations(settings: Settings, options: Options) -> tuple[Rows, pd.DataFrame]:
+def run_durations(settings: Settings, options: Options) -> Table:
     """Table 6.4: a row for each ratio; for each way to scale, in percent, ours ± half the interval and the thesis's."""
     table = timing.durations(settings, BASELINE, options)
     shown: dict[float, dict[str, str]] = {}
@@ -54,37 +62,38 @@ def run_durations(settings: Settings, options: Options) -> tuple[Rows, pd.DataFr
                          "run_s": row["run_s"], "n": row["n"], "thesis_percent": told})  # fmt: skip
     head = [name for family in settings.families for name in (family, f"{family}, thesis")]
     lines = [[f"{each:g}", *(shown[each].get(name, "") for name in head)] for each in sorted(shown)]
-    return [["ratio", *(f"{name} %" for name in head)], *lines], pd.DataFrame(rows)
+    return Table([["ratio", *(f"{name} %" for name in head)], *lines], pd.DataFrame(rows))
 
 
-def final(settings: Settings, options: Options) -> tuple[Rows, pd.DataFrame]:
+def final(settings: Settings, options: Options) -> Table:
     """The final validation of each setting ± half the interval."""
     variable = settings.variable(options)
     quantity = settings.quantity(variable)
     frame = comparison.final(settings, variable, options)
-    steps = [f"{'before' if s == 0 else f'step {s}'} {quantity.suffix}".strip() for s in sorted(frame["step"].unique())]
+    steps = sorted(frame["step"].unique())
+    head = [f"{'before' if step == 0 else f'step {step}'} {quantity.suffix}".strip() for step in steps]
     lines = []
     for key in settings.jobs:
         rows = settings.rows(frame, key)
         if len(rows):
             values = [words.mean_and_half(row, quantity.is_share) for _, row in rows.iterrows()]
-            lines.append([settings.label(key), f"{rows['runs'].iloc[0]:g}", str(rows["n"].iloc[0]), *values])
-    return [["setting", "runs", "seeds", *steps], *lines], frame.drop(columns="values")
+            values += [""] * (len(steps) - len(values))  # another setting has more steps
+            lines.append([settings.label(key), f"{rows['runs'].iloc[0]:.0f}", str(rows["n"].iloc[-1]), *values])
+    notes = comparison.notes(settings, frame)
+    return Table([["setting", "runs", "seeds", *head], *lines], frame.drop(columns=["values", "runs_of"]), notes)
 
 
-Make = Callable[[Settings, Options], tuple[Rows, pd.DataFrame]]
-TABLES: dict[str, tuple[str, Make]] = {
+TABLES: dict[str, tuple[str, Callable[[Settings, Options], Table]]] = {
     "6.2": ("the points of the scaling sweep: workers, epochs, tasks, and the files that are there", scaling_points),
     "6.4": ("duration of a run over the ratio, beside the thesis's", run_durations),
     "final": ("final loss or metric of each setting, before and after each adaptation step", final),
 }
 
 
-def spread(settings: Settings, options: Options) -> str:
-    """The text under a table that explains ±."""
-    if not settings.repeated:
-        return "One seed: no interval."
-    return f"± is half the {options.words}. {settings.few_seeds}".rstrip()
+def spread(counts: Collection[int], options: Options) -> str:
+    """The text under a table that explains ±. `counts`: of how many seeds its means are."""
+    half = f"± is half the {options.words}." if max(counts) >= stats.FEWEST else ""
+    return f"{half} {words.few_seeds(counts)}".strip()
 
 
 def markdown(rows: Rows) -> str:
@@ -127,8 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = figures.of_thesis(given.table, found, [figures.SCALING])
     else:
         settings = Settings.of(found, given.by)
-    rows, frame = TABLES[given.table][1](settings, options)
-    under = "" if given.table == "6.2" else spread(settings, options)
+    rows, frame, notes = TABLES[given.table][1](settings, options)
+    under = spread(frame["n"], options) if "n" in frame else ""
     output = given.output or found.folder(given.sources) / f"table_{given.table}.csv"
     output.parent.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -137,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         ".tex": lambda: latex(rows, under) + "\n",
     }
     output.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
-    for note in found.notes:
+    for note in (*found.notes, *settings.notes, *notes):
         print(f"note: {note}", file=sys.stderr)
     print(markdown(rows))
     if under:

@@ -56,7 +56,7 @@ def run_time(settings: Settings, options: Options, published: Mapping[str, Mappi
     for (family, part), shape in zip(settings.families.items(), ("o-", "s--", "^-."), strict=False):
         rows = pd.concat([part.rows(table, key) for key in part.jobs])
         ratios, told, colour = list(map(ratio, part.jobs)), published[family], style.FIXED[family]
-        errors = np.nan_to_num(np.abs(rows[["low", "high"]].to_numpy().T - rows["relative"].to_numpy()))
+        errors = np.abs(rows[["low", "high"]].to_numpy().T - rows["relative"].to_numpy())
         axis.errorbar(ratios, rows["relative"], errors, fmt=shape, color=colour, capsize=2, label=family)
         known = [each for each in ratios if each in told]
         axis.plot(known, [told[each] / 100 for each in known], "D", mfc="none", mec=colour, ms=6, mew=0.8)
@@ -70,7 +70,7 @@ def run_time(settings: Settings, options: Options, published: Mapping[str, Mappi
     style.legend_below(axis, columns=2)
     base = float(settings.rows(table, BASELINE)["run_s"].iloc[0])
     text = f"Median run without validation; 100 % is {base:.3g} s."
-    style.caption(figure, settings.caption(text, options))
+    style.caption(figure, settings.caption(text, options, counts=table["n"]))
     return Picture(figure, table)
 
 
@@ -252,7 +252,7 @@ def speed_up(settings: Settings, options: Options) -> Picture:
         label = settings.label(key) if key else "measured"
         half = ((rows["high"] - rows["low"]) / 2 / rows["tasks_per_s"]).to_numpy(float)
         for axis, column in ((left, "speed_up"), (right, "efficiency")):
-            axis.errorbar(rows["ranks"], rows[column], np.nan_to_num(half * rows[column]), label=label, **line)
+            axis.errorbar(rows["ranks"], rows[column], half * rows[column], label=label, **line)
     ranks = sorted(map(float, table["ranks"].unique()))
     left.plot(ranks, ranks, ":", color=style.GREY, label="ideal")
     right.axhline(1, linestyle=":", color=style.GREY)
@@ -266,5 +266,5 @@ def speed_up(settings: Settings, options: Options) -> Picture:
         axis.set_xlabel("ranks")
     style.legend(left, len(curves) + 1)
     text = "Training tasks a second, validation apart, against the fewest ranks of each curve."
-    style.caption(figure, settings.caption(text, options))
+    style.caption(figure, settings.caption(text, options, counts=table["n"]))
     return Picture(figure, table, tuple(lone))

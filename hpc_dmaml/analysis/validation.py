@@ -35,15 +35,11 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
     seeds' moving averages over `window` validations; with `options.degree` also fit, fit_low, fit_high: the polynomials
     through mean and limits, each fitted over the runs separately.
     """
-    parts = []
+    parts, wanted = [], settings.step(options) if step is None else step
     for key, jobs in settings.jobs.items():
         table = reader.table(jobs, "validation", [variable])
         if table.empty:
             continue
-        wanted, last = options.step if step is None else step, int(table["step"].max())
-        if wanted is not None and wanted > last:
-            raise ValueError(f"step: {wanted} is more than the {last} adaptation steps of the validation")
-        wanted = last if wanted is None else wanted
         wide = table[table["step"] == wanted].pivot(
             index="run", columns="job", values=[variable, "seen_tasks", "wall_s"]
         )
@@ -101,10 +97,12 @@ def over(
     figure, axes = style.subplots(1, len(groups), height=2.6, sharey=True, wide=len(settings.jobs) > style.MANY)
     scale, unit = words.unit_of(table["wall_s"].max()) if x == "wall_s" else (1.0, "")
     marked = False
-    for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
+    for axis, part in zip(axes[0], groups.values(), strict=True):
         for key in part.jobs:
             fainter = len(part.jobs) > style.MANY
             _draw(axis, settings.rows(table, key), x, scale, part.label(key), part.line(key), 0.06 if fainter else 0.13)
+    # Panels share their y axis, which no longer grows with the curves once its limits are set.
+    for axis, (name, part) in zip(axes[0], groups.items(), strict=True):
         _name(axis, settings, variable, X[x] + (unit and f" ({unit})"), table["mean"])
         axis.set_title(name and f"more {name}")
         if published and settings.quantity(variable).name == "accuracy":
@@ -125,7 +123,7 @@ def over(
         text += " Environment steps of training: an upper bound where trajectories end before their horizon."
     if marked:
         text += " Hollow: the thesis's, read off its figure."
-    style.caption(figure, settings.caption(text, options, *_how_drawn(settings, table, options)))
+    style.caption(figure, settings.caption(text, options, *_how_drawn(settings, table, options), counts=table["n"]))
     return Picture(figure, table, _gaps(settings, table, options))
 
 
@@ -143,9 +141,9 @@ def by_step(settings: Settings, options: Options) -> Picture:
     table = pd.concat(tables, ignore_index=True)
     _name(axis, settings, variable, X["runs"], table["mean"])
     style.legend(axis, len(tables))
-    caption = settings.caption("Held-out tasks.", options, *_how_drawn(settings, tables[0], options))
-    style.caption(figure, caption)
-    return Picture(figure, table, _gaps(settings, tables[0], options))
+    how = _how_drawn(settings, table, options)
+    style.caption(figure, settings.caption("Held-out tasks.", options, *how, counts=table["n"]))
+    return Picture(figure, table, _gaps(settings, tables[-1], options))
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line: dict[str, Any], band: float) -> None:
@@ -220,9 +218,11 @@ def _number(value: float, _: float) -> str:
 def _how_drawn(settings: Settings, table: pd.DataFrame, options: Options) -> list[str]:
     """Sentences on how the curves are drawn, and on what they leave out."""
     said = [settings.cut(table)]
+    parts = [rows for key in settings.jobs if len(rows := settings.rows(table, key))]
+    if any(0 < rows["n"].min() < rows["n"].max() for rows in parts):
+        said.append("Some points are of fewer seeds than others of their curve.")
     if np.isnan(stats.known(table["mean"])).any():
         said.append(f"Left out: means that are {stats.GAPS}.")
-    parts = [rows for key in settings.jobs if len(rows := settings.rows(table, key))]
     if any(map(_is_fitted, parts)):
         said.append(f"Lines: polynomial fits of degree {options.degree}.")
     windows = sorted({int(rows["window"].iloc[0]) for rows in parts if not _is_fitted(rows)} - {1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hpc_dmaml.analysis import stats
@@ -44,7 +44,10 @@ def some(names: Sequence[str], most: int = 6) -> str:
 
 def setting(name: str, value: Any) -> str:
     """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
-    return printable(_setting(name, value), LONGEST)
+    text = _setting(name, value)
+    if "/" in text and len(text) > LONGEST:  # a path: its end tells more
+        text = f"…{text[1 - LONGEST :]}"
+    return printable(text, LONGEST)
 
 
 def _setting(name: str, value: Any) -> str:
@@ -52,10 +55,11 @@ def _setting(name: str, value: Any) -> str:
     if isinstance(value, str):
         if ratio := scaled(value):
             return f"{ratio[0]} {ratio[1]:g}×"
-        return VALUES.get(value, value.rpartition(".")[2] if "." in value else value)
+        path = re.fullmatch(r"(?:\w+\.)+([A-Z]\w*)", value)  # of a class; the name of a file stays whole
+        return VALUES.get(value, path[1] if path else value)
     if isinstance(value, bool) or value is None:
         return f"{field}: {'none' if value is None else 'yes' if value else 'no'}"
-    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
     if name in COUNTED:
         return f"{shown} {field.removesuffix('s') if value == 1 else field}"
     return f"{field} {shown}"
@@ -79,13 +83,20 @@ def after(step: int) -> str:
 def mean_and_half(row: Any, is_share: bool) -> str:
     """Mean ± half the interval, where there are seeds enough for one; shares in percent."""
     factor, digits = (100, 1) if is_share else (1, 3)
-    half = float(row["half"]) if row["n"] >= stats.FEWEST else math.nan
-    return with_half(factor * float(row["mean"]), factor * half, digits)
+    return with_half(factor * float(row["mean"]), factor * float(row["half"]), digits)
 
 
 def with_half(mean: float, half: float, digits: int) -> str:
     kind = f".{digits}f" if abs(mean) < 1e6 else ".3g"
     return "–" if mean != mean else f"{mean:{kind}}" + (f" ± {half:{kind}}" if half == half else "")
+
+
+def few_seeds(counts: Iterable[int]) -> str:
+    """A sentence if some of these numbers of seeds are too few for an interval, else nothing."""
+    some_seeds = [n for n in counts if n]
+    if not any(n < stats.FEWEST for n in some_seeds):
+        return ""
+    return f"{'One seed' if max(some_seeds) == 1 else f'Fewer than {stats.FEWEST} seeds'}: no interval."
 
 
 def value(content: Any) -> str:

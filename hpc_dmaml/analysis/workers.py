@@ -48,7 +48,7 @@ def of_each(settings: Settings, options: Options, variable: str) -> Picture:
         axis.set_axis_off()
     first = ", ".join(dict.fromkeys(str(groups[key].seed) for key in tables))
     left_out = f" Gaps: {stats.GAPS}." if np.isnan(values).any() else ""
-    style.caption(figure, settings.caption(f"Seed {first}.{left_out}", None, repetitions=False))
+    style.caption(figure, settings.caption(f"Seed {first}.{left_out}", None, counts=()))
     numbers = pd.concat([settings.frame(key, table) for key, table in tables.items()], ignore_index=True)
     return Picture(figure, numbers)
 

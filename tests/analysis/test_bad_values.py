@@ -11,7 +11,7 @@ pytest.importorskip("pandas")
 import pandas as pd
 
 from hpc_dmaml import results
-from hpc_dmaml.analysis import comparison, reader, report, style, timing, validation, workers
+from hpc_dmaml.analysis import comparison, reader, report, style, tables, timing, validation, workers
 from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.optimizers import SGD
 from tests.analysis.synthetic import write_job
@@ -82,13 +82,44 @@ def test_a_setting_that_is_huge_everywhere_does_not_hide_the_others(tmp_path):
             assert axis.get_xlim()[1] < 1e4
 
 
+LEFT_OUT = "1 of 4 seeds left out at step 2: not finite or huge (a million times the median)"
+
+
 @pytest.mark.parametrize("bad", BAD)
-def test_final_values_are_of_the_validations_that_are_numbers(tmp_path, bad):
+def test_a_seed_that_ends_in_a_gap_has_no_final_value_and_tables_and_pages_say_so(tmp_path, capsys, bad):
+    for seed in range(4):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=60, workers=1, seed=seed))
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    (*_, before) = comparison.final(settings, "loss", Options())["values"]
+    spoil(tmp_path / "1.h5", "validation/loss", (-2, -1, 0), bad)  # of the last 3 of 30
+    table = comparison.final(settings, "loss", Options())
+    assert table["n"].tolist() == [4, 4, 3]
+    (*_, end) = table.itertuples()
+    assert end.mean == pytest.approx(np.mean([before[seed] for seed in (0, 2, 3)]))
+    assert tables.main(["final", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert f"note: all: {LEFT_OUT}" in shown.err
+    assert shown.out.splitlines()[2].startswith("| all | 60 | 3 |")
+    assert f"all: {LEFT_OUT}." in Page(report.page(reader.read([tmp_path]), Options())).text
+
+
+def test_a_bad_value_before_the_last_part_changes_no_final_value(tmp_path):
     settings = jobs(tmp_path)
-    losses = results.read(tmp_path / "0.1.h5")["validation/loss"].mean(axis=2)
-    spoil(tmp_path / "0.1.h5", "validation/loss", (-2, -1, 0), bad)
-    table = comparison.final(settings, "loss", Options(last=0.1))  # the last 3 of 30
-    np.testing.assert_allclose(table["mean"], [*losses[-3:, :-1].mean(axis=0), losses[[-3, -1], -1].mean()])
+    before = comparison.final(settings, "loss", Options())
+    spoil(tmp_path / "0.1.h5", "validation/loss", (-4, -1, 0), np.inf)  # of 30, of which the last 3 count
+    pd.testing.assert_frame_equal(comparison.final(settings, "loss", Options()), before)
+
+
+def test_a_job_that_diverged_at_its_end_is_compared_with_nothing(tmp_path):
+    settings = jobs(tmp_path, (0.01, 0.1, 1.0))
+    spoil(tmp_path / "1.0.h5", "validation/loss", (-1, -1), 2e9)
+    with style.used():
+        picture = comparison.compare(settings, Options())
+    assert np.isfinite(picture.numbers["mean"]).tolist() == [True, False]
+    assert any(note.startswith("β 1: 1 of 1 seeds left out: not finite or huge") for note in picture.notes)
+    assert "Left out: seeds that end in values not finite or huge" in picture.figure.get_supxlabel().replace("\n", " ")
+    with pytest.raises(ValueError, match="β 1 has no seed whose final loss is finite"):
+        comparison.compare(settings, Options(against="1.0"))
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -22,9 +22,11 @@ from hpc_dmaml.analysis import (
     timing,
     trajectories,
     validation,
+    words,
     workers,
 )
 from hpc_dmaml.analysis.settings import Options, Settings
+from hpc_dmaml.config import Validation
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
@@ -159,12 +161,16 @@ def test_intervals_end_at_what_is_possible_and_the_caption_says_so(tmp_path, deg
     assert end.half == pytest.approx(4.302652729911275 * 0.45 / 3**0.5)  # what ± says is the interval's own
 
 
-def test_of_two_seeds_the_caption_says_that_their_interval_is_not_meaningful(tmp_path):
+def caption(picture):
+    return picture.figure.get_supxlabel().replace("\n", " ")
+
+
+def test_two_seeds_have_no_interval_and_the_caption_says_so(tmp_path):
     for seed in range(2):
         write_job(tmp_path / f"{seed}.h5", small_config(runs=40, workers=1, seed=seed))
     with style.used():
         picture = validation.over(Settings(reader.read([tmp_path]).jobs, []), Options())
-    assert "2 seeds: interval not meaningful." in picture.figure.get_supxlabel().replace("\n", " ")
+    assert "Mean of 2 seeds. Fewer than 3 seeds: no interval." in caption(picture)
     assert not picture.figure.axes[0].collections
 
 
@@ -197,6 +203,18 @@ def test_what_learning_costs_is_shown_in_a_panel_for_each_way_to_scale(scaling, 
     drawn = lines(axes[1])["tasks 4×"].get_xdata()
     np.testing.assert_allclose([drawn[0], drawn[-1]], rows[column].iloc[[0, -1]])
     assert axes[0].get_xlim() == axes[1].get_xlim()
+
+
+@pytest.mark.parametrize("number", ["6.23", "6.24"])
+def test_curves_are_whole_in_every_panel(partial, number):
+    for path in partial.glob("*.h5"):
+        source = read(path)
+        source["validation/metric"][...] = 0.9 if "tasks" in path.name else 0.5  # the first panel has none of 0.9
+        results.write(path, source.arrays, source.attributes)
+    axes, numbers = thesis(number, partial)
+    for axis in axes:
+        low, high = axis.get_ylim()
+        assert low <= numbers["mean"].min() < numbers["mean"].max() <= high
 
 
 def test_durations_of_a_run_stand_in_percent_beside_those_of_the_thesis(scaling):
@@ -288,6 +306,23 @@ def test_losses_that_are_no_numbers_leave_gaps(tmp_path):
     assert table["fit"].notna().sum() == len(table) - 2
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("task.root", ("data/a.h5", "data/b.h5")), ("task.root", ("a.h5", "b.h5")), ("task.split", ("splits/v1.json", "v2.json")),
+     ("task.root", (f"/{'long/' * 20}a", f"/{'long/' * 20}b")), ("task.split_seed", (1234567, 1234568))],
+)  # fmt: skip
+def test_settings_that_differ_have_names_that_differ(name, values):
+    shown = [words.setting(name, value) for value in values]
+    assert len(set(shown)) == 2
+    assert all(each.endswith(str(value)[-6:]) for each, value in zip(shown, values, strict=True))
+
+
+def test_only_classes_are_named_by_the_end_of_their_import_path():
+    assert words.setting("task", "my.tasks.Waves") == "Waves"
+    assert words.setting("model", "hpc_dmaml.models.MLP") == "MLP"
+    assert words.setting("task.path", "waves.npz") == "waves.npz"
+
+
 def test_files_of_one_seed_count_once(tmp_path):
     for name in "ab":
         write_job(tmp_path / f"{name}.h5", small_config(workers=1))
@@ -367,15 +402,100 @@ def test_a_comparison_shows_every_other_settings_difference(scaling):
 def test_paired_differences_are_those_seed_by_seed_of_the_seeds_that_both_have(partial):
     (partial / "scaling=workers-2x,seed=1.h5").unlink()
     settings = Settings(reader.read([partial]).jobs, ["scaling"])
-    table = comparison.differences(settings, ("baseline",), "metric", Options(paired=True)).set_index("scaling")
     final = comparison.final(settings, "metric", Options())
-    values = final[final["step"] == 2].set_index("scaling")["values"]
+    final = final[final["step"] == 2]
+    table = comparison.differences(settings, final, ("baseline",), "metric", Options(paired=True)).set_index("scaling")
+    values = final.set_index("scaling")["values"]
     for name, seeds in (("workers 2x", (0, 2)), ("tasks 4x", (0, 1, 2))):
         found = stats.summarise(np.array([values[name][seed] - values["baseline"][seed] for seed in seeds]))
         np.testing.assert_allclose(
             table.loc[name, ["mean", "low", "high"]].astype(float), [found.mean, found.low, found.high]
         )
         assert (table.loc[name, "n"], table.loc[name, "n_reference"]) == (len(seeds), len(seeds))
+
+
+def rates(folder, seeds, steps=(2, 2), runs=30):
+    """Two settings, each of some seeds."""
+    for rate, own, last in zip((0.1, 0.5), seeds, steps, strict=True):
+        for seed in own:
+            validated = Validation(every=2, tasks=5, steps=last)
+            config = small_config(runs=runs, workers=1, optimizer=SGD(lr=rate), seed=seed, validation=validated)
+            write_job(folder / f"{rate}_{seed}.h5", config)
+    return Settings(reader.read([folder]).jobs, ["optimizer.lr"])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "paired", "counts", "note"),
+    [(((0, 1, 2), (1, 2, 3)), True, "Mean of 2 seeds.", "β 0.5: 2 seeds in common with β 0.1, so there is no interval"),
+     (((0, 1, 2), (2, 3, 4)), True, "One seed:", "β 0.5: 1 seed in common with β 0.1, so there is no interval"),
+     (((0, 1, 2), (0, 1)), False, "Mean of 2 to 3 seeds", "β 0.5: 2 and 3 seeds, so there is no interval"),
+     (((0, 1, 2), (0,)), False, "Mean of 1 to 3 seeds", "β 0.5: 1 and 3 seeds, so there is no interval")],
+)  # fmt: skip
+def test_a_difference_of_fewer_than_three_seeds_has_no_interval_and_says_so(tmp_path, seeds, paired, counts, note):
+    settings = rates(tmp_path, seeds)
+    with style.used():
+        picture = comparison.compare(settings, Options(paired=paired))
+    (row,) = picture.numbers.itertuples()
+    assert np.isfinite(row.mean)
+    assert np.isnan([row.low, row.high]).all()
+    assert f"{note}: it takes 3" in picture.notes
+    assert counts in caption(picture)
+
+
+def test_a_pairing_without_a_common_seed_is_refused(tmp_path):
+    settings = rates(tmp_path, ((0, 1, 2), (3, 4, 5)))
+    assert len(comparison.compare(settings, Options()).numbers) == 1
+    with pytest.raises(ValueError, match=r"paired: no other setting shares a seed with β 0\.1"):
+        comparison.compare(settings, Options(paired=True))
+
+
+def test_settings_of_different_adaptation_steps_are_compared_after_the_last_that_all_have(tmp_path):
+    settings = rates(tmp_path, ((0, 1, 2), (0, 1, 2)), steps=(1, 3))
+    with style.used():
+        curves, difference = validation.over(settings, Options()), comparison.compare(settings, Options())
+    assert set(curves.numbers["step"]) == {1}
+    final = comparison.final(settings, "loss", Options())
+    one, other = final[final["step"] == 1]["mean"]
+    np.testing.assert_allclose(difference.numbers["mean"], other - one)
+    for picture in (curves, difference):
+        assert "Held-out tasks after 1 adaptation step" in caption(picture)
+    for draw in (validation.over, comparison.compare):
+        with pytest.raises(ValueError, match="step: 2 is more than the 1 adaptation step .* they have 1 or 3"):
+            draw(settings, Options(step=2))
+
+
+def test_a_curve_that_few_seeds_go_on_says_so_in_its_caption_and_in_its_final_values(tmp_path, capsys):
+    for seed, done in enumerate((20, 20, 30)):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed), runs=done)
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    with style.used():
+        picture = validation.over(settings, Options())
+    said = caption(picture)
+    assert "Mean of 1 to 3 seeds, 95% confidence interval (Student's t). Fewer than 3 seeds: no interval." in said
+    assert "Some points are of fewer seeds than others of their curve." in said
+    ends = picture.numbers["n"] < 3
+    assert picture.numbers[ends][["low", "high", "smooth_low", "smooth_high"]].isna().all(axis=None)
+    assert tables.main(["final", str(tmp_path)]) == 0
+    assert "note: all: seeds are at 20 to 30 runs" in capsys.readouterr().err
+    assert "all: seeds are at 20 to 30 runs." in report.page(reader.read([tmp_path]), Options())
+
+
+def test_two_seeds_have_no_bar_in_a_runs_duration_and_its_speed_up(partial, tmp_path):
+    for path in partial.glob("*seed=2.h5"):
+        path.unlink()
+    for seed in range(2):
+        for ranks in (1, 2):
+            write_job(tmp_path / f"{ranks}_{seed}.h5", small_config(runs=30, workers=2, seed=seed), ranks)
+    settings = Settings(reader.read([partial]).jobs, ["scaling"])
+    with style.used():
+        pictures = [
+            timing.run_time(settings, Options(), figures.RUN_PERCENT),
+            timing.speed_up(Settings(reader.read(sorted(tmp_path.glob("*.h5"))).jobs, ["ranks"]), Options()),
+        ]
+    for picture in pictures:
+        assert set(picture.numbers["n"]) == {2}
+        assert picture.numbers[["low", "high"]].isna().all(axis=None)
+        assert "Mean of 2 seeds. Fewer than 3 seeds: no interval." in caption(picture)
 
 
 @pytest.mark.parametrize("variable", ["weight", "loss"])

@@ -10,7 +10,7 @@ import pytest
 
 from hpc_dmaml.analysis import merge
 from hpc_dmaml.files import add_checksum, is_locked, locked
-from hpc_dmaml.results import read
+from hpc_dmaml.results import read, write
 from tests.helpers import equal, run, small_config
 
 
@@ -112,6 +112,24 @@ def test_some_groups_alone_are_smaller_and_cannot_be_split(folder, tmp_path, cap
     code, _, err = command(capsys, "--split", archive, "--output", tmp_path / "again")
     assert code == 2
     assert "holds only some groups of its jobs" in err
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+def test_a_group_that_no_file_has_is_refused(folder, tmp_path, capsys, suffix):
+    code, _, err = command(capsys, folder, "--output", tmp_path / f"all{suffix}", "--groups", "runs", "wokers")
+    assert code == 2
+    assert err.startswith("merge: --groups: no file has a group 'wokers'; there are checkpoint, ")
+    assert err.endswith("did you mean 'workers'?\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_that_some_files_have_is_merged(folder, tmp_path, capsys):
+    source = read(folder / "b/job.h5")
+    arrays = {**source.arrays, "extra/x": np.arange(3)}
+    write(tmp_path / "b.h5", arrays, source.attributes)
+    archive = tmp_path / "all.h5"
+    assert command(capsys, folder, tmp_path / "b.h5", "--output", archive, "--groups", "extra")[0] == 0
+    assert any(name.endswith("extra/x") for name in names(archive))
 
 
 def test_a_damaged_archive_is_refused(folder, tmp_path, capsys):

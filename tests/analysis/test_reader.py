@@ -17,6 +17,7 @@ pytest.importorskip("pandas")
 from hpc_dmaml import results
 from hpc_dmaml.analysis import reader
 from hpc_dmaml.optimizers import SGD
+from hpc_dmaml.tasks import ImageFolder
 from hpc_dmaml.weight_generators import ArithmeticMean, LossMovingAverage
 
 ANALYSIS = Path(reader.__file__).parent
@@ -172,6 +173,35 @@ def test_mixed_experiments_are_refused_with_what_tells_them_apart(tmp_path):
     with pytest.raises(ValueError, match="mixed: all files together: 2 files differ in tasks; .* --by tasks"):
         reader.grouped(jobs, [])
     assert len(reader.grouped(jobs, ["tasks"])) == 2
+
+
+def test_jobs_on_different_data_are_not_averaged_though_their_classes_are_as_many(tmp_path):
+    for seed, place in enumerate(("birds", "cars")):
+        path = tmp_path / f"{place}.h5"
+        write_job(path, small_config(seed=seed, task=ImageFolder(root=str(tmp_path / place))))
+        source = results.read(path)
+        results.write(path, source.arrays, {**source.attributes, "data": f"{seed}" * 16})
+    jobs = reader.read([tmp_path]).jobs
+    assert reader.varying(jobs) == ["task.root"]
+    with pytest.raises(ValueError, match=r"2 files differ in task\.root; .* --by task\.root"):
+        reader.grouped(jobs, [])
+    assert len(reader.grouped(jobs, ["task.root"])) == 2
+
+
+def test_other_data_at_the_same_place_is_told_apart_by_its_digest(tmp_path):
+    for seed in range(2):
+        path = tmp_path / f"{seed}.h5"
+        write_job(path, small_config(seed=seed, task=ImageFolder(root="birds")))
+        source = results.read(path)
+        results.write(path, source.arrays, {**source.attributes, "data": f"{seed}" * 16})
+    jobs = reader.read([tmp_path]).jobs
+    assert reader.varying(jobs) == ["data"]
+    assert list(reader.grouped(jobs, ["data"])) == [("00000000",), ("11111111",)]
+
+
+def test_a_field_that_is_not_there_is_answered_though_nothing_tells_the_files_apart(job):
+    with pytest.raises(ValueError, match=r"no file has a field 'xyz'; these tell the files apart: none$"):
+        reader.grouped(reader.read([job.path]).jobs, ["xyz"])
 
 
 def test_a_misspelt_field_is_answered_with_the_nearest(job):

@@ -13,6 +13,7 @@ import numpy as np
 from hpc_dmaml import results
 from hpc_dmaml.analysis import comparison, reader, report, style, validation, words
 from hpc_dmaml.analysis.settings import Options, Settings
+from hpc_dmaml.config import Validation
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import Glyphs
 from hpc_dmaml.weight_generators import LossMedian
@@ -148,13 +149,30 @@ def test_any_files_of_one_task_are_told_apart_by_what_differs(rates):
     assert "node1 (cpu): 4 jobs" in page.text
 
 
-def test_of_two_seeds_nothing_is_best_and_the_interval_is_called_meaningless(rates, scaling, scaling_page):
+def test_of_two_seeds_nothing_is_best_and_there_is_no_interval(rates, scaling, scaling_page):
     text = report.page(reader.read([rates]), Options())
     assert 'class="best"' not in text
     assert "Bold" not in text
-    assert "2 seeds: interval not meaningful." in text
+    assert "Fewer than 3 seeds: no interval." in text
+    assert "<line" not in text  # no whisker
     assert "Bold: the best mean" in scaling_page.text
-    assert "not meaningful" not in scaling_page.text
+    assert "no interval" not in scaling_page.text
+
+
+def test_settings_of_different_adaptation_steps_are_judged_after_the_last_that_all_have(tmp_path):
+    for steps in (1, 3):
+        for seed in range(3):
+            config = small_config(runs=12, workers=1, seed=seed, validation=Validation(every=2, tasks=5, steps=steps))
+            write_job(tmp_path / f"{steps}_{seed}.h5", config)
+    text = report.page(reader.read([tmp_path]), Options())
+    head, few, many = Page(text).tables[0]
+    assert head[3:] == ["before", "step 1", "step 2", "step 3", "after 1 adaptation step"]
+    assert (few[2], many[2]) == ("3", "3")
+    assert few[5:7] == ["", ""]
+    assert "" not in many[3:7]
+    best = ' class="best"' + text.partition(' class="best"')[2].partition("</tr>")[0]
+    ends = {row[0]: float(row[4].partition(" ")[0]) for row in (few, many)}
+    assert min(ends, key=ends.get) in best
 
 
 def test_weights_are_drawn_where_they_differ(rates):

@@ -107,7 +107,7 @@ def test_equal_values_have_an_interval_of_no_width():
 def test_intervals_are_as_wide_as_the_values_are_apart_however_small_or_large_they_are(scale):
     summary = stats.summarise(scale * np.array([1.0, 2.0, 3.0]))
     assert (summary.high - summary.mean) / scale == pytest.approx(4.302652729911275 / math.sqrt(3), rel=1e-9)
-    one, other = np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.7])
+    one, other = np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.7, 0.8])
     found, expected = stats.difference(scale * one, scale * other), stats.difference(one, other)
     assert (found.low / scale, found.high / scale) == pytest.approx((expected.low, expected.high), rel=1e-9)
     assert scipy_stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95) == pytest.approx(
@@ -126,7 +126,17 @@ def test_differences_have_welchs_interval():
 
 def test_the_interval_of_a_difference_needs_a_spread():
     assert np.isnan([stats.difference([5], [1]).low, stats.difference([5], [1]).high]).all()  # it is unknown
-    assert stats.difference([2, 2], [1, 1]) == stats.Difference(1, 1, 1)
+    assert stats.difference([2, 2, 2], [1, 1, 1]) == stats.Difference(1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["t", "normal"])
+@pytest.mark.parametrize("few", [[], [1.0], [1.0, 2.0], [1.0, 2.0, np.nan]])
+def test_fewer_than_three_values_have_no_interval(kind, few):
+    many = [4.0, 5.0, 7.0]
+    found = [stats.summarise(np.array(few), kind), stats.difference(few, many, kind), stats.difference(many, few, kind),
+             stats.paired_difference(few, [0.0] * len(few), kind)]  # fmt: skip
+    assert np.isnan([[each.low, each.high] for each in found]).all()
+    assert len(few) == 0 or np.isfinite([each.mean for each in found]).all()
 
 
 def test_a_polynomial_is_found_again_far_from_zero():

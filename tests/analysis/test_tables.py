@@ -11,7 +11,10 @@ pytest.importorskip("pandas")
 import pandas as pd
 
 from hpc_dmaml.analysis import tables
+from hpc_dmaml.config import Validation
 from hpc_dmaml.results import read
+from tests.analysis.synthetic import write_job
+from tests.helpers import small_config
 
 
 def command(capsys, *arguments):
@@ -47,6 +50,25 @@ def test_what_is_not_complete_is_noted_and_hides_nothing(scaling, tmp_path, caps
     assert err.startswith("note: ")
     assert shown[-2].startswith("± is half the 95% confidence interval")
     assert not any(line in shown for line in err.splitlines())
+
+
+def test_files_that_a_table_leaves_out_are_named(partial, tmp_path, capsys):
+    shutil.copy(partial / "scaling=baseline,seed=0.h5", partial / "copy.h5")
+    code, _, err = command(capsys, "final", partial, "--by", "workers,tasks", "--output", tmp_path / "t.csv")
+    assert code == 0
+    assert err == "note: 1 worker, 8 tasks: left out, as their seeds are there already: copy.h5\n"
+
+
+def test_a_setting_of_fewer_adaptation_steps_than_another_has_empty_cells(tmp_path, capsys):
+    for steps in (1, 2):
+        write_job(
+            tmp_path / f"{steps}.h5",
+            small_config(runs=20, workers=1, validation=Validation(tasks=5, every=2, steps=steps)),
+        )
+    _, shown, _ = command(capsys, "final", tmp_path)
+    few, many = ([cell.strip() for cell in line.split("|")[1:-1]] for line in shown[2:4])
+    assert len(few) == len(many) == 6
+    assert few[5] == "" != many[5]
 
 
 def test_the_points_are_those_of_the_files(scaling, capsys, tmp_path):
