@@ -76,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     comm = connect()
     config = parse(["--config", "omniglot_5w1s", "--task.root", given.root, "--optimizer.lr", given.lr])
-    sampler = load_task(config.task, comm, comm.split_node())
+    sampler, _ = load_task(config.task, comm, comm.split_node())
     device = use_device(config, comm, comm.split_node())
     module = build_module(config, sampler.sample_shape, sampler.outputs)
     learner = make_learner(config, sampler, module, device)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hpc_dmaml.communicator import Refusal
-from hpc_dmaml.files import Busy, Lock, lock_file, locked
+from hpc_dmaml.files import Busy, Lock, lock_file, locked, there_is
 from hpc_dmaml.launch import BAD_INPUT, FAILED, INTERRUPTED
 from hpc_dmaml.launcher import slurm_restarts
 
@@ -23,24 +23,38 @@ LOOK_EVERY_S = 1.0
 _VAIN = b"waited for in vain\n"
 
 
-def claim(output: Path, resumes: bool, asked: Callable[[], bool], stack: ExitStack) -> Lock:
+class Taken(Refusal):
+    """Another job has written the output, or is about to."""
+
+
+def claim(output: Path, resumes: bool, asked: Callable[[], bool] | None, stack: ExitStack) -> Lock:
     """Lock the output until `stack` closes, and check that it can be written.
 
-    Raises ValueError or Refusal where another process holds it; a wait ends early when `asked` says so.
+    Raises Refusal where another process holds it; a wait ends early when `asked` says so, and without it there is none.
+    Raises ValueError where it cannot be written.
     """
-    if output.exists() and not resumes:
-        raise ValueError(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
+    if there_is("output", output) and not resumes:
+        raise Taken(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
+    waits = asked is not None and slurm_restarts() > 0
     try:
-        lock = _wait(output, asked, stack) if slurm_restarts() else stack.enter_context(locked(output, wait=False))
+        lock = _wait(output, asked, stack) if asked and waits else stack.enter_context(locked(output, wait=False))
     except Busy as error:
-        raise ValueError(f"output: another job is writing {output}") from error
+        raise Taken(f"output: another job is writing {output}") from error
     except OSError as error:
         raise ValueError(f"output: cannot write {output}: {error}") from error
     if output.exists() and not resumes:
-        raise Refusal(
-            f"output: {output} has just been written by another job", INTERRUPTED if slurm_restarts() else BAD_INPUT
-        )
+        raise Taken(f"output: {output} has just been written by another job", INTERRUPTED if waits else BAD_INPUT)
     return lock
+
+
+def claim_new(candidates: Iterable[Path], stack: ExitStack) -> tuple[Path, Lock]:
+    """Claim the first of several outputs that is no other job's. Raises ValueError."""
+    for output in candidates:
+        with suppress(Taken), ExitStack() as own:
+            lock = claim(output, False, None, own)
+            stack.push(own.pop_all())
+            return output, lock
+    raise ValueError("output: there is no free name for it: give one")
 
 
 def _wait(output: Path, asked: Callable[[], bool], stack: ExitStack) -> Lock:

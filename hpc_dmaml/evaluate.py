@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from hpc_dmaml import console, results, stopping
 from hpc_dmaml.analysis import stats
-from hpc_dmaml.communicator import Communicator
+from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import REPEATS, RunConfig, changes, require, stored_in
 from hpc_dmaml.config.command_line import FLAGS, help_parser, shortest, split
 from hpc_dmaml.config.layers import layer, plain
@@ -22,7 +23,7 @@ from hpc_dmaml.files import expanded, writing
 from hpc_dmaml.importing import did_you_mean, path_of
 from hpc_dmaml.launch import COMPLETE, importing, launch
 from hpc_dmaml.losses import PolicyGradient, named
-from hpc_dmaml.tasks import ImageFolder, Split, TaskBatch, TaskSampler
+from hpc_dmaml.tasks import Arrays, ImageFolder, Split, TaskBatch, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from hpc_dmaml.state import Validation
     from hpc_dmaml.tasks import Batch
+    from hpc_dmaml.tasks.data_mark import DataMark
     from hpc_dmaml.tasks.rollouts import Watch
     from hpc_dmaml.trained_model import TrainedModel
     from hpc_dmaml.worker import Learner
@@ -60,8 +62,9 @@ class Evaluation:
     queries: int | None = None
     """Query samples (per class). Default: as in training."""
     root: str | None = None
-    """Folder of the data, if it has moved since training, or of other data. Where training split its classes at random,
-    and this folder has too few classes for that, tasks are drawn from all of them, as the output then says."""
+    """Folder (of `Arrays`, the file) of the data, if it has moved since training, or of other data. Where training split
+    its classes at random, and this folder has too few classes for that, tasks are drawn from all of them, as the output
+    then says."""
     device: str = "auto"
     """As in training."""
     csv: str | None = None
@@ -90,7 +93,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     given["files"] = tuple(str(expanded(file)) for file in positional)
     evaluation: Evaluation = make(Evaluation, "", {name: typed(name, v, types[name]) for name, v in given.items()})
     config = _setting(evaluation)
-    changed: dict[str, Any] = {n: getattr(evaluation, n) for n in ("shots", "queries", "root")}
+    place = "path" if isinstance(config.task, Arrays) else "root"
+    changed: dict[str, Any] = {"shots": evaluation.shots, "queries": evaluation.queries, place: evaluation.root}
     changed = {name: value for name, value in changed.items() if value is not None}
     if isinstance(config.task, FewShotImages):
         changed |= {"flip": False, "shift": 0, "jitter": 0.0}  # test on the original images, on any split
@@ -151,6 +155,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     with importing():
         import torch
 
+        from hpc_dmaml.parameters import digest
         from hpc_dmaml.progress import Bar
         from hpc_dmaml.protocol import Section, interval, over_files, text, with_unit, write_csv
         from hpc_dmaml.randomness import Purpose, generator
@@ -164,12 +169,12 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
     evaluation, config = settings
     node = comm.split_node()
     with ExitStack() as stack:
-        with comm.raising_together():
+        with comm.raising_together(), _naming_csv(evaluation.csv):
             if evaluation.csv is not None and comm.rank == 0:
-                _claim(Path(evaluation.csv), stack)
-        sampler = load_task(config.task, comm, node, ())
+                stack.enter_context(writing(Path(evaluation.csv)))
+        whole, data = load_task(config.task, comm, node, ())
         with comm.raising_together():
-            sampler, split, source = _classes(sampler, evaluation)
+            sampler, split, source = _classes(whole, evaluation)
         device = use_device(config, comm, node)
         key = (Purpose.EVALUATION, 0)
         drawn = partial(draw, sampler, split, tasks=evaluation.tasks)
@@ -177,8 +182,16 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
             one = drawn(rng=generator(config.seed, *key), part=slice(0, 1))
             _check_supervised(one, evaluation)
             models = [_load(file, evaluation) for file in evaluation.files]
+            first = models[0][0].data
             for file, (model, *_) in zip(evaluation.files, models, strict=True):
                 _check_form(model, sampler, file)
+                _check_data(model, data, evaluation, file)
+                if model.data.changed(first):
+                    raise ValueError(f"{evaluation.files[0]} and {file} were trained on different data")
+            phis = [digest(each.phi.numpy()) for members in models for each in members]
+        if any(other != phis for other in comm.all_gather_objects(phis)):
+            raise Refusal("a file was written while the ranks read it, and they hold different parameters: try again")
+        relation = _relation(first, data, evaluation, sampler is not whole)
         steps = config.validation.steps if evaluation.steps is None else evaluation.steps
 
         def tried(learner: Learner, phi: Tensor, watch: Watch | None = None, inductive: bool = False) -> Validation:
@@ -202,7 +215,7 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
             if evaluation.inductive:
                 found.append(tried(learner, phi, inductive=True))
             what = f"mean prediction of the {len(members)} best" if phi.dim() > 1 else f"{evaluation.which} parameters"
-            heading = f"{Path(file)}: {what}, {evaluation.tasks} {source}"
+            heading = f"{Path(file)}: {what}, {evaluation.tasks} {source}{relation}"
             sections.append(Section(file, heading, tuple(found), model.config.seed))
             say(text(sections[-1], loss.metric))
             if watch is not None:
@@ -218,16 +231,18 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
             oracle = interval(np.asarray(drawn(rng=generator(config.seed, *key)).oracle())[None])[0]
             say(text(Section("untrained", "from a random initialisation:", (untrained,)), loss.metric))
             say(f"who knows the task:  {loss.metric.name} {with_unit(*oracle, loss.metric)}")
-        if evaluation.csv is not None and comm.rank == 0:
-            write_csv(Path(evaluation.csv), sections, loss.metric, _settings(evaluation, models[0][0].config))
-            say(f"written to {evaluation.csv}")
+        with comm.raising_together(), _naming_csv(evaluation.csv):
+            if evaluation.csv is not None and comm.rank == 0:
+                write_csv(Path(evaluation.csv), sections, loss.metric, _settings(evaluation, models[0][0].config))
+                say(f"written to {evaluation.csv}")
     return COMPLETE
 
 
-def _claim(path: Path, stack: ExitStack) -> None:
-    """Lock the CSV file until `stack` closes, and check that it can be written. Raises ValueError."""
+@contextmanager
+def _naming_csv(path: str | None) -> Iterator[None]:
+    """Raise errors of the CSV file as ValueError, with the field's name."""
     try:
-        stack.enter_context(writing(path))
+        yield
     except OSError as error:
         raise ValueError(f"csv: cannot write {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -277,6 +292,28 @@ def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
             came = named(came)
         if trained != came:
             raise ValueError(f"{file} was trained on tasks with {name} {trained}, but these have {came}")
+
+
+def _check_data(model: TrainedModel, data: DataMark, evaluation: Evaluation, file: str) -> None:
+    """Raise ValueError where the test would be on classes that had another use in training."""
+    is_other = evaluation.root is not None and model.data.has_other_data(data)
+    if evaluation.split == "all" or is_other:
+        return
+    moved = model.data.moved(data, evaluation.split)
+    if moved:
+        raise ValueError(
+            f"the data or its split has changed since {file} was trained: {moved} of the classes for {evaluation.split} "
+            "were then for another use; restore it, or name other data (--root)"
+        )
+
+
+def _relation(trained: DataMark, data: DataMark, evaluation: Evaluation, pooled: bool) -> str:
+    """How the tasks of a test are related to those of training, where that has to be said."""
+    if evaluation.root is not None and trained.has_other_data(data):
+        moved = evaluation.split != "all" and trained.moved(data, evaluation.split)
+        named = f" ({moved} of its classes have the name of one that was for another use then)" if moved else ""
+        return f", of other data than in training{named}"
+    return ", those of training among them" if pooled and trained.data and not trained.has_other_data(data) else ""
 
 
 def _classes(sampler: TaskSampler, evaluation: Evaluation) -> tuple[TaskSampler, Split, str]:

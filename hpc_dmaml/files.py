@@ -34,6 +34,20 @@ def expanded(path: str | Path) -> Path:
         raise ValueError(f"{path}: {error}") from error
 
 
+def there_is(name: str, path: Path) -> bool:
+    """Whether there is a file or folder at the path that the field `name` holds. Raises ValueError, naming the field,
+    where the system does not tell: a folder may not be entered, or a name is too long."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ValueError(f"{name}: cannot look for {path}: {error.strerror}") from error
+
+
+def target(path: Path) -> Path:
+    """The file that a symbolic link stands for: writing it keeps the link, and both names have one lock."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextmanager
 def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
     """Write a temporary file that replaces `path`, complete and synced, when the block succeeds.
@@ -42,6 +56,7 @@ def replacing(path: Path, lock: Lock | None = None) -> Iterator[Path]:
     writes. Raises OSError where the folder or the file cannot be written, and Taken where `lock` on the path was lost;
     `path` is then unchanged. HDF5 must open the temporary file with `locking=False`.
     """
+    path = target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     descriptor, _ = _flock(temporary, wait=True)  # shows `_clear` that its writer is alive
@@ -173,7 +188,7 @@ class Lock:
     """
 
     def __init__(self, path: Path, wait: bool = True) -> None:
-        self._path, self._file = path, lock_file(path)
+        self._path, self._file = target(path), lock_file(path)
         self._descriptor, self.works = _flock(self._file, wait)
         self._known = _mark(path)
 
@@ -208,6 +223,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[Lock]:
 
     Temporary files of killed writers are removed. Raises Busy if another process holds the lock and `wait` is false.
     """
+    path = target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = Lock(path, wait)
     try:
@@ -250,6 +266,7 @@ def is_locked(path: Path) -> bool:
 
 def lock_file(path: Path) -> Path:
     """The lock file of `path`."""
+    path = target(path)
     return path.with_name(path.name + ".lock")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from hpc_dmaml.communicator import Communicator, Refusal, connect, own_cores
-from hpc_dmaml.launcher import launched_rank
+from hpc_dmaml.launcher import launched_rank, launched_size
 from hpc_dmaml.requirements import TaskFailure
 from hpc_dmaml.versions import git_commit
 
@@ -46,19 +46,31 @@ def launch(parse: Callable[[], Settings], job: Callable[[Settings, Communicator]
     """
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    rank, wrong = launched_rank(os.environ), None
     try:
         settings = parse()
-        if launched_rank(os.environ) == 0:
+        if rank == 0:
             git_commit()  # cached
         own_cores()  # cached
-        comm = connect()
-    except ValueError as error:
-        return _refuse(error, launched_rank(os.environ))
+    except Exception as error:
+        wrong = error
+    said = isinstance(wrong, ValueError)
+    if isinstance(wrong, ValueError):
+        _refuse(wrong, rank)
+        if launched_size(os.environ) in (None, 1):
+            return BAD_INPUT
     try:
+        comm = connect()  # also after an error: ranks that do not have it would wait for this one
+    except ValueError as error:
+        return BAD_INPUT if said else _refuse(error, rank)
+    try:
+        with comm.raising_together():
+            if wrong is not None:
+                raise wrong
         # For a moment a file may look different from different nodes: use what rank 0 has read.
         return job(comm.broadcast_object(settings), comm)
     except Refusal as error:
-        return _refuse(error, comm.rank, error.code)
+        return error.code if said else _refuse(error, comm.rank, error.code)
     except KeyboardInterrupt:
         with suppress(OSError):  # a failing print must not leave the others waiting
             print("hpc_dmaml: stopped at once. The file as last written is kept.", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+OLD_GROUP = "maml"
 OF_THE_WORKER = ("task_reduction", "clip")
 """Fields of the former group `maml` that are now fields of the job; its other fields are now the algorithm's."""
 
@@ -12,7 +13,7 @@ OF_THE_WORKER = ("task_reduction", "clip")
 def modern(name: str) -> str:
     """The current name of a field: "maml.inner_lr" is algorithm.inner_lr, "maml.clip" is clip."""
     group, dot, field = name.partition(".")
-    if group != "maml":
+    if group != OLD_GROUP:
         return name
     return field if field in OF_THE_WORKER else f"algorithm{dot}{field}"
 
@@ -24,7 +25,7 @@ def modernised(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     new: dict[str, Any] = {}
     for name, value in content.items():
-        if name == "maml" and isinstance(value, Mapping):
+        if name == OLD_GROUP and isinstance(value, Mapping):
             own = {field: below for field, below in value.items() if field not in OF_THE_WORKER}
             moved = {field: below for field, below in value.items() if field in OF_THE_WORKER}
             moved |= {"algorithm": {"class_path": "MAML", "init_args": own}} if own else {}

@@ -37,8 +37,8 @@ def dump_yaml(content: Any) -> str:
 
 class _Loader(yaml.SafeLoader):
     """Accepts only what JSON has too, and avoids surprises of YAML: a few lines of aliases can expand beyond all
-    memory; of two values for a key the last silently wins; 1e-3, without a point, would be text, 1:30.5 a number, and
-    2026-01-01 an object."""
+    memory; of two values for a key the last silently wins; 1e-3, without a point, would be text, 1:30 a number, 010 an
+    eight, and 2026-01-01 an object."""
 
     depth = 0
     yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)  # noqa: RUF012  (as PyYAML has it)
@@ -61,11 +61,16 @@ class _Loader(yaml.SafeLoader):
             given.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(str(self.construct_scalar(node)).replace("_", ""))
+
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag not in (f"{_TAG}float", f"{_TAG}timestamp")]
+    first: [(tag, pattern) for tag, pattern in known if tag not in (f"{_TAG}int", f"{_TAG}float", f"{_TAG}timestamp")]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?\d[\d_]*$"), list("-+0123456789"))
+_Loader.add_constructor(f"{_TAG}int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     f"{_TAG}float",
     re.compile(

@@ -69,6 +69,7 @@ class Recorder:
             "sample_shape": list(job.learner.sampler.sample_shape),
             "outputs": job.learner.sampler.outputs,
             "loss": described(job.learner.loss),
+            "data": job.data.data,
             **results.metric_attributes(job.learner.loss.metric),
             "derivatives": job.learner.engine.objective.derivatives,
         }
@@ -177,6 +178,7 @@ class Recorder:
             "meta_model/shapes": [",".join(map(str, shape)) for shape in layout.shapes],
             **{f"meta_model/constants/{name}": a for name, a in constant_arrays(self.job.module).items()},
             **next_best(state.best),
+            **self.job.data.stored(),
             "checkpoint/memory": state.memory,
             "checkpoint/restarts": np.array(self._restarts, np.int64),
             **optimizer,

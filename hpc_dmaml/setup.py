@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from hpc_dmaml import algorithms, compiling, optimizers, placement, results, trust_region, weight_generators
-from hpc_dmaml.claim import claim
+from hpc_dmaml.claim import claim, claim_new
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.engine import Engine, acting, default_chunk, objective_for, try_out
@@ -32,6 +33,7 @@ from hpc_dmaml.state import State
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskBatch, TaskFamily, TaskSampler
 from hpc_dmaml.tasks.border import check, check_place, check_sampler, draw
+from hpc_dmaml.tasks.data_mark import DataMark
 from hpc_dmaml.tasks.image_classes import FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.worker import Learner
@@ -52,6 +54,7 @@ class Job:
     layout: Layout
     """Layout of φ."""
     device: torch.device
+    data: DataMark
     output: Path
     previous: results.Results | None
     """The content of the resumed file; only rank 0 has the whole log."""
@@ -71,22 +74,34 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
         optimizers.check(config.optimizer)
         if stepping is not None:
             optimizers.check(stepping, "local_optimizer")
-    output = comm.broadcast_object(Path(config.output) if config.output else _new_output(config))
-    lock = None
+    output, lock = Path(config.output or ""), None
     with comm.raising_together():
         if comm.rank == 0:
-            lock = claim(output, config.resume is not None, stop.asked, stack)
+            if config.output:
+                lock = claim(output, config.resume is not None, stop.asked, stack)
+            else:
+                output, lock = claim_new(_new_outputs(config), stack)
             if not lock.works:
                 warnings.append(f"{output.parent} cannot lock files: no second job may write {output.name} meanwhile")
+    output = comm.broadcast_object(output)
     node = comm.split_node()
     splits: tuple[Split, ...] = ("train", "validation") if config.validation.every else ("train",)
-    sampler = load_task(config.task, comm, node, splits)
+    sampler, data = load_task(config.task, comm, node, splits)
     device = use_device(config, comm, node)
     previous = None
     with comm.raising_together():
         if config.resume is not None and comm.rank == 0:
             previous = results.read(config.resume, verify=True)
-            previous["checkpoint/memory"]  # (…, workers): without it a file could claim any number of workers
+            if "checkpoint/memory" not in previous.arrays:  # (…, workers): else it could claim any number of workers
+                raise ValueError(
+                    f"resume: {config.resume} holds no checkpoint: merge leaves it out unless you give --checkpoints. Start a "
+                    "new job from its parameters (--init_from)"
+                )
+            if DataMark.stored_in(previous).changed(data):
+                raise ValueError(
+                    f"resume: the data or its splits have changed since {config.resume} was written: restore them, or start "
+                    "a new job from its parameters (--init_from)"
+                )
         weight_generators.check(config.weight_generator, workers)
     told = comm.broadcast_object(previous.state() if previous is not None else None)
     previous = previous or told
@@ -115,12 +130,14 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
             state.resume(previous)
     learner = compiling.compiled(learner, state, comm, node, place)
     warnings += learner.warnings
-    return Job(learner.config, comm, place, learner, state, module, layout, device, output, previous, lock, warnings)
+    return Job(
+        learner.config, comm, place, learner, state, module, layout, device, data, output, previous, lock, warnings
+    )
 
 
 def load_task(
     family: TaskFamily, comm: Communicator, node: Communicator, splits: tuple[Split, ...] = ("train",)
-) -> TaskSampler:
+) -> tuple[TaskSampler, DataMark]:
     """Let one rank per node prepare the data, then open it on all ranks, and check that these splits have tasks."""
     prepared = None
     with comm.raising_together():
@@ -133,7 +150,7 @@ def load_task(
     digests = {d for each in comm.all_gather_objects((prepared, getattr(sampler, "digest", None))) for d in each if d}
     if len(digests) > 1:
         raise Refusal("task: not all ranks see the same data. Does it differ between nodes, or has it just changed?")
-    return sampler
+    return sampler, DataMark.of(sampler, *digests)
 
 
 def use_device(config: RunConfig, comm: Communicator, node: Communicator) -> torch.device:
@@ -198,7 +215,7 @@ def choose_device(name: str, node: Communicator) -> torch.device:
         return torch.device("cuda", node.rank % gpus) if gpus else torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # the device meta has no numbers
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {name!r} is not available: {error}") from error
     return device
@@ -213,7 +230,7 @@ def choose_threads(threads: int | None, cores: int, ranks: int) -> int:
     return max(1, min(len(own_cores()), cores // ranks))
 
 
-def _new_output(config: RunConfig) -> Path:
+def _new_outputs(config: RunConfig) -> Iterator[Path]:
+    """Names for the output of a job that was given none."""
     stem = f"{type(config.task).__name__.lower()}_{time.strftime('%Y%m%d_%H%M%S')}"
-    candidates = (Path("results") / f"{stem}{suffix}.h5" for suffix in ("", *(f"_{i}" for i in range(2, 10_000))))
-    return next(path for path in candidates if not path.exists())
+    return (Path("results") / f"{stem}{suffix}.h5" for suffix in ("", *(f"_{i}" for i in range(2, 10_000))))

@@ -21,6 +21,7 @@ from hpc_dmaml.parameters import Layout, set_constants
 from hpc_dmaml.start import layout_of, stored_module, stored_parameters
 from hpc_dmaml.state import stored_best
 from hpc_dmaml.tasks import Samples, TaskBatch, border
+from hpc_dmaml.tasks.data_mark import DataMark
 
 Which = Literal["last", "best"]
 Array = Tensor | np.ndarray
@@ -42,6 +43,8 @@ class TrainedModel:
     """What the algorithm learned besides θ, such as inner learning rates, (Q,)."""
     layerwise: bool
     """Whether the layers' own derivative formulas may be used, if the module is a chain of known layers."""
+    data: DataMark
+    """The data that it was trained on."""
     told: str
     """A description in three lines: which parameters of which job these are."""
 
@@ -109,12 +112,14 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
     A file names classes: those of this package and of torch.nn are always accepted. With `trust`, your own modules are
     imported too, which runs their code.
 
-    Raises ValueError, naming the file, where it is damaged or not a result, or needs an import that is not trusted.
+    Raises ValueError, naming the file, where it is damaged or not a result, holds no best parameters, or needs an import
+    that is not trusted.
     """
     require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
+    if which == "best":
+        return load_best(path, trust)[0]
     source = results.read(expanded(path))
-    name = "meta_model/parameters" if which == "last" else "meta_model/best_parameters"
-    return _model(source, source[name], which, trust)
+    return _model(source, source["meta_model/parameters"], which, trust)
 
 
 def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
@@ -124,7 +129,11 @@ def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
     Raises ValueError as `load` does.
     """
     source = results.read(expanded(path))
-    best = [each.parameters for each in stored_best(source)] or [source["meta_model/best_parameters"]]
+    best = [each.parameters for each in stored_best(source)]
+    if not best:
+        raise ValueError(
+            f"which: {source.path} has no best parameters, as no validation of it was finite; take the last"
+        )
     names = ("best", *(f"{place}. best" for place in range(2, len(best) + 1)))
     return [_model(source, parameters, name, trust) for parameters, name in zip(best, names, strict=True)]
 
@@ -140,6 +149,5 @@ def _model(source: results.Results, parameters: np.ndarray, which: str, trust: b
     loss, learned = named(str(source.attribute("loss")), lambda _: trust), phi[layout.size :]
     set_constants(module, source.group("meta_model/constants/"), str(source.path))
     layerwise = source.attributes.get("derivatives") != "autograd"
-    return TrainedModel(
-        config, module, sample_shape, outputs, loss, layout, learned, layerwise, f"{which} parameters of {source!r}"
-    )
+    data, told = DataMark.stored_in(source), f"{which} parameters of {source!r}"
+    return TrainedModel(config, module, sample_shape, outputs, loss, layout, learned, layerwise, data, told)

@@ -35,6 +35,7 @@ ATTRIBUTES = {
     "sample_shape": Attribute(np.ndarray, "shape of one input"),
     "outputs": Attribute(int, "number of model outputs for one input"),
     "loss": Attribute(str, "the loss, with its settings"),
+    "data": Attribute(str, "a digest of the samples; empty for families that are only numbers"),
     "derivatives": Attribute(str, "how the model was differentiated: `layerwise` or `autograd`"),
     "metric": Attribute(str, "the metric's name; empty if there is none"),
     "metric_unit": Attribute(str, "its unit"),
@@ -45,13 +46,16 @@ ATTRIBUTES = {
         float, "its score: the mean metric, or else loss, after the last step, negated if lower is better"
     ),
 }
-NOT_IN_ALL = ("derivatives",)
-"""Attributes that the first files did not have."""
+NOT_IN_ALL = ("derivatives", "data")
+"""Attributes that older files do not have."""
 STATE = {
     "meta_model/parameters": Array(("parameter",), "φ after the last run"),
     "meta_model/best_parameters": Array(("parameter",), "φ at the best validation; before the first, the current φ"),
     "meta_model/names": Array(("tensor",), "names of the tensors in φ, in their order"),
     "meta_model/shapes": Array(("tensor",), "their shapes as text, such as `64,1,3,3`"),
+    "classes/train": Array(("train_class",), "digests of the names of the training classes, to notice changed data"),
+    "classes/validation": Array(("validation_class",), "likewise of the validation classes"),
+    "classes/test": Array(("test_class",), "and of the test classes"),
     "checkpoint/memory": Array(("memory", "worker"), "losses of the last runs, for the weight generator"),
     "checkpoint/restarts": Array(("restart",), "for each restart, the run at which the job resumed"),
     "checkpoint/next_best/score": Array(("kept",), "validation scores of the checkpoints after the best"),
@@ -67,7 +71,10 @@ STATE = {
 }
 """Arrays of a file besides the log; a file that lacks some can be read, but not resumed."""
 TEXTS = ("meta_model/names", "meta_model/shapes", "ranks/host", "ranks/device")
-COUNTS = ("runs/run", "runs/seen_tasks", "validation/run", "checkpoint/restarts", "checkpoint/next_best/run")
+COUNTS = (
+    "runs/run", "runs/seen_tasks", "validation/run", "checkpoint/restarts", "checkpoint/next_best/run",
+    "classes/train", "classes/validation", "classes/test",
+)  # fmt: skip
 
 
 def check_attributes(given: Mapping[str, Any]) -> None:

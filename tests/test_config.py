@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from hpc_dmaml.algorithms import ANIL, MAML, MetaSGD, Reptile
 from hpc_dmaml.config import RunConfig, Validation, changes, from_yaml, parse, preset, presets, to_yaml
+from hpc_dmaml.config.command_line import is_set
+from hpc_dmaml.config.layers import DEFAULTS
+from hpc_dmaml.config.values import Word
 from hpc_dmaml.models import MLP, Conv4, Module
 from hpc_dmaml.optimizers import SGD, Adam
+from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 from hpc_dmaml.tasks import Glyphs, Omniglot, Sinusoid, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, GeometricMedian, LossMovingAverage
 
@@ -67,6 +71,37 @@ def test_files_come_first_then_options_and_another_class_starts_from_its_own_def
     assert parse(words).optimizer == optimizer
 
 
+DEFAULT_PARTS = [
+    ("task", {"shots": 3}),
+    ("model", {"filters": 8}),
+    ("algorithm", {"inner_lr": 0.125, "inner_steps": 2}),
+    ("optimizer", {"lr": 0.05}),
+    ("schedule", {"warm_up": 7}),
+    ("weight_generator", {"window": 4}),
+]
+
+
+@pytest.mark.parametrize(("part", "chosen"), DEFAULT_PARTS, ids=[part for part, _ in DEFAULT_PARTS])
+def test_to_name_the_class_that_is_there_already_changes_nothing(tmp_path, monkeypatch, part, chosen):
+    if part == "weight_generator":  # the default one has no fields
+        monkeypatch.setitem(DEFAULTS, part, LossMovingAverage)
+    for name, content in (("fields", {part: chosen}), ("dotted", {f"{part}.{f}": v for f, v in chosen.items()})):
+        (tmp_path / name).write_text(dump_yaml(content))
+        without = parse(["--config", str(tmp_path / name)])
+        kind = type(getattr(without, part))
+        assert {f: getattr(getattr(without, part), f) for f in chosen} == chosen
+        assert parse(["--config", str(tmp_path / name), f"--{part}", kind.__name__]) == without
+        (tmp_path / "class").write_text(dump_yaml({part: kind.__name__}))
+        assert parse(["--config", str(tmp_path / name), "--config", str(tmp_path / "class")]) == without
+
+
+def test_a_class_derived_from_the_default_one_keeps_its_fields_and_another_starts_from_its_own(tmp_path):
+    (tmp_path / "x").write_text("algorithm: {inner_lr: 0.125, inner_steps: 2}")
+    chosen = ["--config", str(tmp_path / "x"), "--algorithm"]
+    assert parse([*chosen, "ANIL"]).algorithm == ANIL(0.125, 2)
+    assert parse([*chosen, "Reptile"]).algorithm == Reptile()
+
+
 def test_items_of_a_mapping_are_set_one_by_one_and_a_file_replaces_the_whole(tmp_path):
     (tmp_path / "a").write_text("model: {class_path: Module, init_args: {arguments: {width: 1, deep: {x: 2}}}}")
     (tmp_path / "b").write_text("model: {arguments: {other: 3}}")
@@ -90,6 +125,61 @@ def test_a_value_in_a_file_keeps_its_type_and_a_word_becomes_what_its_field_want
     (tmp_path / "y").write_text('runs: "7"')
     with pytest.raises(ValueError, match=r"y: runs must be a whole number, not '7'"):
         parse(["--config", str(tmp_path / "y")])
+
+
+@given(st.integers(0, 2**62), st.integers(0, 3))
+def test_a_number_is_decimal_whatever_zeros_it_begins_with(number, zeros):
+    assert parse(["--seed", "0" * zeros + str(number)]).seed == number
+    assert load_yaml(f"x: {'0' * zeros}{number}") == {"x": number}
+
+
+@pytest.mark.parametrize("text", ["0x1f", "0b1", "0o7", "1:30"])
+def test_what_only_yaml_takes_for_a_number_is_text(text):
+    assert load_yaml(text) == text
+    with pytest.raises(ValueError, match=f"seed must be a whole number, not '{text}'"):
+        parse(["--seed", text])
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_a_word_of_a_field_may_be_one_that_yaml_takes_for_a_truth_value(tmp_path, word):
+    (tmp_path / "x").write_text(f"compile: {word}")
+    assert parse(["--config", str(tmp_path / "x")]).compile == parse(["--compile", word]).compile == word
+
+
+def test_a_flag_may_be_told_that_it_is_not_set():
+    assert is_set("trust", {"trust": Word("")})
+    assert is_set("trust", {"trust": Word("true")})
+    assert not is_set("trust", {"trust": Word("false")})
+    assert not is_set("trust", {})
+    with pytest.raises(ValueError, match="trust must be true or false, not 'perhaps'"):
+        is_set("trust", {"trust": Word("perhaps")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "optimizer.lr: 0.1\noptimizer: {lr: 0.2}",
+        "optimizer: {class_path: SGD, init_args: {lr: 0.2}}\noptimizer.init_args.lr: 0.1",
+        "validation: {every: 3}\nvalidation.every: 4",
+        "maml: {inner_lr: 0.1}\nalgorithm.inner_lr: 0.2",
+    ],
+)
+def test_a_file_gives_a_field_once_dotted_or_nested(tmp_path, text):
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(ValueError, match=r"x: (optimizer.lr|validation.every|algorithm.inner_lr) is there twice"):
+        parse(["--config", str(tmp_path / "x")])
+
+
+def test_on_the_command_line_the_last_counts_dotted_or_nested():
+    assert parse(["--optimizer", "{lr: 0.5}", "--optimizer.lr", "0.25"]).optimizer == Adam(0.25)
+    assert parse(["--optimizer.lr", "0.25", "--optimizer", "{lr: 0.5}"]).optimizer == Adam(0.5)
+
+
+@pytest.mark.parametrize("line", ["--config {}", "--resume auto --output {}"])
+def test_a_name_that_no_file_can_have_is_refused_by_the_field(line):
+    field = line.split()[-2].strip("-")
+    with pytest.raises(ValueError, match=f"^{field}: cannot look for x+: File name too long"):
+        parse(line.format("x" * 300).split())
 
 
 def test_home_and_variables_stand_for_themselves_in_paths(tmp_path, monkeypatch):
@@ -381,6 +471,8 @@ def test_what_was_below_maml_keeps_its_meaning(tmp_path):
     assert parse(["--config", str(tmp_path / "x.yaml")]) == new
     both = parse(["--config", str(tmp_path / "x.yaml"), "--algorithm", "MetaSGD", "--maml.inner_steps", "2"])
     assert both.algorithm == MetaSGD(0.25, 2)
+    whole = '{"inner_lr": 0.25, "inner_steps": 3, "task_reduction": "sum", "clip": 2}'
+    assert parse(["--maml", whole]) == new
     for twice in ("maml: {clip: 2}\nclip: 3", "clip: 3\nmaml: {clip: 2}", "maml: {inner_lr: 1}\nalgorithm: ANIL"):
         (tmp_path / "x.yaml").write_text(twice)
         with pytest.raises(ValueError, match="is the old name of|is there twice"):

@@ -23,6 +23,7 @@ from hpc_dmaml.files import (
     lock_file,
     locked,
     replacing,
+    there_is,
 )
 from tests.processes import ROOT
 
@@ -202,3 +203,30 @@ def test_a_file_that_was_changed_by_hand_is_written_over(tmp_path):
         path.write_text("a note")
         write(path, "content again", lock)
     assert path.read_bytes().startswith(b"content again")
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_a_symbolic_link_stays_one_and_has_the_lock_of_its_target(tmp_path, there):
+    path, link = tmp_path / "far" / "x", tmp_path / "link"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    if there:
+        write(path, "old")
+    with locked(link) as lock:
+        assert is_locked(path)
+        assert is_locked(link)
+        write(link, "new", lock)
+        with pytest.raises(Busy), locked(path, wait=False):
+            pass
+    assert link.is_symlink()
+    assert path.read_text(errors="replace").startswith("new")
+    write(link, "newer")
+    assert path.read_text(errors="replace").startswith("newer")
+    assert sorted(tmp_path.rglob("*")) == [path.parent, path, link]
+
+
+def test_where_the_system_does_not_tell_whether_there_is_a_file_the_field_is_named(tmp_path):
+    assert there_is("output", tmp_path)
+    assert not there_is("output", tmp_path / "x")
+    with pytest.raises(ValueError, match="^output: cannot look for .*x: File name too long"):
+        there_is("output", tmp_path / ("x" * 300))

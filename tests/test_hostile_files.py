@@ -337,7 +337,7 @@ def test_a_text_that_many_share_is_not_read_many_times(changed):
     [
         (stored("checkpoint/memory", np.zeros((0, 1))), None),
         (stored("checkpoint/optimizer/exp_avg", np.zeros(19)), "checkpoint/optimizer is not the state of SGD"),
-        (deleted("checkpoint/memory"), "holds no checkpoint/memory"),
+        (deleted("checkpoint/memory"), "holds no checkpoint: merge leaves it out"),
         (deleted("meta_model/names"), "holds no meta_model/names"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,15 @@ import hpc_dmaml
 from hpc_dmaml import evaluate as evaluation
 from hpc_dmaml import progress, results
 from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.claim import claim_new
 from hpc_dmaml.communicator import Communicator, Refusal
-from hpc_dmaml.config import Checkpoint, Validation, from_yaml
-from hpc_dmaml.files import locked
+from hpc_dmaml.config import Checkpoint, Validation, from_yaml, parse
+from hpc_dmaml.files import is_locked, locked
 from hpc_dmaml.models import Conv4, Module
 from hpc_dmaml.optimizers import Adam, TorchOptimizer
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.run import run_job
+from hpc_dmaml.schedules import Cosine
 from hpc_dmaml.tasks import Sinusoid
 from hpc_dmaml.training_tasks import TrainingTasks
 from hpc_dmaml.weight_generators import LossMovingAverage
@@ -173,6 +176,11 @@ def test_optimizers_of_torch_step_the_flat_vector(tmp_path, name):
     assert np.isfinite(source["meta_model/parameters"]).all()
 
 
+def test_the_rate_of_an_optimizer_of_torch_is_given_in_one_place(tmp_path):
+    with pytest.raises(Refusal, match="arguments must leave out lr, which is a field of its own, not 0.5"):
+        run(small_config(optimizer=TorchOptimizer("SGD", arguments={"lr": 0.5})), tmp_path)
+
+
 def test_an_existing_output_is_never_overwritten(tmp_path):
     path = run(small_config(), tmp_path).path
     before = path.read_bytes()
@@ -184,6 +192,51 @@ def test_an_existing_output_is_never_overwritten(tmp_path):
 def test_two_jobs_cannot_write_one_file(tmp_path):
     with locked(tmp_path / "x.h5"), pytest.raises(Refusal, match="another job is writing"):
         run_job(small_config(output=str(tmp_path / "x.h5")), Communicator())
+
+
+def test_a_job_that_was_given_no_output_takes_a_name_that_no_other_job_has_or_is_about_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    for _ in range(2):
+        assert run_job(small_config(runs=1), Communicator()) == 0
+    with locked(Path("results/sinusoid_now_3.h5")):
+        assert run_job(small_config(runs=1), Communicator()) == 0
+    found = sorted(path.name for path in Path("results").iterdir())
+    assert found == ["sinusoid_now.h5", "sinusoid_now_2.h5", "sinusoid_now_4.h5"]
+
+
+def test_of_two_jobs_that_choose_a_name_at_once_the_later_one_takes_the_next(tmp_path, monkeypatch):
+    """Where the first has just written its file when the other locks the name."""
+    first, second = tmp_path / "x.h5", tmp_path / "x_2.h5"
+
+    def late(path, wait):
+        first.touch()
+        return locked(path, wait)
+
+    monkeypatch.setattr("hpc_dmaml.claim.locked", late)
+    with ExitStack() as stack:
+        output, _ = claim_new([first, second], stack)
+        assert output == second
+        assert is_locked(second)
+        assert not is_locked(first)
+    assert not is_locked(second)
+
+
+def test_a_place_where_no_job_can_write_is_refused_at_once_not_at_every_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").touch()
+    with pytest.raises(Refusal, match="output: cannot write results/sinusoid_"):
+        run_job(small_config(), Communicator())
+
+
+def test_a_device_that_cannot_compute_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="device: 'meta' is not available"):
+        run(small_config(device="meta"), tmp_path)
+
+
+def test_a_name_that_is_too_long_is_refused_by_the_field(tmp_path):
+    with pytest.raises(Refusal, match="^output: cannot look for .*: File name too long"):
+        run(small_config(), tmp_path, name="x" * 300)
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
@@ -245,6 +298,9 @@ def test_a_job_can_start_from_another_ones_parameters(tmp_path):
 
     second = run(replace(warm, optimizer=SGD(lr=1e-30)), tmp_path, name="second.h5")
     np.testing.assert_array_equal(second["meta_model/parameters"], first["meta_model/parameters"])
+    single = run(replace(warm, optimizer=SGD(lr=1e-30), dtype="float32"), tmp_path, name="single.h5")
+    np.testing.assert_array_equal(single["meta_model/parameters"], first["meta_model/parameters"].astype(np.float32))
+    assert single["meta_model/parameters"].dtype == np.float32
     other = small_config(init_from=str(first.path), model=Module("tests.helpers.Residual"))
     with pytest.raises(Refusal, match="parameters of another model"):
         run_job(replace(other, output=str(tmp_path / "third.h5")), Communicator())
@@ -278,6 +334,39 @@ def test_resume_auto_starts_goes_on_and_refuses_other_settings(tmp_path):
     refused = command(*auto, "--algorithm.inner_lr", "0.5", "--seed", "9", cwd=tmp_path)
     assert refused.returncode == 2
     assert "started with other values of seed, algorithm.inner_lr" in refused.stderr
+
+
+def test_a_resumed_job_goes_on_in_its_own_file_and_in_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(small_config(), tmp_path, name="x.h5")
+    Path("link.h5").symlink_to("x.h5")
+    Path("copied.yaml").write_text("output: y.h5")
+    for more in (["--output", "y.h5"], ["--config", "copied.yaml"]):
+        with pytest.raises(ValueError, match=r"output: a resumed job goes on in its own file, x\.h5, not in y\.h5"):
+            parse(["--resume", "x.h5", *more])
+    for output in ("x.h5", "./x.h5", str(tmp_path / "x.h5"), "link.h5", "null"):
+        config = parse(["--resume", "x.h5", "--output", output])
+        assert (config.resume, config.output) == ("x.h5", "x.h5")
+    with pytest.raises(ValueError, match="other values of seed; only check_every, .* may change") as refused:
+        parse(["--resume", "x.h5", "--seed", "9"])
+    assert "output" not in str(refused.value)  # it may not change
+
+
+def test_what_set_up_has_decided_is_kept_where_a_resumed_job_leaves_it_open(tmp_path):
+    path = run(small_config(schedule=Cosine()), tmp_path).path
+    config = parse(
+        ["--resume", str(path), "--runs", "9", "--workers", "null", "--compile", "auto", "--schedule.runs", "null"]
+    )
+    assert (config.runs, config.workers, config.compile, config.schedule) == (9, 1, "off", Cosine(runs=3))
+
+
+def test_a_job_resumed_through_a_symbolic_link_goes_on_in_the_file_that_it_stands_for(tmp_path):
+    path = run(small_config(), tmp_path).path
+    link = tmp_path / "link.h5"
+    link.symlink_to(path)
+    assert run_job(parse(["--resume", str(link), "--runs", "5"]), Communicator()) == 0
+    assert link.is_symlink()
+    assert len(results.read(path, verify=True)["runs/run"]) == 5
 
 
 def test_bad_input_ends_with_code_2_one_message_and_no_file(tmp_path):

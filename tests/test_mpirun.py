@@ -79,6 +79,20 @@ def test_bad_input_is_refused_once_with_code_2_by_all_ranks(tmp_path, arguments)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("module", ["hpc_dmaml", "hpc_dmaml.evaluate"])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_bad_input_of_one_rank_is_refused_once_with_code_2_by_all(tmp_path, module, bad):
+    assert mpirun(1, "hpc_dmaml", *SMALL, "--runs", "4", "--output", "x.h5", cwd=tmp_path).returncode == 0
+    word = ["--resume"] if module == "hpc_dmaml" else []
+    before, (first, second) = (tmp_path / "x.h5").read_bytes(), ["x.h5", "nothing.h5"][:: -1 if bad == 0 else 1]
+    other = [":", "-n", "1", sys.executable, "-m", module, *word, second]
+    done = mpirun(1, module, *word, first, *other, cwd=tmp_path, limit_s=60)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("hpc_dmaml: error: there is no file nothing.h5") == 1
+    assert done.stderr.count("error") == 1
+    assert (tmp_path / "x.h5").read_bytes() == before
+
+
 def test_a_rank_that_fails_ends_the_whole_job_at_once(tmp_path):
     failing = ["--model", "Module", "--model.path", "tests.helpers.FailingOnRankOne", "--runs", "100000"]
     start = time.monotonic()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpc_dmaml import results, sweep
+from hpc_dmaml.algorithms import ANIL, MAML, Reptile
+from hpc_dmaml.config import to_yaml
 from hpc_dmaml.files import locked
+from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.sweep import states
 from hpc_dmaml.sweep.__main__ import main
 from tests.helpers import ATTRIBUTES, differing
@@ -189,6 +194,24 @@ def test_a_whole_number_may_be_written_with_an_exponent(tmp_path):
     assert [(p.ranks, p.seed, p.name) for p in read.points] == [(10, 1000, "seed=1000"), (10, 2, "seed=2")]
 
 
+def test_a_class_in_the_grid_brings_its_fields_whatever_all_points_have(tmp_path):
+    text = "set: {optimizer.lr: 3}\ngrid: {optimizer: [{class_path: SGD, init_args: {lr: 1}}, Adam]}\nranks: 1\n"
+    read = sweep.load(written(tmp_path, text))
+    assert [read.described(point).optimizer for point in read.points] == [SGD(1.0), Adam(3.0)]
+
+
+def test_a_class_in_the_grid_keeps_what_the_configuration_says_of_its_fields(tmp_path):
+    base = written(tmp_path, "algorithm: {inner_lr: 0.01}", "base.yaml")
+    read = sweep.load(written(tmp_path, f"config: {base}\ngrid: {{algorithm: [MAML, ANIL, Reptile]}}\nranks: 1\n"))
+    assert [read.described(point).algorithm for point in read.points] == [MAML(0.01), ANIL(0.01), Reptile()]
+
+
+def test_old_names_are_understood_one_by_one_and_as_a_group(tmp_path):
+    old = sweep.load(written(tmp_path, "set: {maml: {clip: 10, inner_lr: 0.01}, maml.task_reduction: sum}\nranks: 1\n"))
+    assert old.points[0].fields == {"clip": 10, "algorithm.inner_lr": 0.01, "task_reduction": "sum", "seed": 0}
+    old.check()
+
+
 def test_there_are_as_many_ranks_as_workers_unless_a_number_or_a_label_says_otherwise(tmp_path):
     text = "set: {workers: 4}\ngrid:\n  who: {all: {}, half: {ranks: 2}, more: {workers: 8}}\n"
     assert [p.ranks for p in sweep.load(written(tmp_path, text)).points] == [4, 2, 8]
@@ -204,6 +227,34 @@ def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
     assert [p.name for p in other.points] == [p.name for p in one.points]
     assert {p.output.parent for p in other.points} == {moved}
     assert sweep.load(moved) == other
+
+
+def test_a_folder_of_results_can_be_read_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    written(Path(), "workers: 3\nclip: 2", "base.yaml")
+    one = sweep.load(written(Path(), "config: base.yaml\ngrid: {tasks: [2, 3]}\n"))
+    one.copy()
+    monkeypatch.chdir(tmp_path)
+    other = sweep.read_folder("here/results/small")
+    other.check()
+    other.copy()  # as every point does that is run from the folder
+    assert [(p.ranks, other.described(p).clip) for p in other.points] == [(3, 2.0), (3, 2.0)]
+    monkeypatch.chdir("here")
+    written(Path(), "workers: 4", "base.yaml")
+    assert [p.ranks for p in sweep.read_folder("results/small").points] == [3, 3]  # until it is run again
+    sweep.load("small.yaml").copy()
+    assert [p.ranks for p in sweep.read_folder("results/small").points] == [4, 4]
+    sweep.load(written(Path(), "config: sinusoid\nranks: 1\n")).copy()
+    assert sweep.read_folder("results/small").config == "sinusoid"
+
+
+def test_results_that_cannot_be_written_are_refused_by_the_field(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([str(written(tmp_path)), "--results", str(tmp_path / "file"), "--local"]) == 2
+    assert "sweep: error: results: cannot write" in capsys.readouterr().err
+    assert main(["x" * 300]) == 2
+    assert "sweep: error: sweep: cannot look for x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -238,6 +289,14 @@ def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
         ("figures: ['--help']", "figures: must be a list of quoted numbers"),
         ("name: ..", "name: must be letters"),
         ("name: ''", "name: must be letters"),
+        (
+            "grid: {optimizer: [{class_path: SGD, init_args: {lr: 1}}], optimizer.lr: [3]}",
+            "grid: optimizer.lr: must be of fields that no other axis sets, not 'optimizer.lr'",
+        ),
+        (
+            "set: {tasks: 1}\ngrid: {tasks: [2], a: {one: {tasks: 3}}}",
+            "grid: a: must be of fields that no other axis sets",
+        ),
         ("grid: {tasks: [2], a: {one: {tasks: 3}}}", "grid: a: must be of fields that no other axis sets, not 'tasks'"),
         ("gird: {tasks: [2]}", "unknown key: must be one of .*grid.*, not 'gird'"),
         ("set: {seed: 3}", "set: must be a field that the sweep does not set itself"),
@@ -419,11 +478,13 @@ def test_a_point_run_by_index_is_the_job_that_its_settings_describe(tmp_path):
     assert differing(one, other) == set()
 
 
-def fake(path: Path, status: str, runs: int = 3, config: str = "runs: 3\nseed: 0\n", restarts: int = 0) -> None:
-    """A result file as far as states look at it."""
+def fake(
+    path: Path, status: str, runs: int = 3, config: str = "runs: 3\nseed: 0\n", restarts: int = 0, tasks: int = 0
+) -> None:
+    """A result file as far as states look at it, of so many tasks a run."""
     sizes = {"run": runs, "validation": 0, "worker": 1, "rank": 1, "step": 1, "task": 1}
     rows = {name: np.zeros([sizes[d] for d in variable.dimensions]) for name, variable in results.VARIABLES.items()}
-    log = results.Log(sizes, {**rows, "runs/run": np.arange(runs)})
+    log = results.Log(sizes, {**rows, "runs/run": np.arange(runs), "runs/seen_tasks": tasks * np.arange(1, runs + 1)})
     results.write(path, log.arrays(), {**ATTRIBUTES, "status": status, "config": config, "restarts": restarts})
 
 
@@ -460,3 +521,121 @@ def test_a_file_of_other_settings_is_not_taken_for_the_point(tmp_path):
     assert states.differing({"init_from": "~/x.h5"}, {"init_from": str(Path.home() / "x.h5")}) == []
     assert (first.word, first.note) == ("interrupted", "has another runs")  # more runs than before: it goes on
     assert (second.word, second.note) == ("failed", "has another seed")
+
+
+STARTED = """
+config: base.yaml
+set:
+  runs: 3
+  clip: 1
+  task: tests.helpers.Poisoned
+  model: {class_path: Module, init_args: {path: tests.helpers.Residual, arguments: {width: 7}}}
+  optimizer: {class_path: SGD, init_args: {lr: 0.01}}
+  schedule: Cosine
+  compile: auto
+  validation: {steps: 0, tasks: 1}
+ranks: 2
+"""
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A sweep of one point, and a function that writes the files that it is made of, changed, and loads them."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(*changes: tuple[str, str]) -> sweep.Sweep:
+        texts = {"small.yaml": STARTED, "base.yaml": "algorithm: {inner_lr: 0.1}\nlocal_lr: 1.0\n"}
+        for old, new in changes:
+            assert any(old in text for text in texts.values())
+            texts = {name: text.replace(old, new) for name, text in texts.items()}
+        for name, text in texts.items():
+            written(tmp_path, text, name)
+        return sweep.load("small.yaml")
+
+    first = made()
+    config = first.described(first.points[0])
+    decided = replace(config, workers=2, compile="off", schedule=config.schedule.over(3), output="elsewhere.h5")
+    fake(first.points[0].output, "complete", config=to_yaml(decided), tasks=2 * config.tasks)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (("width: 7", "width: 8"), "model.arguments"),
+        (("lr: 0.01", "lr: 0.02"), "optimizer.lr"),
+        (("class_path: SGD", "class_path: Adam"), "optimizer"),
+        (("  clip: 1\n", ""), "clip"),
+        (("inner_lr: 0.1", "inner_lr: 0.2"), "algorithm.inner_lr"),
+        (("local_lr: 1.0", ""), "local_lr"),
+        (("config: base.yaml", ""), "local_lr"),
+        (("schedule: Cosine", "schedule: {class_path: Cosine, init_args: {runs: 9}}"), "schedule.runs"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[1].strip(),
+)
+def test_a_point_whose_settings_have_changed_since_is_not_complete_and_is_not_gone_on_with(
+    started, capsys, change, field
+):
+    read = started(change)
+    (state,) = states.states(read)
+    assert state.word == "failed"
+    assert re.fullmatch(rf"has another (.*, )?{re.escape(field)}(, .*)?", state.note)
+    assert main(["small.yaml", "--missing"]) == 0
+    assert f"\nseed=0: {state.note}\n" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=rf"point seed=0: resume: .*seed=0\.h5 .* other values of (.*, )?{field}"):
+        read.parse(read.points[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(), (("compile: auto", "compile: off"),), (("runs: 3", "runs: 3\n  exchange: gather\n  threads: 1"),)],
+    ids=["nothing", "what was decided", "what may change"],
+)
+def test_a_point_is_complete_whatever_set_up_decided_and_whatever_may_change(started, changes):
+    assert words(started(*changes)) == ["complete"]
+
+
+def test_a_point_of_more_runs_is_not_complete_and_goes_on(started):
+    read = started(("runs: 3", "runs: 5"))
+    assert [(s.word, s.note) for s in states.states(read)] == [("interrupted", "has another runs")]
+    assert read.parse(read.points[0]).runs == 5
+
+
+def test_a_file_that_names_another_class_of_a_users_is_not_complete_and_imports_nothing(started):
+    read = started()
+    fake(read.points[0].output, "complete", config="runs: 3\ntask: {class_path: nowhere.Nothing}\n")
+    (state,) = states.states(read)
+    assert state.word == "failed"
+    assert "asks to import nowhere.Nothing" in state.note
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"model": {"class_path": "MLP", "init_args": {"hidden": [8]}}, "model.init": "glorot"}, []),
+        ({"model": {"class_path": "MLP", "init_args": {"hidden": [16]}}}, ["model"]),
+        ({"model": {"class_path": "hpc_dmaml.models.MLP"}, "model.hidden": [8.0]}, []),
+        ({"model": "Conv4", "model.hidden": [8, 8]}, ["model", "model.hidden"]),
+        ({"compile": True, "seed": 0}, []),
+        ({"compile": False, "seed": 1}, ["compile", "seed"]),
+    ],
+)
+def test_what_a_point_sets_is_compared_without_importing_anything(fields, names):
+    stored = {"class_path": "MLP", "init_args": {"hidden": [8], "init": "glorot"}}
+    assert states.differing(fields, {"model": stored, "compile": "on", "seed": 0}) == names
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_to_a_sweep_that_runs_locally_stops_its_point_and_the_sweep(tmp_path, number):
+    endless = SMALL.replace("runs: 3", "runs: 1000000\n  checkpoint.every: 1")
+    command = [sys.executable, "-m", "hpc_dmaml.sweep", str(written(tmp_path, endless)), "--local"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("   output"):
+                process.send_signal(number)
+                break
+        process.stdout.read()  # to the end of the last process that writes to it
+    assert process.returncode == 75
+    (only,) = (tmp_path / "results" / "small").glob("*.h5")
+    assert results.read(only, verify=True).status == "interrupted"

@@ -30,7 +30,8 @@ from hpc_dmaml.files import add_checksum, checksum_fits, replacing, replacing_cs
 from hpc_dmaml.importing import did_you_mean
 
 ARCHIVE = "hpc_dmaml archive 1"
-SWEEP = "sweep.yaml"
+SWEEP_FILES = ("sweep.yaml", "config.yaml")
+"""What describes a sweep in its folder of results."""
 CHECKPOINT = "checkpoint"
 """The group that only a resume and an ensemble need."""
 COMPRESSED_FROM = 1024
@@ -46,7 +47,8 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
     if not paths:
         raise ValueError(f"no result file (*.h5) in {', '.join(map(str, sources)) or 'nothing'}")
     paths = list(dict.fromkeys(path.resolve() for path in paths))
-    texts = dict.fromkeys(p.with_name(SWEEP) for p in paths if p.with_name(SWEEP).exists())
+    beside = (path.with_name(name) for path in paths for name in SWEEP_FILES)
+    texts = dict.fromkeys(path for path in beside if path.exists())
     top = Path(os.path.commonpath([path.parent for path in paths]))
     return [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
 
@@ -54,7 +56,7 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
 def require_groups(found: Sequence[tuple[str, Path]], groups: Sequence[str]) -> None:
     """Raise ValueError where no file has one of the groups."""
     known: set[str] = set()
-    paths = (path for _, path in found if path.name != SWEEP)
+    paths = (path for _, path in found if path.name not in SWEEP_FILES)
     while missing := [group for group in groups if group not in known]:
         path = next(paths, None)  # mostly the first file has them all
         if path is None:
@@ -68,7 +70,7 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
         with h5py.File(temporary, "w", locking=False) as archive:
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
-                if path.name == SWEEP:
+                if path.name in SWEEP_FILES:
                     archive[name] = path.read_text(encoding="utf-8")
                     continue
                 source = _read(path, groups, checkpoints)
@@ -87,7 +89,7 @@ def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str
         writer = csv.writer(file)
         writer.writerow(["job", "name", "type", "index", "value"])
         for name, path in found:
-            if path.name == SWEEP:
+            if path.name in SWEEP_FILES:
                 writer.writerow([name, "", "text", "", path.read_text(encoding="utf-8")])
                 continue
             source = _read(path, groups, checkpoints)
@@ -124,7 +126,7 @@ def split(archive: Path, folder: Path) -> int:
         raise ValueError(f"{archive} is not a readable archive: {error}") from error
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
-    return sum(not name.endswith(SWEEP) for name in jobs)
+    return sum(not name.endswith(SWEEP_FILES) for name in jobs)
 
 
 def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:
@@ -148,7 +150,7 @@ def _jobs(file: h5py.File) -> dict[str, h5py.Group | h5py.Dataset]:
     found = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if "status" in item.attrs or name.rpartition("/")[2] == SWEEP:
+        if "status" in item.attrs or name.rpartition("/")[2] in SWEEP_FILES:
             found[name] = item
 
     file.visititems(visit)
@@ -187,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     require_groups(found, given.groups)
     with writing(given.output):
         write(found, given.output, given.groups, given.checkpoints)
-    print(f"{sum(path.name != SWEEP for _, path in found)} files in {given.output}")
+    print(f"{sum(path.name not in SWEEP_FILES for _, path in found)} files in {given.output}")
     return 0
 
 

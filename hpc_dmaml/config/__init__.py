@@ -4,7 +4,7 @@
 configuration in a result file is read the same way, and imports nothing that is not trusted.
 """
 
-from hpc_dmaml.config.command_line import parse, preset, presets, resume_source
+from hpc_dmaml.config.command_line import check_goes_on, parse, preset, presets, resume_source
 from hpc_dmaml.config.fields import (
     DECIDED,
     MAY_CHANGE,
@@ -15,7 +15,7 @@ from hpc_dmaml.config.fields import (
     RunConfig,
     Validation,
 )
-from hpc_dmaml.config.layers import changes, from_yaml, own_parts, stored_in, to_yaml
+from hpc_dmaml.config.layers import changes, contradictions, from_yaml, own_parts, stored_in, to_yaml
 from hpc_dmaml.plain_yaml import load_yaml
 from hpc_dmaml.requirements import positive, require
 
@@ -29,6 +29,8 @@ __all__ = [
     "RunConfig",
     "Validation",
     "changes",
+    "check_goes_on",
+    "contradictions",
     "from_yaml",
     "load_yaml",
     "own_parts",

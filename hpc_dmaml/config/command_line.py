@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hpc_dmaml import results
-from hpc_dmaml.config.fields import DECIDED, MAY_CHANGE, STRATEGIES, RunConfig
+from hpc_dmaml.config.fields import MAY_CHANGE, STRATEGIES, RunConfig
 from hpc_dmaml.config.layers import (
     PARTS,
+    TYPES,
     Layer,
     build,
-    changes,
     checked,
+    contradictions,
+    decided,
     imports,
     layer,
     nested,
@@ -23,8 +26,8 @@ from hpc_dmaml.config.layers import (
     plain,
     stored_in,
 )
-from hpc_dmaml.config.values import Word
-from hpc_dmaml.files import expanded
+from hpc_dmaml.config.values import Word, typed
+from hpc_dmaml.files import expanded, there_is
 from hpc_dmaml.importing import did_you_mean, find
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
@@ -55,17 +58,22 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
         asked = read(preset(file), asked)
     asked = over(asked, layer({name: value for name, value in options if (name, value) not in special}))
     for name in PATHS:
-        if isinstance(asked.get(name), str):
-            asked[name] = type(asked[name])(expanded(asked[name]))
+        if name in asked:
+            path = typed(name, asked[name], TYPES[name])
+            asked[name] = None if path is None else str(expanded(path))
     source = resume_source(asked.get("resume"), asked.get("output"))
     if source is None:
         config = replace(build(asked), resume=None)
     else:
-        own = imports(asked)
+        trust, own = is_set("trust", given), imports(asked)
         stored = stored_in(
-            results.read(source, "runs", "validation", "checkpoint", verify=True),
-            lambda path: "trust" in given or path in own,
+            results.read(source, "runs", "validation", "checkpoint", verify=True), lambda path: trust or path in own
         )
+        output = asked.get("output") or source
+        if os.path.realpath(output) != os.path.realpath(source):
+            raise ValueError(
+                f"output: a resumed job goes on in its own file, {source}, not in {output}: leave output out, or resume a copy"
+            )
         config = _resumed(source, stored, build(over(layer(plain(stored)), asked)))
     if "print_config" in given:
         _print(config, given["print_config"])
@@ -94,6 +102,11 @@ def split(words: Iterable[str], flags: Iterable[str] = FLAGS) -> tuple[list[tupl
     return options, positional
 
 
+def is_set(flag: str, given: Mapping[str, Word]) -> bool:
+    """Whether a flag is given, alone or as true. Raises ValueError for a value that is no truth value."""
+    return flag in given and bool(given[flag] == "" or typed(flag, given[flag], bool))
+
+
 def read(path: Path, lower: Layer) -> Layer:
     """Merge a YAML file into the layer `lower`, and check the values. Raises ValueError, naming the file."""
     try:
@@ -110,20 +123,23 @@ def resume_source(resume: str | None, output: str | None) -> Path | None:
         return None if resume is None else Path(resume)
     if output is None:
         raise ValueError("resume: auto needs --output, the file to resume if it exists")
-    return Path(output) if Path(output).exists() else None
+    return Path(output) if there_is("output", Path(output)) else None
 
 
 def _resumed(source: Path, stored: RunConfig, config: RunConfig) -> RunConfig:
     """The configuration of a resumed job. Raises ValueError where it changes a field that is not in `MAY_CHANGE`."""
-    undecided = [name for name, value in DECIDED.items() if getattr(config, name) == value]
-    config = replace(config, **{name: getattr(stored, name) for name in undecided})
-    changed = [name for name in changes(stored, config) if name.split(".")[0] not in MAY_CHANGE]
+    check_goes_on(source, stored, config)
+    return replace(decided(stored, config), resume=str(source), output=str(source))
+
+
+def check_goes_on(source: str | Path, stored: RunConfig, config: RunConfig) -> None:
+    """Raise ValueError where a job may not go on with a configuration, as it was started with another one."""
+    changed = contradictions(stored, config)
     if changed:
         raise ValueError(
             f"resume: {source} was started with other values of {', '.join(changed)}; only "
             f"{', '.join(sorted(MAY_CHANGE))} may change"
         )
-    return replace(config, resume=str(source), output=str(source))
 
 
 def presets() -> list[str]:
@@ -136,7 +152,7 @@ def preset(name: str) -> Path:
     if name in presets():
         return PRESETS / f"{name}.yaml"
     path = expanded(name)
-    if not path.is_file():
+    if not there_is("config", path) or path.is_dir():
         hint = did_you_mean(name, presets()) or f"; the presets are {', '.join(presets())}"
         raise ValueError(f"config: there is no preset and no file {name!r}{hint}")
     return path

@@ -14,16 +14,14 @@ from hpc_dmaml.tasks import Glyphs, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, WeightGenerator
 
 STRATEGIES = (TaskFamily, Model, Algorithm, Optimizer, Schedule, WeightGenerator)
-MAY_CHANGE = {
-    "runs", "exchange", "checkpoint", "output", "resume", "time_limit_s", "device", "threads", "check_every",
-}  # fmt: skip
+MAY_CHANGE = {"runs", "exchange", "checkpoint", "time_limit_s", "device", "threads", "check_every"}
 """Fields that may change when a job is resumed: they affect no result, or only the number of runs."""
 REPEATS = {
     "seed", "output", "resume", "exchange", "checkpoint.every", "checkpoint.every_s", "time_limit_s", "device", "threads",
     "chunk", "keep", "compile", "check_every", "task.root",
 }  # fmt: skip
 """Fields in which the repetitions of one setting may differ."""
-DECIDED = {"compile": "auto"}
+DECIDED = {"compile": "auto", "workers": None, "schedule.runs": None}
 """Values that set-up replaces by a decision, stored in the file; a job resumed with such a value keeps the decision."""
 
 

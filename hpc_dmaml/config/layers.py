@@ -2,7 +2,8 @@
 
 A layer is a flat mapping: values by their names on the command line ("optimizer.lr"), classes by their part's ("task").
 A layer that changes a part's class drops the values that lower layers give to the part's fields, unless the new class
-is derived from the lower one, as ANIL from MAML, and so has its fields.
+is derived from the lower one, as ANIL from MAML, and so has its fields. Where lower layers name no class, the part's
+default is the lower one.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin
 
 from hpc_dmaml import results
-from hpc_dmaml.config.fields import STRATEGIES, RunConfig
+from hpc_dmaml.config.fields import DECIDED, MAY_CHANGE, STRATEGIES, RunConfig
 from hpc_dmaml.config.values import Word, hints, make, shown, typed
 from hpc_dmaml.importing import Trusted, allow, did_you_mean, find, is_own, path_of
-from hpc_dmaml.old_names import modernised
+from hpc_dmaml.old_names import OLD_GROUP, modernised
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 Layer = dict[str, Any]
@@ -29,19 +30,27 @@ DEFAULTS: Layer = {name: None if (part := getattr(_DEFAULT, name)) is None else 
 
 
 def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> Layer:
-    """Flatten nested content, as read from a YAML file, to a layer. Raises ValueError."""
+    """Flatten nested content, as read from a YAML file, to a layer. Raises ValueError.
+
+    A file may give a field once, dotted or nested; on the command line, the last of two values counts.
+    """
     if not isinstance(content, Mapping):
         raise ValueError(f"it must be a mapping of fields and values, not {shown(content)}")
     flat: Layer = {}
+    content = {name: typed(name, value, Any) if name == OLD_GROUP else value for name, value in content.items()}
     for name, value in modernised(content).items():
         if not isinstance(name, str):
             raise ValueError(f"{shown(name)} is not the name of a field")
         if name in PARTS:
-            flat |= _part(name, value, trusted)
+            below = _part(name, value, trusted)
         elif name in GROUPS:
-            flat |= _below(name, value)
+            below = _below(name, value)
         else:
-            flat[name.replace(".init_args.", ".")] = value
+            below = {name.replace(".init_args.", "."): value}
+        for twice in flat.keys() & below.keys():
+            if not isinstance(value, Word):
+                raise ValueError(f"{twice} is there twice, dotted and nested: give it once")
+        flat |= below
     for name in _import_fields(flat):
         if isinstance(path := flat.get(name), str) and not path.startswith("torch.nn."):  # looked up, not imported
             allow(name, path, trusted)
@@ -76,7 +85,7 @@ def over(lower: Layer, upper: Layer) -> Layer:
     """Merge two layers; `upper` takes precedence."""
     result = dict(lower)
     for name in sorted(upper, key=_depth):
-        if name not in result or not _is_kind_of(upper[name], result[name]):
+        if not _is_kind_of(upper[name], result.get(name, DEFAULTS.get(name, ...))):
             result = {other: value for other, value in result.items() if not other.startswith(f"{name}.")}
         result[name] = upper[name]
     return result
@@ -148,6 +157,24 @@ def changes(one: RunConfig, other: RunConfig) -> list[str]:
         for name in left
         if name in parts or (name in right and left[name] != right[name] and _top(name) not in parts)
     ]
+
+
+def contradictions(stored: RunConfig, config: RunConfig) -> list[str]:
+    """Names of the fields in which a job may not go on with another configuration than it was started with."""
+    wanted = layer(plain(config))
+    return [
+        name
+        for name in changes(stored, config)
+        if _top(name) not in MAY_CHANGE | {"output", "resume"} and wanted[name] != DECIDED.get(name, ...)
+    ]
+
+
+def decided(stored: RunConfig, config: RunConfig) -> RunConfig:
+    """A configuration with the decisions of set-up that are stored in a file, where it leaves them to set-up."""
+    before, flat = layer(plain(stored)), layer(plain(config))
+    return build(
+        flat | {name: before[name] for name, v in DECIDED.items() if name in before and flat.get(name, ...) == v}
+    )
 
 
 def _top(name: str) -> str:

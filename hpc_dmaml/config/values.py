@@ -116,6 +116,8 @@ def _first(value: Any, hints: tuple[Any, ...]) -> Any:
 
 
 def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
+    if type(value) is bool:  # YAML reads the words on and off as truth values
+        value = "on" if value else "off"
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice

@@ -17,13 +17,14 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hpc_dmaml import config as configuration
 from hpc_dmaml import placement
-from hpc_dmaml.files import expanded, locked, replacing
+from hpc_dmaml.files import expanded, locked, replacing, there_is
 from hpc_dmaml.old_names import modern
 from hpc_dmaml.sweep import document
 
@@ -32,6 +33,8 @@ NOT_SET = {"seed", "output", "resume", "config", "help", "print_config"}
 """Options of the command line that a sweep may not set."""
 COPY = "sweep.yaml"
 """Name of the copy of a sweep's file in its folder of results."""
+BASE = "config.yaml"
+"""Name of the copy of the YAML file that its `config` names, beside it."""
 LONGEST_NAME = 200
 """Most bytes of a point's name: file systems take 255, and temporary files beside a point's file have longer names."""
 MOST_POINTS = 100_000
@@ -91,17 +94,30 @@ class Sweep:
         raise ValueError(f"{self.path}: {what if isinstance(key, int) else f'there is no point named {key!r}'}")
 
     def parse(self, point: Point) -> configuration.RunConfig:
-        """The configuration with which a point starts or resumes. Raises ValueError."""
-        return self._parsed(point, "--resume=auto", f"--output={point.output}")
+        """The configuration with which a point starts or resumes. Raises ValueError, also where its file was started
+        with a field that the sweep no longer sets."""
+        wanted = self.described(point)
+        with self._naming(point):
+            arguments = [*point.arguments(self.config), "--resume=auto", f"--output={point.output}"]
+            config = configuration.parse(arguments)
+            if config.resume is not None:
+                configuration.check_goes_on(config.resume, config, wanted)
+        return config
 
-    def _parsed(self, point: Point, *more: str) -> configuration.RunConfig:
-        try:
-            config = configuration.parse([*point.arguments(self.config), *more])
+    def described(self, point: Point) -> configuration.RunConfig:
+        """The configuration that the sweep describes for a point, whatever its file holds. Raises ValueError."""
+        with self._naming(point):
+            config = configuration.parse(point.arguments(self.config))
             for message in _retyped("", point.fields, config):
                 raise ValueError(message)
+        return config
+
+    @contextmanager
+    def _naming(self, point: Point) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise ValueError(f"{self.path}: point {point.name}: {error}") from error
-        return config
 
     def check(self) -> None:
         """Raise ValueError for the first point that could not run. Of points that differ only in seed, check one."""
@@ -110,19 +126,23 @@ class Sweep:
             if point.settings in seen:
                 continue
             seen.append(point.settings)
-            config = self._parsed(point)
-            try:
+            config = self.described(point)
+            with self._naming(point):
                 placement.check(point.ranks, config.workers or point.ranks, config.tasks)
-            except ValueError as error:
-                raise ValueError(f"{self.path}: point {point.name}: {error}") from error
 
     def copy(self) -> None:
-        """Copy the file into the folder of results, so that the folder alone describes the sweep."""
-        target, text = self.folder / COPY, self.path.read_bytes()
-        with locked(target):  # many points may start at once
-            if not target.exists() or target.read_bytes() != text:
-                with replacing(target) as temporary:
-                    temporary.write_bytes(text)
+        """Copy the file, and a YAML file that all points start from, into the folder of results, so that the folder
+        alone describes the sweep. Raises ValueError where it cannot be written."""
+        target, base = self.folder / COPY, self.folder / BASE
+        try:
+            with locked(target):  # many points may start at once
+                if self.config is None or self.config in configuration.presets():
+                    base.unlink(missing_ok=True)
+                else:
+                    _copy(configuration.preset(self.config), base)
+                _copy(self.path, target)
+        except OSError as error:
+            raise ValueError(f"results: cannot write {target}: {error}") from error
 
 
 def load(path: str | Path, results: str | Path = "results") -> Sweep:
@@ -131,7 +151,7 @@ def load(path: str | Path, results: str | Path = "results") -> Sweep:
     Raises ValueError, naming file and field. The fields' values are checked by `Sweep.check`, which takes longer.
     """
     path = expanded(path)
-    if path.is_dir():
+    if there_is("sweep", path) and path.is_dir():
         return read_folder(path)
     content = _content(path)
     name = _name(path, content, path.stem)
@@ -143,6 +163,8 @@ def read_folder(folder: str | Path) -> Sweep:
     folder = Path(folder)
     path = folder / COPY
     content = _content(path)
+    if (folder / BASE).exists():
+        content["config"] = str(folder / BASE)
     name = _name(path, content, "") if "name" in content else folder.resolve().name
     return _sweep(path, content, name, folder)
 
@@ -180,11 +202,13 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
     points: list[Point] = []
     for chosen in itertools.product(*axes.values()):
         settings = {axis: value for axis, (value, _) in zip(axes, chosen, strict=True)}
-        fields = dict(common)
+        fields, taken = dict(common), set[str]()
         for axis, (_, changed) in zip(axes, chosen, strict=True):
-            twice = [field for field in changed if field in fields and field not in common]
-            _require(not twice, path, f"grid: {axis}", ", ".join(twice), "of fields that no other axis sets")
-            fields |= changed
+            names = _names(changed)
+            twice = ", ".join(sorted(names & taken))
+            _require(not twice, path, f"grid: {axis}", twice, "of fields that no other axis sets")
+            fields = {name: value for name, value in fields.items() if name not in names} | changed
+            taken |= names
         ranks = _ranks(path, fields.pop("ranks", content.get("ranks", "workers")), fields, config)
         for seed in seeds:
             label = ",".join(f"{_slug(k)}={_slug(_text(v))}" for k, v in {**settings, "seed": seed}.items())
@@ -213,16 +237,29 @@ def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, An
     _require(isinstance(given, dict), path, where, given, "a mapping of fields and values")
     fields: dict[str, Any] = {}
     for key, value in given.items():
-        name = modern(f"{group}{key}")
+        name = f"{group}{key}"
         own = name not in NOT_SET and not name.endswith(".help")
         _require(own, path, where, name, "a field that the sweep does not set itself (seeds are a list of their own)")
         _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as algorithm.inner_lr")
         nested = isinstance(value, dict) and "class_path" not in value and name.count(".") < 2
-        below = _fields(path, where, value, f"{name}.") if nested else {name: value}
+        below = _fields(path, where, value, f"{name}.") if nested else {modern(name): value}
         twice = ", ".join(fields.keys() & below.keys())
         _require(not twice, path, where, twice, "given once")
         fields |= below
     return fields
+
+
+def _names(fields: Mapping[str, Any]) -> set[str]:
+    """Names of the fields that are set, those inside a class's init_args included."""
+    inside = {name: value.get("init_args") for name, value in fields.items() if isinstance(value, dict)}
+    return {*fields, *(f"{name}.{below}" for name, args in inside.items() if isinstance(args, dict) for below in args)}
+
+
+def _copy(source: Path, target: Path) -> None:
+    text = source.read_bytes()
+    if not target.exists() or target.read_bytes() != text:
+        with replacing(target) as temporary:
+            temporary.write_bytes(text)
 
 
 def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None) -> int:

@@ -100,9 +100,10 @@ def _wait_for(command: list[str]) -> int:
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         if number != signal.SIGINT:  # a terminal sends SIGINT to both
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)  # mpirun may die on SIGHUP
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    heard = [n for n in stopping.SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # as by nohup
+    before = {number: signal.signal(number, hand_on) for number in heard}
     try:
         code = process.wait()
     finally:
@@ -112,16 +113,19 @@ def _wait_for(command: list[str]) -> int:
 
 
 def show(sweep: Sweep, points: Sequence[Point]) -> None:
-    """Print a table of points."""
-    words = {state.point.index: state.word for state in states(sweep)}
+    """Print a table of points, and what is wrong with their files."""
+    found = {state.point.index: state for state in states(sweep)}
     rows = [["index", *sweep.axes, "seed", "ranks", "state", "output"]]
     for point in points:
         settings = [str(point.settings[axis]) for axis in sweep.axes]
-        row = [point.index, *settings, point.seed, point.ranks, words[point.index], point.output]
+        row = [point.index, *settings, point.seed, point.ranks, found[point.index].word, point.output]
         rows.append([" ".join(str(cell).split()) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for point in points:
+        if found[point.index].note:
+            print(f"{point.name}: {found[point.index].note}")
 
 
 if __name__ == "__main__":

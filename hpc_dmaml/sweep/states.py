@@ -13,9 +13,8 @@ from typing import Any
 from hpc_dmaml import results
 from hpc_dmaml.alive import AT_WORK, is_alive
 from hpc_dmaml.analysis import checked
-from hpc_dmaml.config import DECIDED
-from hpc_dmaml.files import is_locked
-from hpc_dmaml.old_names import modern
+from hpc_dmaml.config import DECIDED, contradictions, from_yaml, own_parts
+from hpc_dmaml.files import is_locked, there_is
 from hpc_dmaml.sweep import Point, Sweep, in_full
 
 COMPLETE, RUNNING, WAITING, INTERRUPTED, FAILED, MISSING = STATES = (
@@ -40,10 +39,10 @@ class State:
 
 
 def states(sweep: Sweep) -> list[State]:
-    """The state of every point. Raises ValueError where SLURM's queue cannot be asked."""
+    """The state of every point. Raises ValueError where SLURM's queue cannot be asked, or a point could not run."""
     jobs = submitted(sweep.folder)
     queue = _queue() if jobs else {}
-    return [_state(point, jobs.get(point.name), queue) for point in sweep.points]
+    return [_state(sweep, point, jobs.get(point.name), queue) for point in sweep.points]
 
 
 def missing(sweep: Sweep) -> list[Point]:
@@ -51,10 +50,11 @@ def missing(sweep: Sweep) -> list[Point]:
     return [state.point for state in states(sweep) if state.word not in TAKEN]
 
 
-def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
+def _state(sweep: Sweep, point: Point, job: str | None, queue: Mapping[str, str]) -> State:
     runs, restarts, word, note = 0, 0, MISSING if job is None else FAILED, ""
     queued = None if job is None else queue.get(job)
-    if point.output.exists():
+    if there_is("results", point.output):
+        wanted = sweep.described(point)
         try:
             source = results.read(point.output, "runs")
             runs, restarts = len(source["runs/run"]), int(source.attribute("restarts"))
@@ -62,9 +62,12 @@ def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
                 checked.read(point.output, "runs", "ranks"), queued, submitted=job is not None
             )
             word = source.status if source.status in (COMPLETE, INTERRUPTED) or alive else FAILED
-            other = differing(point.fields, source.config)
+            stored = from_yaml(source.attribute("config"), own_parts(wanted).__contains__)
+            other = contradictions(stored, wanted)
             if other:
-                word, note = (INTERRUPTED if other == ["runs"] else FAILED), f"has another {', '.join(other)}"
+                word, note = FAILED, f"has another {', '.join(other)}"
+            elif stored.runs != wanted.runs:
+                word, note = INTERRUPTED, "has another runs"
         except ValueError as error:
             word, note = FAILED, str(error)
     if is_locked(point.output) or queued in AT_WORK:
@@ -75,7 +78,7 @@ def _state(point: Point, job: str | None, queue: Mapping[str, str]) -> State:
 
 
 def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Fields of a point that have another value in a stored configuration; lists and mappings are not compared."""
+    """Fields that a point sets and that have another value in a stored configuration. Imports no class that they name."""
     return [
         name
         for name, value in fields.items()
@@ -84,7 +87,7 @@ def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
 
 
 def _stored(config: Any, name: str) -> Any:
-    for part in modern(name).split("."):
+    for part in name.split("."):
         if isinstance(config, Mapping):
             below = config.get("init_args")
             config = (below if isinstance(below, Mapping) else config).get(part)
@@ -92,11 +95,20 @@ def _stored(config: Any, name: str) -> Any:
 
 
 def _same(value: Any, stored: Any) -> bool:
-    if isinstance(stored, Mapping):
-        return not isinstance(value, str) or value.split(".")[-1] == str(stored.get("class_path")).split(".")[-1]
+    if isinstance(stored, Mapping) and "class_path" in stored:
+        given = value if isinstance(value, Mapping) else {"class_path": value}
+        one, other = (str(part.get("class_path")).split(".")[-1] for part in (given, stored))
+        inside = given.get("init_args")
+        return one == other and not (isinstance(inside, Mapping) and differing(inside, stored))
+    if isinstance(value, Mapping) and isinstance(stored, Mapping):
+        return value.keys() == stored.keys() and all(_same(value[key], stored[key]) for key in value)
+    if isinstance(value, list) and isinstance(stored, list):
+        return len(value) == len(stored) and all(map(_same, value, stored))
+    if isinstance(value, bool) and isinstance(stored, str):  # the words on and off
+        return stored == ("on" if value else "off")
     if isinstance(value, str):
         return str(stored) in (value, in_full(value))
-    return isinstance(value, list | dict) or value == stored or str(value) == str(stored)
+    return bool(value == stored) or str(value) == str(stored)
 
 
 # ---- SLURM

@@ -72,7 +72,9 @@ class Arrays(FewShot):
         number = {name: i for i, name in enumerate(names)}
         members = random_split(names, self.fractions, self.split_seed) if at_random else data.given_split(path)
         numbers = {split: np.array([number[name] for name in those], np.int64) for split, those in members.items()}
-        splits = {split: Classes.of(first[those], count[those]) for split, those in numbers.items()}
+        splits = {
+            split: Classes.of(first[those], count[those], names=members[split]) for split, those in numbers.items()
+        }
         if data.y is None:
             return FewShotSampler(data.x, splits, self, "", at_random, order, f"task.path: {path}: ")
         return RegressionSampler(data.x, data.y, splits, self, order, f"task.path: {path}: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, get_args
@@ -67,12 +68,22 @@ class Classes:
     turns: np.ndarray
     lacking: str | None = None
     """The error message for drawing from them, if classes are missing."""
+    names: tuple[str, ...] = ()
+    """Their names, without the rotated ones, if they have names."""
 
     @classmethod
-    def of(cls, first: np.ndarray, count: np.ndarray, rotations: bool = False, lacking: str | None = None) -> Classes:
+    def of(
+        cls,
+        first: np.ndarray,
+        count: np.ndarray,
+        rotations: bool = False,
+        lacking: str | None = None,
+        names: Iterable[str] = (),
+    ) -> Classes:
         """`rotations`: add each class rotated by 90°, 180° and 270° as three further classes."""
         turns = np.arange(4 if rotations else 1)
-        return cls(np.repeat(first, len(turns)), np.repeat(count, len(turns)), np.tile(turns, len(first)), lacking)
+        several = np.repeat(first, len(turns)), np.repeat(count, len(turns)), np.tile(turns, len(first))
+        return cls(*several, lacking, tuple(names))
 
     def __len__(self) -> int:
         return len(self.first)

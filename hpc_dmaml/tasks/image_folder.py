@@ -61,10 +61,14 @@ class ImageFolder(FewShotImages):
         number = {name: i for i, name in enumerate(names)}
         splits: dict[Split, Classes] = {}
         for split, members in self._split(names).items():
-            numbers = [number[name] for name in members if name in number]
+            there = [name for name in members if name in number]
+            numbers = [number[name] for name in there]
             absent = next((name for name in members if name not in number), None)
             lacking = None if absent is None else self._absence(split, absent)
-            splits[split] = Classes.of(first[numbers], count[numbers], self.rotations, lacking)
+            own = (
+                name.rpartition("/")[2] if self.split is None else name for name in there
+            )  # without its split's folder
+            splits[split] = Classes.of(first[numbers], count[numbers], self.rotations, lacking, own)
         return FewShotSampler(images, splits, self, digest, at_random=self.split is None and not _is_nested(names))
 
     def _path(self, name: str) -> Path:

@@ -50,7 +50,7 @@ class Omniglot(FewShotImages):
     def load(self) -> FewShotSampler:
         images, names, first, count, digest = image_cache.load(self._cache())
         splits: dict[Split, Classes] = {
-            split: Classes.of(first[numbers], count[numbers], self.rotations)
+            split: Classes.of(first[numbers], count[numbers], self.rotations, names=(names[i] for i in numbers))
             for split, numbers in self._characters(names).items()
         }
         return FewShotSampler(images, splits, self, digest)

@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
         (top / name).mkdir()
         run(small_config(workers=workers), top / name)
     (top / "a/sweep.yaml").write_text("grid: {λ: [1]}\n")
+    (top / "a/config.yaml").write_text("runs: 3\n")
     return top
 
 
@@ -48,7 +49,8 @@ def test_what_is_split_again_is_as_it_was(folder, tmp_path, capsys):
     assert command(capsys, "--split", archive, "--output", again)[:2] == (0, f"2 files in {again}\n")
     for name in ("a/job.h5", "b/job.h5"):
         assert_same(read(folder / name), read(again / name, verify=True))
-    assert (again / "a/sweep.yaml").read_text() == (folder / "a/sweep.yaml").read_text()
+    for name in ("sweep.yaml", "config.yaml"):
+        assert (again / "a" / name).read_text() == (folder / "a" / name).read_text()
 
 
 def names(archive):
@@ -162,7 +164,7 @@ def test_files_are_locked_while_they_are_written_and_unlocked_afterwards(folder,
         code, _, err = command(capsys, "--split", output, "--output", tmp_path / "again")
     assert code == 2
     assert "again/b/job.h5 is in use by another process" in err
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"all.h5", "job.h5", "sweep.yaml"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"all.h5", "job.h5", *merge.SWEEP_FILES}
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".csv"])

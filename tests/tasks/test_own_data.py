@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator, Refusal
-from hpc_dmaml.config import Validation
+from hpc_dmaml.config import Validation, from_yaml
 from hpc_dmaml.evaluate import evaluate, parse
 from hpc_dmaml.setup import load_task
-from hpc_dmaml.tasks import ImageFolder
+from hpc_dmaml.tasks import Arrays, ImageFolder
 from tests.helpers import run, small_config
 from tests.tasks.folders import make_images
 
 
 def job(root, **fields):
     """A small job on images, trained."""
-    validation = fields.pop("validation", Validation(every=2, tasks=3, steps=1))
+    validation, seed = fields.pop("validation", Validation(every=2, tasks=3, steps=1)), fields.pop("seed", 0)
     task = ImageFolder(**{"root": str(root), "ways": 2, "size": (6, 6), "channels": 1, **fields})
-    return run(small_config(task=task, tasks=2, validation=validation), root.parent).path
+    return run(small_config(task=task, tasks=2, validation=validation, seed=seed), root.parent).path
 
 
 @pytest.fixture
@@ -84,6 +87,63 @@ def test_all_classes_of_other_data_are_tested_on_where_that_is_asked_for(folder,
     with pytest.raises(Refusal, match="puts 'class0' into train, but .*own has no such class"):
         tested(trained, "--root", own)
     assert "4 tasks of all 10 classes" in tested(trained, "--root", own, "--split", "all")[0]
+
+
+def test_a_class_of_training_never_becomes_one_of_the_test(folder, tested):
+    """A class that joins the folder changes the random split of all."""
+    source = job(folder / "images", split_seed=3)
+    before = tested(source)
+    shutil.copytree(folder / "images" / "class0", folder / "images" / "a_new_one")
+    with pytest.raises(Refusal, match="2 of the classes for test were then for another use"):
+        tested(source)
+    with pytest.raises(Refusal, match="the data or its splits have changed since .*job.h5 was written"):
+        resumed(source)
+    assert "other data than in training (2 of its classes have" in tested(source, "--root", folder / "images")[0]
+    shutil.rmtree(folder / "images" / "a_new_one")
+    assert tested(source) == before
+    resumed(source)
+
+
+def test_a_split_that_was_edited_is_noticed(folder, tested):
+    names, split = [f"class{c}" for c in range(10)], folder / "split.json"
+    split.write_text(json.dumps({"train": names[:4], "val": names[4:7], "test": names[7:]}))
+    source = job(folder / "images", split=str(split))
+    split.write_text(json.dumps({"train": names[:4], "val": names[4:6], "test": names[6:]}))
+    with pytest.raises(Refusal, match="1 of the classes for test were then for another use"):
+        tested(source)
+    split.write_text(json.dumps({"train": names[1:4], "val": names[4:7], "test": names[7:]}))
+    assert "4 test tasks" in tested(source)[0]
+    with pytest.raises(Refusal, match="the data or its splits have changed"):
+        resumed(source)
+
+
+def test_a_test_on_classes_of_training_says_so(folder, tested):
+    assert "4 tasks of all 10 classes, those of training among" in tested(job(folder / "images"), "--split", "all")[0]
+
+
+def test_files_of_different_data_have_no_mean_over_seeds(folder, tested):
+    make_images(folder / "b" / "images", name="my{}")
+    one, other = job(folder / "images"), job(folder / "b" / "images", seed=1)
+    with pytest.raises(Refusal, match="were trained on different data"):
+        tested(one, other)
+
+
+def test_arrays_that_have_changed_or_moved_are_noticed_as_well(tmp_path, tested):
+    x, labels = np.random.default_rng(0).random((40, 3), np.float32), np.repeat(np.arange(10), 4)
+    np.savez(tmp_path / "a.npz", x=x, label=labels)
+    task = Arrays(path=str(tmp_path / "a.npz"), ways=2)
+    source = run(small_config(task=task, tasks=2, validation=Validation(every=0)), tmp_path).path
+    before = tested(source)
+    (tmp_path / "a.npz").rename(tmp_path / "b.npz")
+    assert tested(source, "--root", tmp_path / "b.npz") == before
+    np.savez(tmp_path / "a.npz", x=x + 1, label=labels)
+    with pytest.raises(Refusal, match="the data or its splits have changed"):
+        resumed(source)
+
+
+def resumed(source):
+    config = from_yaml(results.read(source).attributes["config"])
+    run(replace(config, resume=str(source), runs=config.runs + 1), source.parent, name=source.name)
 
 
 def test_numbers_in_classes_are_for_images_alone(folder, tested):
