@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     first = given.sources[0]
     output = given.output or (first if first.is_dir() else first.parent) / "tensorboard"
     for name, path in merge.find(given.sources):
-        if path.name != merge.SWEEP:
+        if path.name not in merge.SWEEP_FILES:
             to_tensorboard(path, output / Path(name).with_suffix(""))
     print(output)
     return 0
