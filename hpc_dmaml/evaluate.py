@@ -185,13 +185,12 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
             first = models[0][0].data
             for file, (model, *_) in zip(evaluation.files, models, strict=True):
                 _check_form(model, sampler, file)
-                _check_data(model, data, evaluation, file)
+                relation = _relation(file, model.data, data, evaluation, sampler is not whole)
                 if model.data.changed(first):
                     raise ValueError(f"{evaluation.files[0]} and {file} were trained on different data")
             phis = [digest(each.phi.numpy()) for members in models for each in members]
         if any(other != phis for other in comm.all_gather_objects(phis)):
             raise Refusal("a file was written while the ranks read it, and they hold different parameters: try again")
-        relation = _relation(first, data, evaluation, sampler is not whole)
         steps = config.validation.steps if evaluation.steps is None else evaluation.steps
 
         def tried(learner: Learner, phi: Tensor, watch: Watch | None = None, inductive: bool = False) -> Validation:
@@ -294,26 +293,26 @@ def _check_form(model: TrainedModel, sampler: TaskSampler, file: str) -> None:
             raise ValueError(f"{file} was trained on tasks with {name} {trained}, but these have {came}")
 
 
-def _check_data(model: TrainedModel, data: DataMark, evaluation: Evaluation, file: str) -> None:
-    """Raise ValueError where the test would be on classes that had another use in training."""
-    is_other = evaluation.root is not None and model.data.has_other_data(data)
-    if evaluation.split == "all" or is_other:
-        return
-    moved = model.data.moved(data, evaluation.split)
-    if moved:
-        raise ValueError(
-            f"the data or its split has changed since {file} was trained: {moved} of the classes for {evaluation.split} "
-            "were then for another use; restore it, or name other data (--root)"
-        )
-
-
-def _relation(trained: DataMark, data: DataMark, evaluation: Evaluation, pooled: bool) -> str:
-    """How the tasks of a test are related to those of training, where that has to be said."""
-    if evaluation.root is not None and trained.has_other_data(data):
-        moved = evaluation.split != "all" and trained.moved(data, evaluation.split)
-        named = f" ({moved} of its classes have the name of one that was for another use then)" if moved else ""
-        return f", of other data than in training{named}"
-    return ", those of training among them" if pooled and trained.data and not trained.has_other_data(data) else ""
+def _relation(file: str, trained: DataMark, data: DataMark, evaluation: Evaluation, pooled: bool) -> str:
+    """How the tasks of a test are related to those of training, in words, where that has to be said. Raises ValueError
+    where they are of classes that had another use in training."""
+    is_other, moved = (
+        trained.has_other_data(data),
+        trained.moved(data, evaluation.split) if evaluation.split != "all" else 0,
+    )
+    if pooled:
+        count = trained.trained_on(data)
+        known = f", {count} of which have the name of a training class" if count else ""
+        return (", of other data than in training" if is_other else "") + known
+    if not is_other or evaluation.root is None:
+        if moved:
+            raise ValueError(
+                f"the data or its split has changed since {file} was trained: {moved} of the classes for "
+                f"{evaluation.split} were then for another use; restore it, or name other data (--root)"
+            )
+        return ", of data that has changed since training" if is_other else ""
+    named = f" ({moved} of its classes have the name of one that was for another use then)" if moved else ""
+    return f", of other data than in training{named}"
 
 
 def _classes(sampler: TaskSampler, evaluation: Evaluation) -> tuple[TaskSampler, Split, str]:

@@ -32,7 +32,7 @@ from hpc_dmaml.start import beginning, is_normalized, start
 from hpc_dmaml.state import State
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.tasks import Split, TaskBatch, TaskFamily, TaskSampler
-from hpc_dmaml.tasks.border import check, check_place, check_sampler, draw
+from hpc_dmaml.tasks.border import check, check_digest, check_place, check_sampler, draw
 from hpc_dmaml.tasks.data_mark import DataMark
 from hpc_dmaml.tasks.image_classes import FewShotSampler
 from hpc_dmaml.training_tasks import TrainingTasks
@@ -142,12 +142,14 @@ def load_task(
     prepared = None
     with comm.raising_together():
         if node.rank == 0:
-            prepared = family.prepare()
+            prepared = check_digest(family.prepare())
     with comm.raising_together():
         sampler = check_sampler(family.load())
         for split in splits:
             draw(sampler, split, generator(0, Purpose.INITIALISATION), 1)
-    digests = {d for each in comm.all_gather_objects((prepared, getattr(sampler, "digest", None))) for d in each if d}
+    loaded = getattr(sampler, "digest", None)
+    told = comm.all_gather_objects((prepared, loaded if isinstance(loaded, str) else None))
+    digests = {digest for each in told for digest in each if digest}
     if len(digests) > 1:
         raise Refusal("task: not all ranks see the same data. Does it differ between nodes, or has it just changed?")
     return sampler, DataMark.of(sampler, *digests)

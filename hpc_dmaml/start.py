@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,8 +86,9 @@ def stored_parameters(
 
 def _scale_in(source: results.Results) -> float:
     """The unit of a file's learned inner rates."""
-    algorithm = source.config.get("algorithm")
-    scale = algorithm.get("init_args", {}).get("scale", 1.0) if isinstance(algorithm, dict) else 1.0
+    scale: Any = source.config
+    for name in ("algorithm", "init_args", "scale"):
+        scale = scale.get(name) if isinstance(scale, dict) else None
     return float(scale) if isinstance(scale, int | float) and 0 < scale < float("inf") else 1.0
 
 

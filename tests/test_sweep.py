@@ -461,7 +461,7 @@ def test_run_locally_what_is_missing_is_run_and_a_failing_point_stops_no_other(t
     done = run_one(tmp_path, str(path), "--local")
     assert done.returncode == 1, done.stderr
     assert f"1 points failed: {bad.stem}" in done.stderr
-    assert [p.output.name for p in states.missing(sweep.read_folder(folder))] == [bad.name]
+    assert [state.point.output.name for state in states.missing(sweep.read_folder(folder))] == [bad.name]
     bad.unlink()
     done = run_one(tmp_path, str(path), "--local")
     assert done.returncode == 0, done.stderr
@@ -498,7 +498,7 @@ def words(read: sweep.Sweep) -> list[str]:
 def test_the_state_of_a_point_is_what_its_file_its_lock_and_the_queue_say(tmp_path, monkeypatch):
     read = sweep.load(written(tmp_path, POINTS), tmp_path)
     for point, status in zip(read.points, ("complete", "interrupted", "failed", "running"), strict=False):
-        fake(point.output, status, config=f"runs: 3\nseed: {point.seed}\n", restarts=point.index)
+        fake(point.output, status, config=f"runs: 3\nseed: {point.seed}\nworkers: 1\n", restarts=point.index)
     read.points[5].output.write_text("garbage")
     assert words(read) == ["complete", "interrupted", "failed", "failed", "missing", "failed"]
     with locked(read.points[3].output):
@@ -507,7 +507,7 @@ def test_the_state_of_a_point_is_what_its_file_its_lock_and_the_queue_say(tmp_pa
     states.note_submission(read.folder, "77", list(read.points))
     monkeypatch.setattr(states, "_queue", lambda: {"77_1": "PENDING", "77_4": "RUNNING", "78_2": "RUNNING"})
     assert words(read) == ["complete", "waiting", "failed", "failed", "running", "failed"]
-    assert [p.index for p in states.missing(read)] == [2, 3, 5]
+    assert [state.point.index for state in states.missing(read)] == [2, 3, 5]
     monkeypatch.setattr(states, "_queue", dict)
     assert words(read)[4] == "failed"  # its job ended before it wrote anything
     assert [s.restarts for s in states.states(read)][:3] == [0, 1, 2]
@@ -515,8 +515,8 @@ def test_the_state_of_a_point_is_what_its_file_its_lock_and_the_queue_say(tmp_pa
 
 def test_a_file_of_other_settings_is_not_taken_for_the_point(tmp_path):
     read = sweep.load(written(tmp_path, POINTS), tmp_path)
-    fake(read.points[0].output, "complete", config="runs: 2\nseed: 0\n")
-    fake(read.points[1].output, "complete", config="runs: 3\nseed: 9\n")
+    fake(read.points[0].output, "complete", config="runs: 2\nseed: 0\nworkers: 1\n")
+    fake(read.points[1].output, "complete", config="runs: 3\nseed: 9\nworkers: 1\n")
     first, second = states.states(read)[:2]
     assert states.differing({"init_from": "~/x.h5"}, {"init_from": str(Path.home() / "x.h5")}) == []
     assert (first.word, first.note) == ("interrupted", "has another runs")  # more runs than before: it goes on
@@ -552,11 +552,15 @@ def started(tmp_path, monkeypatch):
             written(tmp_path, text, name)
         return sweep.load("small.yaml")
 
-    first = made()
-    config = first.described(first.points[0])
-    decided = replace(config, workers=2, compile="off", schedule=config.schedule.over(3), output="elsewhere.h5")
-    fake(first.points[0].output, "complete", config=to_yaml(decided), tasks=2 * config.tasks)
+    complete(made())
     return made
+
+
+def complete(of: sweep.Sweep) -> None:
+    """Write the file that the first point would have."""
+    config = of.described(of.points[0])
+    decided = replace(config, compile="off", output="elsewhere.h5")
+    fake(of.points[0].output, "complete", config=to_yaml(decided), tasks=2 * config.tasks)
 
 
 @pytest.mark.parametrize(
@@ -596,9 +600,20 @@ def test_a_point_is_complete_whatever_set_up_decided_and_whatever_may_change(sta
 
 
 def test_a_point_of_more_runs_is_not_complete_and_goes_on(started):
-    read = started(("runs: 3", "runs: 5"))
+    constant = "schedule: Cosine", "schedule: Constant"
+    complete(started(constant))
+    read = started(constant, ("runs: 3", "runs: 5"))
     assert [(s.word, s.note) for s in states.states(read)] == [("interrupted", "has another runs")]
     assert read.parse(read.points[0]).runs == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [(("runs: 3", "runs: 5"), "schedule.runs"), (("ranks: 2", "ranks: 1"), "workers")]
+)
+def test_what_set_up_decides_by_runs_and_ranks_is_compared_too(started, change, field):
+    """A schedule that ends with the runs, and a worker for each rank."""
+    read = started(change)
+    assert [(s.word, s.note) for s in states.states(read)] == [("failed", f"has another {field}")]
 
 
 def test_a_file_that_names_another_class_of_a_users_is_not_complete_and_imports_nothing(started):

@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +100,19 @@ class Sweep:
         with self._naming(point):
             arguments = [*point.arguments(self.config), "--resume=auto", f"--output={point.output}"]
             config = configuration.parse(arguments)
-            if config.resume is not None:
-                configuration.check_goes_on(config.resume, config, wanted)
+            if config.resume is None:
+                return replace(wanted, output=config.output)
+            configuration.check_goes_on(config.resume, config, wanted)
         return config
 
     def described(self, point: Point) -> configuration.RunConfig:
-        """The configuration that the sweep describes for a point, whatever its file holds. Raises ValueError."""
+        """The configuration that the sweep describes for a point, whatever its file holds, with what set-up decides by
+        ranks and runs. Raises ValueError."""
         with self._naming(point):
             config = configuration.parse(point.arguments(self.config))
             for message in _retyped("", point.fields, config):
                 raise ValueError(message)
-        return config
+        return replace(config, workers=config.workers or point.ranks, schedule=config.schedule.over(config.runs))
 
     @contextmanager
     def _naming(self, point: Point) -> Iterator[None]:
@@ -163,7 +165,8 @@ def read_folder(folder: str | Path) -> Sweep:
     folder = Path(folder)
     path = folder / COPY
     content = _content(path)
-    if (folder / BASE).exists():
+    base = content.get("config")
+    if base is not None and base not in configuration.presets() and (folder / BASE).exists():
         content["config"] = str(folder / BASE)
     name = _name(path, content, "") if "name" in content else folder.resolve().name
     return _sweep(path, content, name, folder)

@@ -17,10 +17,12 @@ from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig
 from hpc_dmaml.launch import BAD_INPUT, COMPLETE, FAILED, INTERRUPTED, launch
 from hpc_dmaml.stopping import Stop
-from hpc_dmaml.sweep import Point, Sweep
-from hpc_dmaml.sweep.states import missing, states
+from hpc_dmaml.sweep import Sweep, states
+from hpc_dmaml.sweep.states import State
 
 STOPPED = (INTERRUPTED, 128 + signal.SIGINT)
+MOST_NOTES = 6
+"""Most points of which it is said what is wrong with their files."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         sweep.check()
         if given.local:
             return run_locally(sweep)
-        show(sweep, missing(sweep) if given.missing else sweep.points)
+        show(sweep, states.missing(sweep) if given.missing else states.states(sweep))
     except (ValueError, OSError) as error:
         print(f"sweep: error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -75,7 +77,7 @@ def run_locally(sweep: Sweep) -> int:
     """Run the missing points. A point that fails does not stop the others; a signal stops all, to be resumed."""
     sweep.copy()
     failed = []
-    for point in missing(sweep):
+    for point in (state.point for state in states.missing(sweep)):
         print(f"\n{point.name}", flush=True)
         command = [sys.executable, "-m", "hpc_dmaml.sweep", str(sweep.folder), "--point", point.name]
         mpirun = _mpirun() if point.ranks > 1 else None  # without mpirun, in one process, with the same results
@@ -112,20 +114,21 @@ def _wait_for(command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def show(sweep: Sweep, points: Sequence[Point]) -> None:
-    """Print a table of points, and what is wrong with their files."""
-    found = {state.point.index: state for state in states(sweep)}
+def show(sweep: Sweep, found: Sequence[State]) -> None:
+    """Print a table of points, and what is wrong with the files of the first that have failed."""
     rows = [["index", *sweep.axes, "seed", "ranks", "state", "output"]]
-    for point in points:
+    for state in found:
+        point = state.point
         settings = [str(point.settings[axis]) for axis in sweep.axes]
-        row = [point.index, *settings, point.seed, point.ranks, found[point.index].word, point.output]
+        row = [point.index, *settings, point.seed, point.ranks, state.word, point.output]
         rows.append([" ".join(str(cell).split()) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-    for point in points:
-        if found[point.index].note:
-            print(f"{point.name}: {found[point.index].note}")
+    notes = [f"{state.point.name}: {state.note}" for state in found if state.word == states.FAILED and state.note]
+    print(*notes[:MOST_NOTES], sep="\n", end="\n" * bool(notes))
+    if len(notes) > MOST_NOTES:
+        print(f"and {len(notes) - MOST_NOTES} more that have failed")
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def states(sweep: Sweep) -> list[State]:
     return [_state(sweep, point, jobs.get(point.name), queue) for point in sweep.points]
 
 
-def missing(sweep: Sweep) -> list[Point]:
-    """The points that are not complete, running or waiting."""
-    return [state.point for state in states(sweep) if state.word not in TAKEN]
+def missing(sweep: Sweep) -> list[State]:
+    """Those of the points that are not complete, running or waiting."""
+    return [state for state in states(sweep) if state.word not in TAKEN]
 
 
 def _state(sweep: Sweep, point: Point, job: str | None, queue: Mapping[str, str]) -> State:

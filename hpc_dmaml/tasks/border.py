@@ -49,6 +49,13 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
     return sampler
 
 
+def check_digest(given: object) -> str | None:
+    """Return what `prepare` gave. Raises ValueError unless that is the digest of a family's data, or None."""
+    if given is not None and not (isinstance(given, str) and given.isprintable()):
+        raise ValueError(f"task: prepare must give a digest of the data as text, or None, not {given!r}")
+    return given
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 

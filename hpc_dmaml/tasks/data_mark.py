@@ -48,9 +48,15 @@ class DataMark:
         return bool(self.data and now.data and self.data != now.data)
 
     def moved(self, now: DataMark, split: Split) -> int:
-        """How many classes of a split were in other splits then."""
+        """How many classes of a split have joined it from another split."""
         others = [each for name, each in self.classes.items() if name != split]
-        return int(np.isin(now.classes.get(split, ()), np.concatenate(others)).sum()) if others else 0
+        joined = np.setdiff1d(now.classes.get(split, ()), self.classes.get(split, ()))
+        return int(np.isin(joined, np.concatenate(others)).sum()) if others else 0
+
+    def trained_on(self, now: DataMark) -> int:
+        """How many classes of all splits have the name of a training class."""
+        every = list(now.classes.values())
+        return int(np.isin(self.classes.get("train", ()), np.concatenate(every)).sum()) if every else 0
 
     def stored(self) -> dict[str, Any]:
         """The classes as arrays of a file."""

@@ -15,7 +15,7 @@ from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.run import run_job
 from hpc_dmaml.setup import make_learner
 from hpc_dmaml.tasks import Samples, Sinusoid, TaskBatch
-from hpc_dmaml.tasks.border import check, check_sampler, draw
+from hpc_dmaml.tasks.border import check, check_digest, check_sampler, draw
 from tests.helpers import small_config
 
 
@@ -164,3 +164,11 @@ def test_ranks_with_data_of_their_own_are_told() -> None:
     learner = make_learner(config, config.task.load(), module, torch.device("cpu"), comm=Two())
     assert "the ranks draw different tasks" in learner.warnings[0]
     assert make_learner(config, config.task.load(), module, torch.device("cpu")).warnings == ()
+
+
+@pytest.mark.parametrize("given", [5, b"1", "a\0b", ["1"]])
+def test_what_prepare_gives_is_a_digest_as_text_or_nothing(given):
+    with pytest.raises(ValueError, match="task: prepare must give a digest of the data as text, or None, not "):
+        check_digest(given)
+    assert check_digest(None) is None
+    assert check_digest("0f") == "0f"

@@ -74,7 +74,9 @@ def test_a_split_file_asks_for_the_classes_of_the_split_that_is_tested(folder, t
     lines = tested(trained)
     for name in names[:7]:
         shutil.rmtree(folder / "images" / name)
-    assert tested(trained) == lines
+    changed = tested(trained)
+    assert changed[0] == lines[0] + ", of data that has changed since training"
+    assert changed[1:] == lines[1:]
     with pytest.raises(Refusal, match="puts 'class0' into train, but .*images has no such class"):
         tested(trained, "--split", "train")
 
@@ -118,7 +120,23 @@ def test_a_split_that_was_edited_is_noticed(folder, tested):
 
 
 def test_a_test_on_classes_of_training_says_so(folder, tested):
-    assert "4 tasks of all 10 classes, those of training among" in tested(job(folder / "images"), "--split", "all")[0]
+    found = tested(job(folder / "images"), "--split", "all")[0]
+    assert "4 tasks of all 10 classes, 6 of which have the name of a training class" in found
+
+
+class Shared(ImageFolder):
+    """With a further split, of the classes of another one."""
+
+    def load(self):
+        sampler = super().load()
+        sampler.splits["held_out"] = sampler.splits["test"]
+        return sampler
+
+
+def test_splits_that_share_classes_are_no_change_of_the_data(folder, tested):
+    task = Shared(root=str(folder / "images"), ways=2, size=(6, 6), channels=1)
+    source = run(small_config(task=task, tasks=2, validation=Validation(every=0)), folder).path
+    assert "4 test tasks" in tested(source, "--trust")[0]
 
 
 def test_files_of_different_data_have_no_mean_over_seeds(folder, tested):
