@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpc_dmaml import engine
 from hpc_dmaml.engine import Engine, InnerLoop, Objective, Rates, default_chunk, objective_for
 from hpc_dmaml.engine.meta_gradient import Keep
-from hpc_dmaml.engine.module import check, first_line
+from hpc_dmaml.engine.module import check, check_copy, first_line
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.losses import LOSSES, Loss
 from hpc_dmaml.parameters import Layout
@@ -87,7 +87,7 @@ def meta_gradient(
     batch = TaskBatch(_samples("support", support), _samples("query", query))
     sample_shape, loss = tuple(batch.support_set.x.shape[2:]), _loss(loss)
     objective = objective_for(module, sample_shape, loss, layout)
-    outputs = _outputs(objective, type(module).__name__, theta, batch)
+    outputs = _outputs(objective, module, theta, batch)
     for what, samples in (("support", batch.support_set), ("query", batch.query_set)):
         border.check(samples, _Form(sample_shape, outputs, loss), what, len(batch))
     if isinstance(inner.lr, Rates):
@@ -175,10 +175,12 @@ def _samples(what: str, given: tuple[Any, Any]) -> Samples:
     return Samples(x, y)
 
 
-def _outputs(objective: Objective, name: str, theta: Tensor, batch: TaskBatch) -> int:
+def _outputs(objective: Objective, module: nn.Module, theta: Tensor, batch: TaskBatch) -> int:
     """Number of outputs for a sample, from a forward pass of the first task. Raises ValueError for wrong shapes."""
-    x = batch.part(slice(1)).to(theta.device, theta.dtype).support_set.x
+    x, name = batch.part(slice(1)).to(theta.device, theta.dtype).support_set.x, type(module).__name__
     try:
+        if objective.derivatives == "autograd":
+            check_copy(module, x[0])
         z = objective.outputs(objective.unflatten(theta, 1), x)
     except Exception as error:  # a module may fail in any way
         raise ValueError(

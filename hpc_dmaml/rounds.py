@@ -65,14 +65,18 @@ class Rounds:
         start = time.perf_counter()
         losses = np.where(reports.finite, reports.loss, np.nan)
         memory = np.vstack([state.memory, losses])[-config.weight_generator.memory_length :]
+        before = state.model.theta.clone()
         try:
             weights, update = exchange.combine(updates, memory, reports.finite)
+            if update is not None:
+                state.model.step(update.to(before.device), config.schedule.factor(run))
+            exchange.share(state.model)
+            if not state.model.theta.isfinite().all():
+                raise FloatingPointError(f"run {run}: the step of {config.optimizer} is not finite. Lower optimizer.lr")
         except FloatingPointError:
+            state.model.theta.copy_(before)
             state.own.undo(np.zeros_like(reports.finite))
             raise
-        if update is not None:
-            state.model.step(update.to(state.model.theta.device), config.schedule.factor(run))
-        exchange.share(state.model)
         state.memory, state.run = memory, run + 1
         self.exchange_s = time.perf_counter() - start
 

@@ -9,6 +9,9 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
+SOME = 1000
+"""Number of runs in which a schedule is tried before the job."""
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):
@@ -32,6 +35,18 @@ class Schedule(ABC):
     def over(self, runs: int) -> Schedule:
         """The schedule with `runs` as its length, if it has none of its own."""
         return self
+
+
+def check(schedule: Schedule, runs: int) -> None:
+    """Raise ValueError unless the factors of the first `SOME` runs and of the last are finite numbers, 0 or more."""
+    for run in (*range(min(SOME, runs)), runs - 1):
+        try:
+            factor = schedule.factor(run)
+            right = 0 <= factor < math.inf
+        except Exception as error:  # a user's own schedule may fail in any way
+            raise ValueError(f"schedule: {schedule} gives no factor for run {run}: {error}") from error
+        if not right:
+            raise ValueError(f"schedule: {schedule} gives {factor} for run {run}; it must be finite, and 0 or more")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpc_dmaml import algorithms, compiling, optimizers, placement, results, trust_region, weight_generators
+from hpc_dmaml import (
+    algorithms,
+    compiling,
+    optimizers,
+    placement,
+    results,
+    schedules,
+    trust_region,
+    weight_generators,
+)
 from hpc_dmaml.claim import claim, claim_new
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
 from hpc_dmaml.config import RunConfig
@@ -74,6 +83,7 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
         optimizers.check(config.optimizer)
         if stepping is not None:
             optimizers.check(stepping, "local_optimizer")
+        schedules.check(config.schedule, config.runs)
     output, lock = Path(config.output or ""), None
     with comm.raising_together():
         if comm.rank == 0:

@@ -8,6 +8,7 @@
 ##SBATCH --qos=NAME
 ##SBATCH --time=04:00:00
 ##SBATCH --cpus-per-task=4      # threads of a rank
+##SBATCH --mem-per-cpu=4G       # or --mem, --mem-per-gpu; with these, take --mem-per-cpu out of run.sbatch, too
 ##SBATCH --gpus-per-task=1
 ##SBATCH --ntasks-per-node=48
 

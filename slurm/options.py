@@ -19,6 +19,8 @@ SHORT = {
 FLAGS = {
     "H": "hold", "O": "overcommit", "Q": "quiet", "W": "wait", "k": "no-kill", "s": "oversubscribe", "v": "verbose",
 }  # fmt: skip
+MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
+"""Options of which sbatch takes only one."""
 VALUED = {
     *SHORT.values(), "export", "gpus-per-node", "gpus-per-task", "gres", "mail-type", "mail-user", "mem", "mem-per-cpu",
     "mem-per-gpu", "ntasks-per-node", "open-mode", "reservation", "signal",
@@ -73,6 +75,12 @@ def _options(words: "list[str]") -> "dict[str, str]":
         if not options[name]:
             raise ValueError(f"--{name} has no value; write --{name}=value")
     return options
+
+
+def over(lower: "dict[str, str]", upper: "dict[str, str]") -> "dict[str, str]":
+    """The options of both; `upper` take precedence, and its way to give the memory replaces that of `lower`."""
+    excluded = MEMORY if MEMORY & upper.keys() else set()
+    return {**{name: value for name, value in lower.items() if name not in excluded}, **upper}
 
 
 def words(options: "dict[str, str]") -> "list[str]":

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from options import cluster_file, header, options_of
+from options import cluster_file, header, options_of, over
 
 from hpc_dmaml import console
 from hpc_dmaml import sweep as sweeps
@@ -229,7 +229,7 @@ def chosen_points(sweep: Sweep, only_missing: bool) -> list[Point]:
 
 def read_options(cluster: Path | None) -> Options:
     """The options of array.sbatch, overridden by the cluster's. Raises ValueError."""
-    return options_of(Path(__file__).with_name("array.sbatch")) | options_of(cluster)
+    return over(options_of(Path(__file__).with_name("array.sbatch")), options_of(cluster))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -288,6 +288,22 @@ def test_fields_out_of_range_are_refused_by_name(bad: tuple[str, int]) -> None:
         MAML(**dict([bad]))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "fits"), [(1, True), (np.float32(0.25), True), (None, False), ("0.1", False), (torch.tensor(0.1), False)]
+)
+def test_rates_of_a_subclass_are_a_number_or_rates(given: object, fits: bool) -> None:
+    class Own(MAML):
+        def rates(self, layout: Layout) -> object:  # type: ignore[override]
+            return given
+
+    layout = Layout.of(nn.Linear(2, 1))
+    if fits:
+        assert Own().learned(layout) == {}
+    else:
+        with pytest.raises(ValueError, match=r"algorithm: Own\.rates must give a number or Rates, not "):
+            Own().learned(layout)
+
+
 def test_a_model_of_one_layer_has_no_body() -> None:
     with pytest.raises(ValueError, match="BOIL adapts all but the last layer, and the model has one layer alone"):
         BOIL().learned(Layout.of(nn.Linear(2, 1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Checkpoint, Validation, from_yaml, parse
 from hpc_dmaml.files import is_locked, locked
 from hpc_dmaml.models import Conv4, Module
-from hpc_dmaml.optimizers import Adam, TorchOptimizer
+from hpc_dmaml.optimizers import SGD, Adam, TorchOptimizer
 from hpc_dmaml.parameters import flatten
 from hpc_dmaml.run import run_job
 from hpc_dmaml.schedules import Cosine
@@ -113,8 +113,6 @@ def test_several_epochs_are_several_steps_of_a_worker(tmp_path):
 
 
 def test_sum_over_tasks_is_the_mean_times_their_number(tmp_path):
-    from hpc_dmaml.optimizers import SGD
-
     mean = run(small_config(runs=1), tmp_path, name="mean.h5")["meta_model/parameters"]
     total = small_config(runs=1, task_reduction="sum", optimizer=SGD(lr=0.02 / 5))
     np.testing.assert_allclose(run(total, tmp_path, name="sum.h5")["meta_model/parameters"], mean, rtol=1e-12)
@@ -179,6 +177,20 @@ def test_optimizers_of_torch_step_the_flat_vector(tmp_path, name):
 def test_the_rate_of_an_optimizer_of_torch_is_given_in_one_place(tmp_path):
     with pytest.raises(Refusal, match="arguments must leave out lr, which is a field of its own, not 0.5"):
         run(small_config(optimizer=TorchOptimizer("SGD", arguments={"lr": 0.5})), tmp_path)
+
+
+@dataclass(frozen=True)
+class Overshoot(SGD):
+    def _step(self, theta, gradient, state, lr):
+        theta.fill_(float("inf"))
+
+
+@pytest.mark.parametrize("exchange", ["gather", "allreduce"])
+def test_a_step_that_is_not_finite_is_not_taken(tmp_path, capsys, exchange):
+    config = small_config(optimizer=Overshoot(0.1), exchange=exchange)
+    assert run_job(replace(config, output=str(tmp_path / "job.h5")), Communicator()) == 1
+    assert "run 0: the step of Overshoot" in capsys.readouterr().err
+    assert np.isfinite(results.read(tmp_path / "job.h5")["meta_model/parameters"]).all()
 
 
 def test_an_existing_output_is_never_overwritten(tmp_path):
@@ -294,8 +306,6 @@ def test_the_trained_model_adapts_and_exports(tmp_path):
 def test_a_job_can_start_from_another_ones_parameters(tmp_path):
     first = run(small_config(), tmp_path, name="first.h5")
     warm = small_config(init_from=str(first.path), algorithm=MAML(inner_lr=0.05, inner_steps=0), runs=1)
-    from hpc_dmaml.optimizers import SGD
-
     second = run(replace(warm, optimizer=SGD(lr=1e-30)), tmp_path, name="second.h5")
     np.testing.assert_array_equal(second["meta_model/parameters"], first["meta_model/parameters"])
     single = run(replace(warm, optimizer=SGD(lr=1e-30), dtype="float32"), tmp_path, name="single.h5")

@@ -155,7 +155,10 @@ class Sines(Sinusoid):
     ("loss", "message"),
     [
         (Mixing(), "loss Mixing.value of a task depends on the other tasks"),
-        (Scalar(), r"loss Scalar.value must give a number for each task, shape \(1,\), not shape \(\)"),
+        (
+            Scalar(),
+            r"loss Scalar.value must give a number for each task, shape \(1,\) of torch.float64, not shape \(\)",
+        ),
         (Unmeasured(), "Unmeasured has a metric, so write measure()"),
         (Huber, "Sines.loss must be a Loss, or the name of one"),
         ("hinge", "there is no loss 'hinge'"),

@@ -231,7 +231,7 @@ class Bad(WeightGenerator):
 
     def weights(self, losses, memory, gram):
         Bad.calls += 1
-        return np.full(len(losses), np.nan if Bad.calls > 3 else 1.0)  # the first is a trial
+        return np.full(len(losses), np.nan if Bad.calls > 4 else 1.0)  # the first two are a trial
 
 
 class BadOnGram(Bad):

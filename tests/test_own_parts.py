@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from examples import own_parts
 from hpc_dmaml import results
 from hpc_dmaml.algorithms import MAML, Algorithm
 from hpc_dmaml.communicator import Communicator, Refusal
-from hpc_dmaml.config import parse
+from hpc_dmaml.config import from_yaml, parse, to_yaml
 from hpc_dmaml.engine import Engine, MetaGradient
 from hpc_dmaml.losses import Loss, SquaredError
 from hpc_dmaml.models import Model
@@ -128,6 +129,16 @@ def test_its_fields_are_explained(capsys):
 
 
 # ---- what is not complete
+
+
+@dataclass(frozen=True)
+class Placed(Sinusoid):
+    where: Path = Path("a") / "b"
+
+
+def test_a_field_may_be_a_path() -> None:
+    config = small_config(task=Placed(where=Path("c/d.npz")))
+    assert from_yaml(to_yaml(config), lambda _: True) == config
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import parse
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.run import run_job
-from hpc_dmaml.schedules import Constant, Cosine, Schedule, Steps
+from hpc_dmaml.schedules import Constant, Cosine, Schedule, Steps, check
 from tests.helpers import differing, run, small_config
 
 
@@ -86,3 +87,30 @@ def test_the_command_line_names_a_schedule_and_its_fields():
     assert parse(given).schedule == Cosine(warm_up=10, final=0.01)
     with pytest.raises(ValueError, match="schedule"):
         parse(["--schedule", "Cosinus"])
+
+
+@dataclass(frozen=True)
+class Given(Schedule):
+    gives: Any = None
+
+    def shape(self, run: int) -> float:
+        return self.gives(run)
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        (lambda run: None, "gives no factor for run 0: "),
+        (lambda run: 1 / (2 - run), "gives no factor for run 2: division by zero"),
+        (lambda run: float("nan") if run == 4 else 1.0, "gives nan for run 4; it must be finite, and 0 or more"),
+        (lambda run: -1.0, "gives -1.0 for run 0"),
+    ],
+)
+def test_a_schedule_that_fails_in_any_run_is_refused_before_the_first(gives, message):
+    with pytest.raises(ValueError, match=message):
+        check(Given(gives=gives), 5)
+
+
+def test_rates_that_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"schedule: Steps.* gives no factor for run 2"):
+        check(Steps(every=1, gamma=1e200), 100)

@@ -159,6 +159,15 @@ def test_nothing_that_a_sweep_or_a_path_says_becomes_a_command_or_an_option(scal
     assert {path.name for path in Path().iterdir()} == {"cluster.sh", "scaled.yaml", "slurm"}
 
 
+@pytest.mark.parametrize("memory", ["mem", "mem-per-cpu", "mem-per-gpu"])
+def test_a_clusters_way_to_give_the_memory_replaces_the_scripts(tmp_path, memory):
+    """sbatch refuses two of them."""
+    (tmp_path / "cluster.sh").write_text(f"#SBATCH --{memory}=4G\n")
+    found = submit.read_options(tmp_path / "cluster.sh")
+    assert {name: value for name, value in found.items() if name.startswith("mem")} == {memory: "4G"}
+    assert found["time"] == "01:00:00"
+
+
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
     """`slurm/sbatch` with a fake sbatch on the path, which says its words: call it with a cluster's file."""

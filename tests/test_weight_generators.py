@@ -178,6 +178,19 @@ def test_what_is_no_weights_is_refused_and_the_generator_named(gives, rule):
         check(Own(gives), 2)
 
 
+class Random(WeightGenerator):
+    def weights(self, losses, memory, gram):
+        return np.random.default_rng().random(len(losses))
+
+
+def test_a_generator_that_gives_other_weights_the_next_time_is_refused():
+    """Each rank would weigh by its own."""
+    with pytest.raises(
+        ValueError, match="weight_generator: Random gives other weights for the same losses the next time"
+    ):
+        check(Random(), 3)
+
+
 @pytest.mark.parametrize("scale", [1e-320, 1e308])
 def test_weights_of_any_size_become_a_distribution(scale):
     weights = worker_weights(Own(np.array([scale, scale])), np.ones((1, 2)), np.full(2, True))

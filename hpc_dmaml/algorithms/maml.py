@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from hpc_dmaml.algorithms.algorithm import Algorithm
@@ -54,7 +55,7 @@ class MAML(Algorithm):
         from hpc_dmaml.engine import rates
 
         patterns = self.patterns(layout)
-        return float(self.inner_lr) if patterns == ("*",) else rates(layout, self.inner_lr, adapted=patterns)
+        return self.inner_lr if patterns == ("*",) else rates(layout, self.inner_lr, adapted=patterns)
 
     def patterns(self, layout: Layout) -> tuple[str, ...]:
         """Name patterns of the parameters of this model that adapt."""
@@ -68,7 +69,7 @@ class MAML(Algorithm):
         return (*[early] * (self.inner_steps - 1), 1 - early * (self.inner_steps - 1))
 
     def learned(self, layout: Layout) -> dict[str, Tensor]:
-        rates = self.rates(layout)
+        rates = self._checked_rates(layout)
         return {} if isinstance(rates, float) or not rates.learned else rates.layout.views(rates.values)
 
     def update(self, engine: Engine, phi: Tensor, batch: Batch, run: int) -> MetaGradient:
@@ -94,12 +95,21 @@ class MAML(Algorithm):
         """Split φ into θ (P,) and the inner learning rates with their learned values."""
         theta, key = phi[: layout.size], (layout, phi.device)
         if key not in self._rates:
-            rates = self.rates(layout)
+            rates = self._checked_rates(layout)
             self._rates[key] = rates if isinstance(rates, float) else rates.to(theta)
         rates = self._rates[key]
         if isinstance(rates, float) or not rates.learned:
             return theta, rates
         return theta, rates._replace(values=phi[layout.size :])
+
+    def _checked_rates(self, layout: Layout) -> float | Rates:
+        """`rates`, which a subclass may override. Raises ValueError unless it gives a number or `Rates`."""
+        from hpc_dmaml.engine import Rates
+
+        rates = self.rates(layout)
+        if not isinstance(rates, Rates | Real) or isinstance(rates, bool):
+            raise ValueError(f"algorithm: {type(self).__name__}.rates must give a number or Rates, not {rates!r}")
+        return rates if isinstance(rates, Rates) else float(rates)
 
     @cached_property
     def _rates(self) -> dict[Any, float | Rates]:

@@ -32,7 +32,7 @@ from hpc_dmaml.results import Results
 GROUPS = ("runs", "workers", "ranks", "validation")
 BARS = 10
 """Most workers that are shown one by one; more are summarised."""
-CODES = {"complete": 0, "running": 0, "interrupted": 75, "dead": 1, "failed": 1}
+CODES = {"complete": 0, "running": 0, "interrupted": 75, "dead": 1, "failed": 1, "unreadable": 1}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -210,6 +210,8 @@ class Watched:
     status: str = "starting"
     changed: bool = False
     """Whether there is anything new since the last look."""
+    problem: str = ""
+    """Why it could not be read."""
     _stamp: tuple[int, ...] = field(default=())
 
     def look(self) -> None:
@@ -246,12 +248,14 @@ def screen(watched: Sequence[Watched], now_s: float, width: int) -> list[str]:
     if len(watched) == 1 and watched[0].job is not None:
         return view(watched[0].job, watched[0].status, now_s, width)
     name_width = min(max(len(w.path.name) for w in watched), max(16, width - 56))
-    return [
-        f"{w.path.name[:name_width]:{name_width}} started, nothing written yet"[:width]
-        if w.job is None
-        else row(w.job, w.status, now_s, width, name_width)
-        for w in watched
-    ]
+    return [_line(each, now_s, width, name_width) for each in watched]
+
+
+def _line(one: Watched, now_s: float, width: int, name_width: int) -> str:
+    """A line for one of several jobs."""
+    if one.job is not None and not one.problem:
+        return row(one.job, one.status, now_s, width, name_width)
+    return f"{one.path.name[:name_width]:{name_width}} {one.problem or 'started, nothing written yet'}"[:width]
 
 
 def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
@@ -259,7 +263,14 @@ def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
     on_terminal, drawn = sys.stdout.isatty(), 0
     while True:
         for one in watched:
-            one.look()
+            one.problem = ""
+            try:
+                one.look()
+            except ValueError as error:
+                if len(watched) == 1:
+                    raise
+                one.changed = one.status != "unreadable"
+                one.status, one.problem = "unreadable", str(error)
         size = shutil.get_terminal_size()
         if once or on_terminal:
             lines = screen(watched, time.time(), size.columns)
@@ -270,8 +281,8 @@ def follow(watched: Sequence[Watched], every_s: float, once: bool) -> None:
             print("\n".join(_safe(line, on_terminal, not n) for n, line in enumerate(lines)), flush=True)
         else:
             for one in watched:
-                if one.changed and one.job is not None:
-                    print(_safe(row(one.job, one.status, time.time(), 120), False), flush=True)
+                if one.changed and (one.job is not None or one.problem):
+                    print(_safe(_line(one, time.time(), 120, len(one.path.name)), False), flush=True)
         if once or all(one.ended for one in watched):
             return
         time.sleep(every_s)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any, get_args, get_origin
 
 from hpc_dmaml import results
@@ -253,7 +254,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     if not is_dataclass(value):
-        return value
+        return str(value) if isinstance(value, PurePath) else value
     content = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if not isinstance(value, STRATEGIES):
         return content

@@ -92,7 +92,7 @@ class AutogradObjective:
         named = dict(zip(self.layout.names, parameters, strict=True))
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         with _twice_differentiable_attention():
-            return functional_call(self.module, {**named, **buffers}, (x,))
+            return functional_call(self.module, {**named, **buffers}, (x.clone(),))  # it may change x in place
 
 
 def check_twice_differentiable(gradients: list[Tensor]) -> None:

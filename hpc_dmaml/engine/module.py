@@ -33,6 +33,9 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:
             part.track_running_stats = False
             part.running_mean = part.running_var = part.num_batches_tracked = None
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.layout is torch.strided:  # an expanded one could not be written
+                part._buffers[name] = buffer.contiguous()
     check(module, empty)
     copied(module)
     return module
@@ -49,6 +52,8 @@ def check(module: nn.Module, empty: bool = False) -> None:
             raise ValueError(f"model: {name} has no shape yet; call the module once on some samples")
         if tensor.is_meta and not empty:
             raise ValueError(f"model: {name} has no values (device meta)")
+        if tensor.layout is not torch.strided:
+            raise ValueError(f"model: {name} is sparse; only dense parameters and buffers are supported")
         if tensor.is_complex():
             raise ValueError(f"model: {name} is complex; only real parameters and buffers are supported")
     for name, parameter in module.named_parameters():
@@ -68,6 +73,19 @@ def copied(module: nn.Module) -> nn.Module:
             "compute tensors that depend on parameters in forward (not by torch.nn.utils.weight_norm, which computes "
             "them before), and keep locks and open files out of it"
         ) from error
+
+
+def check_copy(module: nn.Module, x: torch.Tensor) -> None:
+    """Raise ValueError if a copy of the module uses the original's parameters for the samples x (n, …)."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        total = copied(module)(x.clone()).sum()
+        reached = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else ()
+    if any(each is not None for each in reached):
+        raise ValueError(
+            f"model: {type(module).__name__} holds a function that refers to its own parts, such as a lambda or a hook: a "
+            "copy of the module, with other parameters, would still use these. Make it a method"
+        )
 
 
 def first_line(error: BaseException) -> str:

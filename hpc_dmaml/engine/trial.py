@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
-from hpc_dmaml.engine.module import copied, first_line
+from hpc_dmaml.engine.module import check_copy, copied, first_line
 from hpc_dmaml.engine.objective import Objective
 from hpc_dmaml.losses import Loss, named
 from hpc_dmaml.parameters import Layout
@@ -50,6 +50,7 @@ def try_out(
     name, loss = type(module).__name__, named(loss)
     x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
     _outputs(module, x[0], name, outputs)
+    check_copy(module, x[0])
     probe, x, y = _small(module, x, y, outputs)
     z = _outputs(probe, x[0], name, outputs)
     _check_loss(loss, z[None], y)
@@ -58,8 +59,12 @@ def try_out(
     _check_constancy(probe, x[0], z, name, tolerance)
     warnings = []
     if any(part.training for part in probe.modules()):
-        in_evaluation = copied(probe).eval()(x[0])
-        if not _close(in_evaluation, z, tolerance):
+        in_evaluation = None
+        with suppress(Exception):  # a module may fail in any way
+            in_evaluation = copied(probe).eval()(x[0])
+        if not (
+            isinstance(in_evaluation, Tensor) and in_evaluation.shape == z.shape and _close(in_evaluation, z, tolerance)
+        ):
             warnings.append(
                 f"{name} gives other outputs in evaluation mode than in training mode, in which it is trained and "
                 "evaluated here: do not call .eval() on what adapt returns"
@@ -112,21 +117,29 @@ def _small(module: nn.Module, x: Tensor, y: Tensor, outputs: int) -> tuple[nn.Mo
 
 
 def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless loss and metric each give one number for each task."""
+    """Raise ValueError unless loss and metric each give one number for each task, whatever the other tasks are, and
+    leave outputs and targets as they are."""
     name = type(loss).__name__
-    for what, give in (("value", loss.value), ("measure", loss.measure)):
+
+    def given(what: str, z: Tensor, y: Tensor) -> Tensor:
+        told = [z.clone(), y.clone()]
         try:
-            given = give(z, y)
+            found = getattr(loss, what)(*told)
         except Exception as error:  # a user's own loss may fail in any way
             shapes = f"outputs {tuple(z.shape)} and targets {tuple(y.shape)}"
             raise ValueError(f"task: loss {name}.{what} cannot take {shapes}: {first_line(error)}") from error
-        if not isinstance(given, Tensor) or given.shape != (len(z),):
-            came = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        if not isinstance(found, Tensor) or found.shape != (len(z),) or found.dtype != z.dtype:
+            came = f"shape {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
-                f"task: loss {name}.{what} must give a number for each task, shape ({len(z)},), not {came}"
+                f"task: loss {name}.{what} must give a number for each task, shape ({len(z)},) of {z.dtype}, not {came}"
             )
-    both = loss.value(torch.cat([z, z + 1]), torch.cat([y, y]))
-    if not _close(both, torch.cat([loss.value(z, y), loss.value(z + 1, y)]), 1e-3):
+        if not all(map(torch.equal, told, (z, y))):
+            raise ValueError(f"task: loss {name}.{what} changes outputs or targets in place; let it work on a copy")
+        return found
+
+    given("measure", z, y)
+    alone = torch.cat([given("value", each, y) for each in (z, z + 1)])
+    if not _close(given("value", torch.cat([z, z + 1]), torch.cat([y, y])), alone, 1e-3):
         raise ValueError(f"task: loss {name}.value of a task depends on the other tasks that it is given with")
 
 

@@ -51,12 +51,19 @@ def worker_weights(
 
 
 def check(generator: WeightGenerator, workers: int) -> None:
-    """Raise ValueError unless the generator gives valid weights for test losses and updates of that many workers."""
+    """Raise ValueError unless the generator gives valid weights for test losses and updates of that many workers, twice
+    the same: every rank asks it for itself."""
     losses = np.arange(1.0, workers + 1)[None]
+    gram = np.diag(losses[0]) if generator.needs_gram else None
     try:
-        worker_weights(generator, losses, np.full(workers, True), np.diag(losses[0]) if generator.needs_gram else None)
+        one, other = (worker_weights(generator, losses, np.full(workers, True), gram) for _ in range(2))
     except Exception as error:  # a user's own generator may fail in any way
         raise ValueError(f"weight_generator: tried on losses {losses[0].tolist()}: {error}") from error
+    if not np.array_equal(one, other):
+        raise ValueError(
+            f"weight_generator: {type(generator).__name__} gives other weights for the same losses the next time: take out "
+            "what is random, or kept from call to call"
+        )
 
 
 def _distribution(raw: object, workers: int, name: str) -> np.ndarray:

@@ -211,6 +211,16 @@ def test_bad_input_is_one_message_and_exit_code_2(path, capsys):
     assert "not a readable result file" in capsys.readouterr().err
 
 
+def test_of_several_files_an_unreadable_one_hides_no_other(path, tmp_path, capsys):
+    write_job(path, small_config(workers=1), 1)
+    (tmp_path / "half.h5").write_bytes(path.read_bytes()[:1000])
+    assert watch.main([str(path), str(tmp_path / "half.h5")]) == 1
+    one, other = capsys.readouterr().out.splitlines()
+    assert "job.h5" in one
+    assert "complete" in one
+    assert "half.h5 is not a readable result file" in other
+
+
 def test_what_a_file_says_cannot_speak_to_the_terminal(tmp_path, capsys):
     path = tmp_path / "a\x1b[2Jb.h5"
     write_job(path, small_config(workers=1), 1)

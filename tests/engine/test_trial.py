@@ -7,6 +7,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hpc_dmaml import InnerLoop, meta_gradient
 from hpc_dmaml.engine import objective_for, prepare, try_out
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layers import LAYERS
 from hpc_dmaml.engine.trial import BESIDE, Trial
+from hpc_dmaml.losses import SquaredError
 from hpc_dmaml.models import GaussianPolicy
-from hpc_dmaml.parameters import Layout, constants
+from hpc_dmaml.parameters import Layout, constants, set_constants
 from hpc_dmaml.tasks import Samples
 from tests.engine.reference import PROBLEMS
 
@@ -156,6 +159,84 @@ def test_a_module_that_overwrites_its_input_is_refused() -> None:
 
 
 # ---- modes
+
+
+def with_a_lambda() -> nn.Module:
+    module = Own(torch.tanh)
+    module.between = lambda z: torch.tanh(module.more(z))
+    module.more = nn.Linear(4, 4)
+    return module
+
+
+def with_a_hook() -> nn.Module:
+    module = Own(torch.tanh)
+    module.scale = nn.Parameter(torch.ones(4))
+    module.enter.register_forward_hook(lambda part, given, z: z * module.scale)
+    return module
+
+
+@pytest.mark.parametrize("build", [with_a_lambda, with_a_hook])
+def test_a_function_that_refers_to_the_modules_own_parts_is_refused(build: Callable[[], nn.Module]) -> None:
+    """A copy with a task's parameters would go on with the original's, and these would never be learned."""
+    with pytest.raises(ValueError, match="model: Own holds a function that refers to its own parts"):
+        tried(build())
+    x, y = torch.rand(2, 5, 3), torch.rand(2, 5, OUTPUTS)
+    with pytest.raises(ValueError, match="model: Own .*refers to its own parts"):
+        meta_gradient(build(), "squared_error", (x, y), (x, y), InnerLoop(0.1))
+
+
+def test_the_users_samples_stay_as_they_are() -> None:
+    module = Own(lambda z: z)
+    module.register_forward_pre_hook(lambda part, given: (given[0].div_(10),))
+    x, y = torch.rand(2, 5, 3), torch.rand(2, 5, OUTPUTS)
+    before = x.clone()
+    meta_gradient(module, "squared_error", (x, y), (x, y), InnerLoop(0.1, 2))
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
+class OtherwiseInEvaluation(Own):
+    def forward(self, x: Tensor) -> Any:
+        z = super().forward(x)
+        return z if self.training else self.answer(z)
+
+
+@pytest.mark.parametrize("answer", [lambda z: (z, 1), lambda z: z.mean(0), lambda z: z.nothing])
+def test_what_only_evaluation_mode_gives_is_no_reason_to_refuse(answer: Callable[[Tensor], Any]) -> None:
+    module = OtherwiseInEvaluation(torch.tanh)
+    module.answer = answer
+    assert "gives other outputs in evaluation mode" in tried(module).warnings[0]
+
+
+class Slip(SquaredError):
+    """The usual slips of a loss of one's own."""
+
+    def __init__(self, value: Any = None, measure: Any = None) -> None:
+        object.__setattr__(self, "given", (value, measure))
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (self.given[0] or super().value)(z, targets)
+
+    def measure(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (self.given[1] or super().measure)(z, targets)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Slip(lambda z, y: (z[..., 0] - y).square().mean((1, 2))), r"Slip.value cannot take outputs \(2, "),
+        (Slip(lambda z, y: z.sub_(y).square().mean((1, 2))), "Slip.value changes outputs or targets in place"),
+        (
+            Slip(None, lambda z, y: (z > y).sum((1, 2))),
+            r"Slip.measure must give a number for each task, .*, not shape .* of torch.int64",
+        ),
+        (Slip(None, lambda z, y: z.sub_(y).mean((1, 2))), "Slip.measure changes outputs or targets in place"),
+    ],
+)
+def test_slips_of_a_loss_are_said_of_the_loss(loss: Slip, message: str) -> None:
+    module = nn.Linear(3, 4)
+    samples = Samples(torch.randn(1, 4, 3), torch.randn(1, 4, 4))
+    with pytest.raises(ValueError, match=f"task: loss {message}"):
+        try_out(module, Layout.of(module), samples, 4, loss, True)
 
 
 def test_norms_use_the_batch_in_training_and_evaluation_mode_alike() -> None:
@@ -323,6 +404,18 @@ def test_lazy_layers_get_their_shapes() -> None:
     assert module[4].in_features == 64
 
 
+def with_a_buffer(table: Tensor) -> nn.Module:
+    module = nn.Sequential(nn.Linear(3, OUTPUTS))
+    module.register_buffer("table", table)
+    return module
+
+
+def test_an_expanded_buffer_can_be_written() -> None:
+    module = prepare(with_a_buffer(torch.ones(1).expand(3)), SHAPE)
+    set_constants(module, {"table": np.arange(3.0, dtype=np.float32)}, "a file")
+    assert module.table.tolist() == [0, 1, 2]
+
+
 def test_frozen_parameters_and_buffers_are_constants() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, OUTPUTS))
     module[0].weight.requires_grad_(False)
@@ -339,13 +432,14 @@ def test_frozen_parameters_and_buffers_are_constants() -> None:
         (lambda: nn.Linear(3, OUTPUTS).requires_grad_(False), "no parameters to learn"),
         (lambda: nn.Linear(3, OUTPUTS, device="meta"), r"weight has no values \(device meta\)"),
         (lambda: nn.Linear(3, OUTPUTS, dtype=torch.complex64), "weight is complex"),
+        (lambda: with_a_buffer(torch.eye(3).to_sparse()), "table is sparse"),
         (lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(3, OUTPUTS))), "weight_norm"),
         (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 2))), "RecursiveScriptModule is not supported"),
         (lambda: nn.DataParallel(nn.Linear(3, 2)), "DataParallel is not supported"),
         (lambda: Own(threading.Lock()), r"Own cannot be copied: "),
         (lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(9, 2)), "lazy layers cannot take samples"),
     ],
-    ids=["none", "all frozen", "meta", "complex", "old weight norm", "compiled", "parallel", "lock", "lazy"],
+    ids=["none", "all frozen", "meta", "complex", "sparse", "old weight norm", "compiled", "parallel", "lock", "lazy"],
 )
 def test_what_is_no_model_is_refused(build: Callable[[], nn.Module], message: str) -> None:
     with warnings.catch_warnings():
