@@ -50,10 +50,10 @@ LEFT_OUT = {
     r"meta_world_ml1|results/reach": "needs Meta-World in an environment of its own; tests/tasks/test_meta_world.py does it",
     r"--root data/omniglot|results/(omniglot|cifar_fs)/": "needs Omniglot or CIFAR-100, and hours",
     r"taskset |results/slow": "needs two idle cores; tests/analysis names slow ranks in made-up files",
-    r"((heterogeneous|workers_or_tasks|own_optimizers)_sinusoid|algorithms_omniglot_20w1s|initial_weights)(.yaml --local| |/|$)": (
+    r"((heterogeneous|workers_or_tasks|own_optimizers)_sinusoid|algorithms_(omniglot_20w1s|cifar_fs)|initial_weights|task_reduction|beta_omniglot_10?)(.yaml --local| |/|$)": (
         "takes up to half an hour; tests/analysis compares made-up files"
     ),
-    r"sweeps/scaling.yaml --local|results/scaling": "needs the thesis's sweep, which takes hours; tests/analysis draws it from made-up files",
+    r"sweeps/scaling(_times)?.yaml --local|results/scaling": "needs the thesis's sweep, which takes hours; tests/analysis draws it from made-up files",
     r"^(HPC_DMAML_\w+=\d+ )?pytest |^ruff |^sphinx-build ": "is what .ci/run itself does",
 }
 """Patterns of commands that are not run, and why."""

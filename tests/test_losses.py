@@ -126,6 +126,16 @@ def test_what_a_file_names_is_imported_only_where_it_is_trusted() -> None:
 
 
 @dataclass(frozen=True)
+class Weighted(Linear):
+    weights: tuple[float, ...] = (1.0, 2.0)
+
+
+def test_a_loss_may_have_a_tuple_as_a_field() -> None:
+    """YAML has lists alone."""
+    assert named(described(Weighted((0.5, 3.0))), lambda path: True) == Weighted((0.5, 3.0))
+
+
+@dataclass(frozen=True)
 class Mixing(Loss):
     """The tasks are held against one another."""
 

@@ -6,7 +6,8 @@ without the family's data.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
+from typing import Any
 
 from hpc_dmaml.importing import Trusted, find, path_of
 from hpc_dmaml.losses.cross_entropy import CrossEntropy
@@ -47,8 +48,11 @@ def named(loss: object, trusted: Trusted = lambda path: True) -> Loss:
     if not isinstance(content, dict) or content.keys() != {"class_path", "init_args"}:
         raise ValueError(f"task: there is no loss {loss!r}; there are {', '.join(LOSSES)}, or a Loss of your own")
     kind = find("loss", Loss, content["class_path"], trusted)
+    from hpc_dmaml.config.values import hints, typed  # which imports the losses
+
     try:
-        made: Loss = kind(**content["init_args"])
+        kinds, given = hints(kind) if is_dataclass(kind) else {}, content["init_args"]
+        made: Loss = kind(**{name: typed(name, value, kinds.get(name, Any)) for name, value in given.items()})
     except Exception as error:
         raise ValueError(f"loss: {content['class_path']} cannot be made of {content['init_args']}: {error}") from error
     return made
