@@ -35,9 +35,9 @@ def claim(output: Path, resumes: bool, asked: Callable[[], bool] | None, stack: 
     """
     if there_is("output", output) and not resumes:
         raise Taken(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
-    waits = asked is not None and slurm_restarts() > 0
+    waits = asked if slurm_restarts() else None
     try:
-        lock = _wait(output, asked, stack) if asked and waits else stack.enter_context(locked(output, wait=False))
+        lock = _wait(output, waits, stack) if waits else stack.enter_context(locked(output, wait=False))
     except Busy as error:
         raise Taken(f"output: another job is writing {output}") from error
     except OSError as error:

@@ -16,7 +16,7 @@ from hpc_dmaml import console, results, stopping
 from hpc_dmaml.analysis import stats
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import REPEATS, RunConfig, changes, require, stored_in
-from hpc_dmaml.config.command_line import FLAGS, help_parser, shortest, split
+from hpc_dmaml.config.command_line import FLAGS, help_parser, is_set, shortest, split
 from hpc_dmaml.config.layers import layer, plain
 from hpc_dmaml.config.values import Word, hints, make, typed
 from hpc_dmaml.files import expanded, writing
@@ -88,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
     for name in given:
         if name not in types:
             raise ValueError(f"there is no option --{name}" + did_you_mean(name, types, "--"))
-    given |= {name: True for name in ("inductive", "trust") if given.get(name) == ""}
+    given |= {name: is_set(name, given) for name in ("inductive", "trust")}
     given |= {name: Word(expanded(given[name])) for name in ("csv", "root") if name in given}
     given["files"] = tuple(str(expanded(file)) for file in positional)
     evaluation: Evaluation = make(Evaluation, "", {name: typed(name, v, types[name]) for name, v in given.items()})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpc_dmaml import engine
 from hpc_dmaml.engine import Engine, InnerLoop, Objective, Rates, default_chunk, objective_for
 from hpc_dmaml.engine.meta_gradient import Keep
-from hpc_dmaml.engine.module import check, check_copy, first_line
+from hpc_dmaml.engine.module import check, check_apart, first_line
 from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.losses import LOSSES, Loss
 from hpc_dmaml.parameters import Layout
@@ -179,13 +179,13 @@ def _outputs(objective: Objective, module: nn.Module, theta: Tensor, batch: Task
     """Number of outputs for a sample, from a forward pass of the first task. Raises ValueError for wrong shapes."""
     x, name = batch.part(slice(1)).to(theta.device, theta.dtype).support_set.x, type(module).__name__
     try:
-        if objective.derivatives == "autograd":
-            check_copy(module, x[0])
-        z = objective.outputs(objective.unflatten(theta, 1), x)
+        with torch.enable_grad():
+            z = objective.outputs(objective.unflatten(theta, 1), x)
     except Exception as error:  # a module may fail in any way
         raise ValueError(
             f"model: {name} gives no outputs for a task's x {tuple(x.shape[1:])}: {first_line(error)}"
         ) from error
+    check_apart(module, z)
     if objective.loss.targets != "any" and (z.dim() != 3 or z.shape[1] != x.shape[1]):
         came, wanted = tuple(z.shape[1:]), f"({x.shape[1]}, outputs)"
         raise ValueError(

@@ -116,10 +116,8 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
     that is not trusted.
     """
     require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
-    if which == "best":
-        return load_best(path, trust)[0]
     source = results.read(expanded(path))
-    return _model(source, source["meta_model/parameters"], which, trust)
+    return _model(source, source["meta_model/parameters"] if which == "last" else _best(source)[0], which, trust)
 
 
 def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
@@ -129,13 +127,19 @@ def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
     Raises ValueError as `load` does.
     """
     source = results.read(expanded(path))
+    best = _best(source)
+    names = ("best", *(f"{place}. best" for place in range(2, len(best) + 1)))
+    return [_model(source, parameters, name, trust) for parameters, name in zip(best, names, strict=True)]
+
+
+def _best(source: results.Results) -> list[np.ndarray]:
+    """The parameters φ of the best validations, the best first. Raises ValueError without one."""
     best = [each.parameters for each in stored_best(source)]
     if not best:
         raise ValueError(
             f"which: {source.path} has no best parameters, as no validation of it was finite; take the last"
         )
-    names = ("best", *(f"{place}. best" for place in range(2, len(best) + 1)))
-    return [_model(source, parameters, name, trust) for parameters, name in zip(best, names, strict=True)]
+    return best
 
 
 def _model(source: results.Results, parameters: np.ndarray, which: str, trust: bool) -> TrainedModel:

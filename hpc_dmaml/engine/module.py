@@ -75,12 +75,11 @@ def copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def check_copy(module: nn.Module, x: torch.Tensor) -> None:
-    """Raise ValueError if a copy of the module uses the original's parameters for the samples x (n, …)."""
+def check_apart(module: nn.Module, z: torch.Tensor) -> None:
+    """Raise ValueError if outputs z of a copy of the module, computed with gradients, depend on the original's parameters."""
     learned = [p for p in module.parameters() if p.requires_grad]
     with torch.enable_grad():
-        total = copied(module)(x.clone()).sum()
-        reached = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else ()
+        reached = torch.autograd.grad(z.sum(), learned, allow_unused=True) if z.requires_grad else ()
     if any(each is not None for each in reached):
         raise ValueError(
             f"model: {type(module).__name__} holds a function that refers to its own parts, such as a lambda or a hook: a "

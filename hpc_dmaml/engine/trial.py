@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
-from hpc_dmaml.engine.module import check_copy, copied, first_line
+from hpc_dmaml.engine.module import check_apart, copied, first_line
 from hpc_dmaml.engine.objective import Objective
 from hpc_dmaml.losses import Loss, named
 from hpc_dmaml.parameters import Layout
@@ -50,7 +50,6 @@ def try_out(
     name, loss = type(module).__name__, named(loss)
     x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
     _outputs(module, x[0], name, outputs)
-    check_copy(module, x[0])
     probe, x, y = _small(module, x, y, outputs)
     z = _outputs(probe, x[0], name, outputs)
     _check_loss(loss, z[None], y)
@@ -147,7 +146,8 @@ def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
     """The checked outputs (n, outputs) for all samples (n, ...) of a task."""
     given, samples = x.clone(), tuple(x.shape[1:])
     try:
-        z = copied(module)(given)
+        with torch.enable_grad():
+            z = copied(module)(given)
     except Exception as error:  # a module may fail in any way
         raise ValueError(f"model: {name} cannot take a task's samples {samples}: {first_line(error)}") from error
     if not isinstance(z, Tensor) or tuple(z.shape) != (len(x), outputs) or not z.is_floating_point():
@@ -155,6 +155,7 @@ def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
         raise ValueError(f"model: {name} gives {came} for {len(x)} samples where the task needs ({len(x)}, {outputs})")
     if not torch.equal(given, x):
         raise ValueError(f"model: {name} changes its input in place; let it work on a copy (x.clone(), inplace=False)")
+    check_apart(module, z)
     if not z.isfinite().all():
         raise ValueError(f"model: the outputs of {name} are not finite at its initial parameters")
     return z.detach()

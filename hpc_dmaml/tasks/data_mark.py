@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_dmaml.results import Results
-from hpc_dmaml.tasks.family import Split, TaskSampler
 from hpc_dmaml.tasks.image_classes import Classes
+
+if TYPE_CHECKING:
+    from hpc_dmaml.results import Results
+    from hpc_dmaml.tasks.family import Split, TaskSampler
 
 GROUP = "classes/"
 """Group of a file with the classes of each split."""
