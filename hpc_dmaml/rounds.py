@@ -73,7 +73,8 @@ class Rounds:
             if update is not None:
                 state.model.step(update.to(before.device), config.schedule.factor(run))
             exchange.share(state.model)
-            if not math.isfinite(state.model.theta.sum(dtype=torch.float64)):  # as it is if any is not; far cheaper than asking each
+            total = state.model.theta.sum(dtype=torch.float64)  # not finite if any is not, and cheaper than to ask each
+            if not math.isfinite(total):
                 raise FloatingPointError(f"run {run}: the step of {config.optimizer} is not finite. Lower optimizer.lr")
         except FloatingPointError:
             state.model.theta.copy_(before)
