@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -337,7 +338,10 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     """
     path = Path(path)
     try:
-        size, written = path.stat().st_size, path.stat().st_blocks * 512
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode):  # a pipe would hang
+            raise ValueError("it is not a regular file")
+        size, written = told.st_size, told.st_blocks * 512
         if size > 2**30 and written < size // 8:  # its checksum would take minutes
             raise ValueError(f"of its {size} bytes most were never written")
         fits = checksum_fits(path)
@@ -357,7 +361,7 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
                 check_arrays(found, {n: d for n, d in DIMENSIONS.items() if n in found or n not in LATER})
                 arrays = {n: plain_hdf5.values(d) for n, d in found.items() if not groups or n.split("/")[0] in groups}
         if "ranks/work_s" in arrays:
-            arrays = {**{name: np.full_like(arrays["ranks/work_s"], np.nan) for name in LATER}, **arrays}
+            arrays = {**{name: np.full(arrays["ranks/work_s"].shape, np.nan) for name in LATER}, **arrays}
         if ours:
             check_attributes(attributes)
             check_content(arrays)

@@ -312,6 +312,12 @@ def test_a_file_of_holes_is_not_gone_through(good, tmp_path):
         results.read(tmp_path / "bad.h5")
 
 
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.h5")
+    with pytest.raises(ValueError, match=r"x.h5 is not a readable result file: it is not a regular file"):
+        results.read(tmp_path / "x.h5")
+
+
 def test_a_text_that_many_share_is_not_read_many_times(changed):
     def change(file):
         del file["ranks/device"]

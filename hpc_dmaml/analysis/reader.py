@@ -33,11 +33,15 @@ from hpc_dmaml.sweep.states import differing
 GROUPS = ("runs", "workers", "ranks", "validation")
 REPEATS = {*config.REPEATS, "runs", "validation.keep"}
 """Fields in which the repetitions of one setting may differ, including jobs that have not come as far."""
+LOG = (*GROUPS, "trajectories")
+"""Groups whose arrays are kept, so that a report does not read each file a dozen times."""
+KEPT = 2**30
+"""Most bytes of logs that are kept in memory; further ones are read again each time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """The attributes and configuration of a result file, without its arrays."""
+    """A result file: its attributes, its configuration and, unless there are too many, the arrays of its log."""
 
     path: Path
     attributes: Mapping[str, Any]
@@ -46,6 +50,8 @@ class Job:
     """The stored configuration, under the current names."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """In a sweep: its axes with this point's values or labels."""
+    log: results.Results | None = field(default=None, repr=False)
+    """The arrays of `LOG` as they were read at first, if they are kept."""
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -92,8 +98,8 @@ class Job:
         return self.settings[name] if name in self.settings else self.fields.get(name)
 
     def read(self, *groups: str) -> results.Results:
-        """The arrays of some groups, as they are now. Raises ValueError, naming the file."""
-        return results.read(self.path, *groups)
+        """At least the arrays of some groups. Raises ValueError, naming the file."""
+        return self.log if self.log and set(groups) <= set(LOG) else results.read(self.path, *groups)
 
 
 @dataclass(frozen=True)
@@ -135,11 +141,12 @@ def read(sources: Iterable[str | Path]) -> Collection:
     paths, found, lost = _find(sources)
     jobs, notes = [], list(lost)
     points = {point.output.resolve(): point for sweep in found for point in sweep.points}
-    unreadable = []
+    unreadable, room = [], KEPT
     for path in paths:
         try:
-            source = checked.read(path, *GROUPS)
-            job = Job(path, source.attributes, source.config)
+            source = checked.read(path, *LOG)
+            room -= sum(array.nbytes for array in source.arrays.values())
+            job = Job(path, source.attributes, source.config, log=source if room >= 0 else None)
         except ValueError as error:
             unreadable.append(str(error))
             continue

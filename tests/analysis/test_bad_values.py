@@ -18,6 +18,13 @@ from tests.analysis.synthetic import write_job
 from tests.analysis.test_report import Page
 from tests.helpers import small_config
 
+
+@pytest.fixture(autouse=True)
+def logs_are_read_again(monkeypatch):
+    """Files are spoiled here after they were first read: no log is kept, as where there are too many."""
+    monkeypatch.setattr(reader, "KEPT", 0)
+
+
 BAD = [np.nan, np.inf, -np.inf, 1e20, -1e20]
 
 

@@ -14,6 +14,8 @@ from tests.analysis.synthetic import write_job
 from tests.helpers import run, small_config
 
 pytest.importorskip("pandas")
+import pandas as pd
+
 from hpc_dmaml import results
 from hpc_dmaml.analysis import reader
 from hpc_dmaml.optimizers import SGD
@@ -220,3 +222,16 @@ def test_a_table_or_column_that_is_not_there_is_refused(job):
 def test_reading_needs_neither_torch_nor_mpi():
     code = f"import sys; sys.path.append({str(ANALYSIS)!r}); import figures, tables, merge; print({{'torch', 'mpi4py'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_each_file_is_read_once_as_long_as_there_is_room_for_its_log(scaling, monkeypatch):
+    read, names = results.read, []
+    monkeypatch.setattr(results, "read", lambda path, *groups: names.append(path) or read(path, *groups))
+    jobs = reader.read([scaling]).jobs
+    tables = [reader.table(jobs, group) for group in reader.GROUPS]
+    assert sorted(names) == sorted(job.path for job in jobs)
+    monkeypatch.setattr(reader, "KEPT", 0)
+    again = reader.read([scaling]).jobs
+    for group, table in zip(reader.GROUPS, tables, strict=True):
+        pd.testing.assert_frame_equal(reader.table(again, group), table)
+    assert len(names) == len(jobs) * (1 + 1 + len(reader.GROUPS))
