@@ -78,8 +78,8 @@ def _obstacle(learner: Learner, batch: Batch, theta: Tensor) -> str | None:
         return f"the model's derivatives are by {objective.derivatives}, not layerwise"
     if objective.loss not in LOSSES.values():
         return f"the loss is {type(objective.loss).__name__}, not one of {', '.join(LOSSES)}"
-    if not isinstance(batch, TaskBatch):
-        return f"the data of {type(config.task).__name__} depends on the model"
+    if type(batch) is not TaskBatch:
+        return f"the data of {type(config.task).__name__} depends on the model or the step"
     if type(config.algorithm) not in (MAML, ANIL, BOIL, MetaSGD, LSLR, Reptile):
         return f"{type(config.algorithm).__name__} is an algorithm of your own"
     if config.keep != "activations":

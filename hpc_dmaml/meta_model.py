@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,17 @@ class MetaModel:
 
     def set_theta(self, theta: np.ndarray) -> None:
         self.theta.copy_(torch.from_numpy(theta))
+
+    def copied(self) -> tuple[Tensor, dict[str, Any]]:
+        """φ and the optimizer's state, for `restore`."""
+        state = self._optimizer.state.get(self._theta, {})
+        return self.theta.clone(), {n: v.clone() if isinstance(v, Tensor) else v for n, v in state.items()}
+
+    def restore(self, kept: tuple[Tensor, dict[str, Any]]) -> None:
+        """Undo all steps since `copied`."""
+        theta, state = kept
+        self.theta.copy_(theta)
+        self._optimizer.state[self._theta] = state
 
     def optimizer_state(self) -> State:
         """The optimizer's state as plain arrays."""

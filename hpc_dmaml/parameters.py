@@ -6,6 +6,7 @@ A module's constants are its frozen parameters and buffers: they are neither ada
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,6 +48,11 @@ class Layout:
         """The model's part of the layout: names with a colon are of what the algorithm learns besides."""
         named = {name: shape for name, shape in zip(self.names, self.shapes, strict=True) if ":" not in name}
         return Layout(tuple(named), tuple(named.values()))
+
+    @property
+    def modules(self) -> list[str]:
+        """The path of each parameter's module; a parametrized one is of the module that it parametrizes."""
+        return [re.sub(r"(^|\.)(parametrizations\..*|[^.]*)$", "", name) for name in self.names]
 
     def check_same(self, other: Layout, what: str) -> None:
         """Raise ValueError unless `other` has the same parameters, in any order; `what` names this layout's owner."""

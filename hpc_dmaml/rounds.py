@@ -67,17 +67,17 @@ class Rounds:
         start = time.perf_counter()
         losses = np.where(reports.finite, reports.loss, np.nan)
         memory = np.vstack([state.memory, losses])[-config.weight_generator.memory_length :]
-        before = state.model.theta.clone()
+        before = state.model.copied()
         try:
             weights, update = exchange.combine(updates, memory, reports.finite)
             if update is not None:
-                state.model.step(update.to(before.device), config.schedule.factor(run))
+                state.model.step(update.to(before[0].device), config.schedule.factor(run))
             exchange.share(state.model)
             total = state.model.theta.sum(dtype=torch.float64)  # not finite if any is not, and cheaper than to ask each
             if not math.isfinite(total):
                 raise FloatingPointError(f"run {run}: the step of {config.optimizer} is not finite. Lower optimizer.lr")
         except FloatingPointError:
-            state.model.theta.copy_(before)
+            state.model.restore(before)
             state.own.undo(np.zeros_like(reports.finite))
             raise
         state.memory, state.run = memory, run + 1

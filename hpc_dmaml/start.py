@@ -36,6 +36,11 @@ def build_module(
             if is_normalized(config.task):
                 module = torch.nn.Sequential(OrderedDict(normalize=Normalize(sample_shape[0]), model=module))
             module = prepare(module, sample_shape, empty)
+            if odd := [name for name, _ in module.named_parameters() if ":" in name]:
+                raise ValueError(
+                    f"model: the name of the parameter {odd[0]} has a colon, as in files those have that the algorithm "
+                    "learns besides the model's: give its module another name"
+                )
         except ValueError:  # a message to the user
             raise
         except Exception as error:

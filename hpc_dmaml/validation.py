@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpc_dmaml.communicator import Communicator
-from hpc_dmaml.engine import Objective, Parameters, chunks, compiled_parts, for_tasks, learning_curve
+from hpc_dmaml.engine import Objective, Parameters, acting, chunks, compiled_parts, for_tasks, learning_curve
 from hpc_dmaml.placement import share
 from hpc_dmaml.randomness import Purpose, generator
 from hpc_dmaml.state import Validation
@@ -91,7 +91,7 @@ def prediction_curve(
     def predict(parameters: Parameters, tasks: TaskBatch) -> Tensor:
         if inductive:
             return one_query_at_a_time(objective, parameters, tasks)
-        return objective.outputs(parameters, tasks.query_set.x)
+        return objective.outputs(parameters, tasks.query(acting(objective, parameters)).x)
 
     curves = []
     for part in chunks(batch, engine.chunk, thetas):
@@ -101,7 +101,7 @@ def prediction_curve(
         of_part = []
         for adapted in zip(*walks, strict=True):
             z = loss.mean_prediction(torch.stack([predict(each, part) for each in adapted]))
-            y = part.query_set.y
+            y = part.query(acting(objective, adapted[0])).y
             of_part.append(torch.stack([loss.reported(loss.value(z, y), z, y), loss.measure(z, y)]))
         curves.append(torch.stack(of_part, 1))
     losses, metrics = torch.cat(curves, 2)
@@ -115,6 +115,7 @@ def one_query_at_a_time(objective: Objective, parameters: Parameters, batch: Tas
     transductive. Those of the query alone would make it an instance norm, which the model was not trained with (on the
     effect of such choices: Bronskill et al., 2020); and a single vector has no variance.
     """
-    support, queries = batch.support_set.x, batch.query_set.x
+    act = acting(objective, parameters)
+    support, queries = batch.support(0, act).x, batch.query(act).x
     each = (torch.cat([support, query], 1) for query in queries.split(1, 1))
     return torch.cat([objective.outputs(parameters, x)[:, -1:] for x in each], 1)

@@ -282,6 +282,28 @@ def test_the_head_of_a_policy_is_its_last_layer_with_all_that_follows() -> None:
     assert BOIL().patterns(policy) == ("0.weight", "0.bias")
 
 
+def test_the_head_of_a_parametrized_layer_is_the_layer() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    own = tuple(name for name in Layout.of(net).names if name.startswith("2."))
+    assert ANIL().patterns(Layout.of(net)) == own
+    assert "2.bias" in own
+    assert BOIL().patterns(Layout.of(net)) == ("0.weight", "0.bias")
+    assert [name for name in LSLR().learned(Layout.of(net)) if ":2" in name] == ["inner_lr:2"]
+
+
+def test_a_last_layer_that_is_tied_to_another_is_to_be_named() -> None:
+    net = nn.ModuleDict({"embed": nn.Embedding(7, 4), "hidden": nn.Linear(4, 4), "out": nn.Linear(4, 7)})
+    net["out"].weight = net["embed"].weight
+    for algorithm in (ANIL(), BOIL()):
+        with pytest.raises(ValueError, match=r"out.bias has no weight to be trained with it.*algorithm.adapted"):
+            algorithm.patterns(Layout.of(net))
+
+
+def test_a_head_may_have_any_name() -> None:
+    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b[1]": nn.Linear(2, 2)})
+    assert ANIL().rates(Layout.of(net)).fixed == {"a.weight", "a.bias"}  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("bad", [("inner_lr", 0), ("inner_steps", -1), ("first_order_runs", -1)])
 def test_fields_out_of_range_are_refused_by_name(bad: tuple[str, int]) -> None:
     with pytest.raises(ValueError, match=f"algorithm.{bad[0]} must be"):

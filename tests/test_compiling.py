@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from hpc_dmaml import compiling
-from hpc_dmaml.algorithms import MetaSGD, Reptile
+from hpc_dmaml.algorithms import MAML, MetaSGD, Reptile
 from hpc_dmaml.config import parse
 from hpc_dmaml.engine import compiled
 from hpc_dmaml.models import Module
 from hpc_dmaml.sweep import states
+from hpc_dmaml.tasks import Samples, Sinusoid, TaskBatch
 from tests.helpers import differing, run, small_config
 
 
@@ -72,6 +73,29 @@ def test_a_model_of_ones_own_is_not_compiled(tmp_path, shapes, capsys):
     run(small_config(compile="on", model=model), tmp_path)
     assert "nothing is compiled: the model's derivatives are by autograd" in capsys.readouterr().err
     assert not shapes
+
+
+@dataclass(frozen=True)
+class Halves(TaskBatch):
+    """Every inner step takes another half of the support set."""
+
+    def support(self, step, act):
+        return Samples(*(each[:, step % 2 :: 2] for each in self.support_set))
+
+
+@dataclass(frozen=True)
+class Halved(Sinusoid):
+    def sample(self, split, rng, tasks, part=slice(None), queries=None):
+        found = super().sample(split, rng, tasks, part, queries)
+        return Halves(found.support_set, found.query_set)
+
+
+def test_batches_with_methods_of_their_own_are_not_compiled(tmp_path, shapes, capsys):
+    config = small_config(task=Halved(shots=4, queries=3), algorithm=MAML(inner_lr=0.05, inner_steps=2))
+    source = run(replace(config, compile="on"), tmp_path)
+    assert "nothing is compiled: the data of Halved depends on the model or the step" in capsys.readouterr().err
+    assert not shapes
+    assert differing(run(config, tmp_path, name="plain.h5"), source) == set()
 
 
 def odd(sample_shape, outputs):

@@ -50,7 +50,42 @@ class Linear(Loss):
         return (z * targets).mean((1, 2))
 
 
+@dataclass(frozen=True)
+class Cubed(SquaredError):
+    """Another value than that of its base class, whose formulas do not hold for it."""
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (z - targets).abs().pow(3).mean((1, 2))
+
+
+class Smoothing:
+    """The value, from a class beside."""
+
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        cross_entropy = torch.nn.functional.cross_entropy
+        return cross_entropy(z.transpose(1, 2), targets, reduction="none", label_smoothing=0.2).mean(1)
+
+
+class Smoothed(Smoothing, CrossEntropy):
+    """With the metric of its base class, and not its formulas."""
+
+
+@dataclass(frozen=True)
+class CubedTwice(Cubed):
+    """Formulas of its own again."""
+
+    def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
+        error = z - targets
+        return self.value(z, targets), 3 * error * error.abs() / error[0].numel(), error
+
+    def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        return 6 * tape.abs() * z_dot / tape[0].numel()
+
+
 TABLE: dict[str, Loss] = {
+    "with a value of its own": Cubed(),
+    "with a value from a class beside": Smoothed(),
+    "with formulas of its own again": CubedTwice(),
     "cross-entropy": CrossEntropy(),
     "squared error": SquaredError(),
     "one's own": Huber(0.7),
@@ -107,6 +142,11 @@ def test_accuracy_is_the_share_of_right_answers_and_a_loss_without_a_metric_meas
     assert CrossEntropy().measure(z, torch.tensor([[0, 1], [1, 0]])).tolist() == [1.0, 0.5]
     assert SquaredError().metric is None
     assert SquaredError().measure(z, z).isnan().all()
+
+
+def test_a_model_that_diverged_has_no_accuracy() -> None:
+    z = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[torch.nan, torch.nan], [1.0, 0.0]]])
+    assert str(CrossEntropy().measure(z, torch.tensor([[0, 1], [0, 1]])).tolist()) == "[1.0, nan]"
 
 
 @every_loss
@@ -178,6 +218,22 @@ def test_a_loss_that_is_none_is_refused_before_any_work(loss: Any, message: str,
     with pytest.raises(ValueError, match=message):
         run(small_config(task=Sines(loss=loss)), tmp_path)
     assert not list(tmp_path.glob("*.h5"))
+
+
+class Untaped(SquaredError):
+    def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
+        return (*super().gradient(z, targets)[:2], None)
+
+
+class Halved(Linear):
+    def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        return 0 * z_dot
+
+
+@pytest.mark.parametrize("kind", [Untaped, Halved])
+def test_one_formula_without_the_other_is_refused(kind: type[Loss]) -> None:
+    with pytest.raises(ValueError, match=f"loss: {kind.__name__} must have formulas of its own for both gradient and"):
+        kind()
 
 
 @dataclass(frozen=True)

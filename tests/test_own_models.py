@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from hpc_dmaml import results
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Validation
 from hpc_dmaml.models import Module
+from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.run import run_job
+from hpc_dmaml.schedules import Schedule
 from hpc_dmaml.start import build_module
 from hpc_dmaml.weight_generators import WeightGenerator
-from tests.helpers import run, small_config
+from tests.helpers import differing, run, small_config
 from tests.processes import SMALL, needs_mpirun
 from tests.test_mpirun import mpirun
 
@@ -220,6 +224,16 @@ def test_a_loaded_model_shows_which_parameters_of_which_job_it_has(tmp_path):
     assert repr(load(source.path, "best")) == f"best parameters of {source!r}"
 
 
+def with_a_colon(sample_shape, outputs):
+    return nn.Sequential(OrderedDict({"in:1": nn.Linear(*sample_shape, 4), "out": nn.Linear(4, outputs)}))
+
+
+def test_a_name_that_files_could_not_tell_from_the_algorithm_s_is_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"model: the name of the parameter in:1.weight has a colon"):
+        run(own("with_a_colon"), tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
+
+
 # ---- weight generators
 
 
@@ -250,6 +264,43 @@ def test_a_generator_that_goes_wrong_ends_the_job_with_its_name_and_the_last_goo
     stored = results.read(tmp_path / "x.h5", verify=True)
     assert stored.status == "failed"
     assert len(stored["runs/run"]) == 2
+
+
+@dataclass(frozen=True)
+class Leap(Schedule):
+    at: int = 2
+
+    def shape(self, run: int) -> float:
+        return 1000 if run == self.at else 1.0
+
+
+class Exploding:
+    """An optimizer whose long steps end nowhere."""
+
+    def _step(self, theta, gradient, state, lr):
+        super()._step(theta, gradient, state, lr)
+        if lr > 1:
+            theta.fill_(torch.inf)
+
+
+class ExplodingSGD(Exploding, SGD):
+    pass
+
+
+class ExplodingAdam(Exploding, Adam):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", [ExplodingSGD(lr=0.01, momentum=0.9), ExplodingAdam(lr=0.01)])
+def test_a_step_that_is_not_finite_leaves_the_state_of_the_optimizer_as_it_was(tmp_path, optimizer, capsys):
+    config = small_config(runs=5, optimizer=optimizer, schedule=Leap(at=2))
+    assert run_job(replace(config, output=str(tmp_path / "x.h5")), Communicator()) == 1
+    assert "the step of" in capsys.readouterr().err
+    failed = results.read(tmp_path / "x.h5", verify=True)
+    before = run(replace(config, runs=2), tmp_path, name="before.h5")
+    kept = {name for name in before.arrays if name.startswith(("meta_model/", "checkpoint/"))}
+    assert any(name.startswith("checkpoint/optimizer/") for name in kept)
+    assert not kept & differing(failed, before)
 
 
 def test_a_generator_that_never_gives_weights_is_refused_before_any_work(tmp_path, monkeypatch):

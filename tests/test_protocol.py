@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from hpc_dmaml.run import run_job
 from hpc_dmaml.setup import make_learner
 from hpc_dmaml.state import Validation as Validated
 from hpc_dmaml.stopping import Stop
-from hpc_dmaml.tasks import Glyphs, Navigation, Samples, TaskBatch
+from hpc_dmaml.tasks import Glyphs, Navigation, Samples, Sinusoid, TaskBatch
 from hpc_dmaml.tasks.border import draw
 from hpc_dmaml.validation import one_query_at_a_time, validate
 from tests.helpers import run, small_config
@@ -143,6 +143,27 @@ def test_an_ensemble_can_be_asked_one_query_at_a_time(letters, tmp_path):
 
 def test_without_batch_norm_it_makes_no_difference_who_else_is_asked(sines, tmp_path):
     for row in numbers(sines, tmp_path, "--inductive").values():
+        assert float(row["inductive_loss"]) == pytest.approx(float(row["loss"]), rel=1e-12)
+
+
+@dataclass(frozen=True)
+class Shifted(TaskBatch):
+    """Judged on other samples than those of `query_set`."""
+
+    def query(self, act):
+        return Samples(self.query_set.x + 1, self.query_set.y)
+
+
+@dataclass(frozen=True)
+class ShiftedSines(Sinusoid):
+    def sample(self, split, rng, tasks, part=slice(None), queries=None):
+        found = super().sample(split, rng, tasks, part, queries)
+        return Shifted(found.support_set, found.query_set)
+
+
+def test_queries_are_those_that_a_batch_gives(tmp_path):
+    source = run(replace(SINES, task=ShiftedSines(shots=4, queries=3)), tmp_path)
+    for row in numbers([source.path], tmp_path, "--inductive").values():
         assert float(row["inductive_loss"]) == pytest.approx(float(row["loss"]), rel=1e-12)
 
 

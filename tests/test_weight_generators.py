@@ -178,6 +178,15 @@ def test_what_is_no_weights_is_refused_and_the_generator_named(gives, rule):
         check(Own(gives), 2)
 
 
+class Forgetful(Own):
+    memory_length = 0  # type: ignore[assignment]
+
+
+def test_a_generator_that_remembers_no_run_is_refused():
+    with pytest.raises(ValueError, match=r"Forgetful.memory_length must be a whole number, 1 or more, not 0"):
+        check(Forgetful([1.0, 1.0]), 2)
+
+
 class Random(WeightGenerator):
     def weights(self, losses, memory, gram):
         return np.random.default_rng().random(len(losses))

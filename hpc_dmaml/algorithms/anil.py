@@ -31,8 +31,14 @@ class BOIL(MAML):
 
 def head(layout: Layout) -> list[str]:
     """The names of the parameters of the model's last layer: those in the module with the last matrix or kernel, and
-    what follows them, such as a policy's log σ."""
+    what follows them, such as a policy's log σ. Raises ValueError where that is not certain."""
     weighted = [place for place, shape in enumerate(layout.shapes) if len(shape) > 1]
     last = weighted[-1] if weighted else len(layout.names) - 1
-    of = layout.names[last].rpartition(".")[0]
-    return [name for place, name in enumerate(layout.names) if place > last or name.rpartition(".")[0] == of]
+    modules = layout.modules
+    for name, module in zip(layout.names[last:], modules[last:], strict=True):
+        if module != modules[last] and name == f"{module}.bias" and f"{module}.weight" not in layout.names:
+            raise ValueError(
+                f"algorithm: which layer is the last cannot be told: {name} has no weight to be trained with it, as where it "
+                "is tied to another layer's. Name what adapts: algorithm.adapted"
+            )
+    return [name for place, name in enumerate(layout.names) if place > last or modules[place] == modules[last]]

@@ -93,7 +93,7 @@ class MAML(Algorithm):
 
     def _parts(self, layout: Layout, phi: Tensor) -> tuple[Tensor, float | Rates]:
         """Split φ into θ (P,) and the inner learning rates with their learned values."""
-        theta, key = phi[: layout.size], (layout, phi.device)
+        theta, key = phi[: layout.size], (layout, phi.device, phi.dtype)
         if key not in self._rates:
             rates = self._checked_rates(layout)
             self._rates[key] = rates if isinstance(rates, float) else rates.to(theta)
@@ -113,5 +113,5 @@ class MAML(Algorithm):
 
     @cached_property
     def _rates(self) -> dict[Any, float | Rates]:
-        """Cache of the rates for each layout of θ and device."""
+        """Cache of the rates for each layout of θ, device and precision."""
         return {}

@@ -255,7 +255,7 @@ def compiled_parts(
         return function(TaskBatch(Samples(sx, sy), Samples(qx, qy)), *more)
 
     for part in chunks(batch, size, tensors[0]):
-        assert isinstance(part, TaskBatch)
+        assert type(part) is TaskBatch
         data = (each.contiguous() for each in (*part.support_set, *part.query_set))
         yield compiler(name, of_tensors, *tensors, *data)
 

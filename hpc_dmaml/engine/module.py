@@ -24,10 +24,13 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
     if any(is_lazy(p) for p in (*module.parameters(), *module.buffers())):
         try:
             with torch.no_grad():
-                module(torch.zeros(2, *sample_shape))
+                try:
+                    module(torch.zeros(2, *sample_shape))
+                except Exception:  # such as that of an embedding, which takes whole numbers
+                    module(torch.zeros(2, *sample_shape, dtype=torch.int64))
         except Exception as error:  # a module may fail in any way
             raise ValueError(
-                f"model: its lazy layers cannot take samples {sample_shape}: {first_line(error)}"
+                f"model: its lazy layers cannot take samples {sample_shape}: {first_line(error.__context__ or error)}"
             ) from error
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:

@@ -79,11 +79,11 @@ def rates(
     index: list[Tensor] = []
     starts: dict[str, int] = {}
     total = 0
-    for name, shape, size in zip(layout.names, layout.shapes, layout.sizes, strict=True):
+    for name, module, shape, size in zip(layout.names, layout.modules, layout.shapes, layout.sizes, strict=True):
         if name not in chosen:
             index.append(torch.full((steps, size), -1))
             continue
-        key = {"all": "*", "layer": name.rpartition(".")[0], "parameter": name}[per]
+        key = {"all": "*", "layer": module, "parameter": name}[per]
         own = shape if per == "parameter" else ()
         width = size if per == "parameter" else 1
         if key not in starts:
@@ -104,7 +104,7 @@ def matching(layout: Layout, patterns: Iterable[str]) -> set[str]:
     """The names of the parameters that match a pattern. Raises ValueError if a pattern matches none."""
     found: set[str] = set()
     for pattern in patterns:
-        names = {name for name in layout.names if fnmatchcase(name, pattern)}
+        names = {name for name in layout.names if name == pattern or fnmatchcase(name, pattern)}
         if not names:
             raise ValueError(
                 f"algorithm: no parameter of the model is named {pattern!r}; there are {', '.join(layout.names)}"

@@ -49,7 +49,10 @@ def try_out(
     """
     name, loss = type(module).__name__, named(loss)
     x, y = (torch.nan_to_num(each) if each.is_floating_point() else each for each in support)  # the module is tried
-    _outputs(module, x[0], name, outputs)
+    z = _outputs(module, x[0], name, outputs)
+    own = next(p.dtype for p in module.parameters() if p.requires_grad)
+    if z.dtype != own:
+        raise ValueError(f"model: {name} gives {z.dtype} where its parameters are {own}; convert no numbers in it")
     probe, x, y = _small(module, x, y, outputs)
     z = _outputs(probe, x[0], name, outputs)
     _check_loss(loss, z[None], y)
@@ -149,7 +152,12 @@ def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
         with torch.enable_grad():
             z = copied(module)(given)
     except Exception as error:  # a module may fail in any way
-        raise ValueError(f"model: {name} cannot take a task's samples {samples}: {first_line(error)}") from error
+        hint = (
+            ""
+            if x.is_floating_point()
+            else f"; they are {x.dtype}: store numbers that are to be calculated with as float32"
+        )
+        raise ValueError(f"model: {name} cannot take a task's samples {samples}: {first_line(error)}{hint}") from error
     if not isinstance(z, Tensor) or tuple(z.shape) != (len(x), outputs) or not z.is_floating_point():
         came = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(f"model: {name} gives {came} for {len(x)} samples where the task needs ({len(x)}, {outputs})")

@@ -26,7 +26,8 @@ class CrossEntropy(Loss):
         return F.cross_entropy(z.transpose(1, 2), targets, reduction="none").mean(1)
 
     def measure(self, z: Tensor, targets: Tensor) -> Tensor:
-        return (z.argmax(-1) == targets).to(z.dtype).mean(1)
+        right = (z.argmax(-1) == targets).to(z.dtype).mean(1)
+        return right.masked_fill(z.isnan().flatten(1).any(1), math.nan)  # argmax of NaN is class 0
 
     def mean_prediction(self, z: Tensor) -> Tensor:
         """The logarithm of the mean of the class probabilities."""

@@ -26,8 +26,20 @@ class Loss(ABC):
     targets: ClassVar[Literal["classes", "numbers", "any"]] = "numbers"
     """A sample's target: a class number, as many numbers as there are outputs, or anything that the family chooses."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if _place(cls, "value") < _place(cls, "gradient"):  # a base class's formulas are of its own value
+            cls.gradient = Loss.gradient  # type: ignore[method-assign]
+            if "tangent" not in vars(cls):
+                cls.tangent = Loss.tangent  # type: ignore[method-assign]
+
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         check_complete("loss", cls)  # here, because the user's own family creates it
+        if _place(cls, "gradient") != _place(cls, "tangent"):
+            raise ValueError(
+                f"loss: {cls.__name__} must have formulas of its own for both gradient and tangent, which takes the tape of "
+                "gradient; or for neither, and autograd computes them"
+            )
         return super().__new__(cls)
 
     @property
@@ -70,3 +82,8 @@ class Loss(ABC):
             return torch.zeros_like(z_dot)
         # The second derivative is symmetric: a vector-Jacobian product of dL/dz gives its product with z_dot.
         return torch.autograd.grad(z_bar, z, z_dot, retain_graph=True, materialize_grads=True)[0]
+
+
+def _place(loss: type[Loss], name: str) -> int:
+    """The place, in the order in which Python looks for methods, of the class that has this one."""
+    return next(place for place, each in enumerate(loss.__mro__) if name in vars(each))

@@ -94,6 +94,7 @@ TABLE = {
     "average_pool_of_any_window": Row(lambda: nn.AvgPool2d((3, 2), 2, 1, True, False), (2, 5, 6)),
     "average_pool_of_a_divisor": Row(lambda: nn.AvgPool2d(2, 1, divisor_override=3), (2, 5, 6)),
     "global_average_pool": Row(lambda: nn.AdaptiveAvgPool2d(1), (3, 5, 4)),
+    "global_average_pool_of_a_list": Row(lambda: nn.AdaptiveAvgPool2d([1, 1]), (3, 5, 4)),  # type: ignore[arg-type]
     "average_pool_to_a_size": Row(lambda: nn.AdaptiveAvgPool2d((2, None)), (2, 6, 5)),
     "flatten": Row(nn.Flatten, (2, 3, 4)),
     "residual_sum": Row(lambda: Residual(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh())), (2, 4, 3)),

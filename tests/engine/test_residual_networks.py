@@ -107,9 +107,17 @@ def test_a_gradient_without_a_record_is_the_same_and_keeps_nothing(layerwise: bo
     assert torch.equal(objective.flatten(without.value), objective.flatten(with_record.value))
 
 
-def test_a_body_that_works_in_place_is_left_to_autograd_and_right() -> None:
-    body = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3))
-    module = nn.Sequential(nn.Linear(4, 3), Residual(body), nn.Linear(3, 2)).double()
+@pytest.mark.parametrize(
+    "branches",
+    [
+        (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3)),),
+        (nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(3, 3)),),
+        (nn.Identity(), nn.ReLU(inplace=True)),
+    ],
+    ids=["at once", "through a view", "in the shortcut"],
+)
+def test_a_branch_that_works_in_place_is_left_to_autograd_and_right(branches: tuple[nn.Module, ...]) -> None:
+    module = nn.Sequential(nn.Linear(4, 3), Residual(*branches), nn.Linear(3, 2)).double()
     objective, x = objective_for(module, (4,), "cross_entropy"), torch.randn(1, 6, 4, dtype=torch.float64)
     assert isinstance(objective, AutogradObjective)
     assert torch.equal(objective.outputs(objective.unflatten(flatten(module), 1), x)[0], module(x[0]))

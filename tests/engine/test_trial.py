@@ -283,6 +283,22 @@ def test_outputs_of_another_shape_are_refused(module: nn.Module, came: str) -> N
         tried(module)
 
 
+def test_outputs_of_another_precision_are_said_of_the_model() -> None:
+    class Double(Own):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).double()
+
+    with pytest.raises(ValueError, match=r"model: Double gives torch.float64 where its parameters are torch.float32"):
+        tried(Double(torch.tanh))
+
+
+def test_whole_numbers_that_are_calculated_with_are_refused_with_what_to_do() -> None:
+    support = Samples(torch.ones(1, 6, 3, dtype=torch.int64), torch.arange(6)[None] % OUTPUTS)
+    module = nn.Linear(3, OUTPUTS)
+    with pytest.raises(ValueError, match=r"they are torch.int64: store numbers that .* as float32"):
+        try_out(module, Layout.of(module), support, OUTPUTS, "cross_entropy", True)
+
+
 def test_samples_that_the_module_cannot_take_are_refused() -> None:
     pools = nn.Sequential(*(nn.MaxPool2d(2) for _ in range(4)), nn.Flatten(), nn.Linear(4, OUTPUTS))
     for module, shape in ((nn.Linear(4, OUTPUTS), (3,)), (pools, (1, 9, 9))):
@@ -402,6 +418,11 @@ def test_lazy_layers_get_their_shapes() -> None:
     module = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(OUTPUTS))
     assert tried(module, shape=(1, 6, 6)) == (True, [])
     assert module[4].in_features == 64
+
+
+def test_lazy_layers_behind_an_embedding_get_their_shapes() -> None:
+    module = prepare(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.LazyLinear(OUTPUTS)), (7,))
+    assert module[2].in_features == 28
 
 
 def with_a_buffer(table: Tensor) -> nn.Module:

@@ -27,7 +27,7 @@ class AveragePool(LinearMap):
         if isinstance(module, nn.AvgPool2d):
             sizes = (pair(each) for each in (module.kernel_size, module.stride, module.padding))
             return cls((*sizes, module.ceil_mode, module.count_include_pad, module.divisor_override), in_shape)
-        wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+        wanted = module.output_size if isinstance(module.output_size, tuple | list) else (module.output_size,) * 2
         sides = [(side, side if each is None else each) for side, each in zip(in_shape[:2], wanted, strict=True)]
         if any(each < 1 or side % each for side, each in sides):
             return None
