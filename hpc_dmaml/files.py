@@ -140,7 +140,9 @@ def add_checksum(path: Path) -> None:
 
 def checksum_fits(path: Path) -> bool | None:
     """Whether a file matches its checksum; None if it has none. To be checked before a library opens the file that may
-    hang on a damaged one, as HDF5 does."""
+    hang on a damaged one, as HDF5 does. Raises ValueError for a pipe or a device, which would hang here."""
+    if not path.is_file() and path.exists():
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
         if size < 0:

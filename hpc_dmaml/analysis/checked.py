@@ -62,13 +62,12 @@ def _lost_workers(job: results.Results) -> str:
 def _slow_ranks(job: results.Results) -> str:
     """A note on the ranks that work `SLOW` times as long as the median rank, for whom all others wait; else empty."""
     work_s, hosts = job["ranks/work_s"][1:], job["ranks/host"]  # the first run warms up
+    work_s = work_s[np.isfinite(work_s).all(axis=1)]  # a resume may have changed the number of ranks
     if len(work_s) < RUNS_TO_TIME or work_s.shape[1] < 2:
         return ""
-    median_s = np.ma.median(np.ma.masked_invalid(work_s), axis=0).filled(np.nan)
-    if not np.isfinite(median_s).any():
-        return ""
+    median_s = np.median(work_s, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # a file may say that ranks worked for no time
-        ratio = median_s / np.nanquantile(median_s, 0.5, method="lower")
+        ratio = median_s / np.quantile(median_s, 0.5, method="lower")
     slow = [
         f"rank {rank} ({host}) {times:.1f} ×"
         for rank, (host, times) in enumerate(zip(hosts, ratio, strict=False))

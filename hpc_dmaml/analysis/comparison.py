@@ -46,6 +46,16 @@ def final(settings: Settings, variable: str, options: Options) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def explained(settings: Settings, variable: str, options: Options) -> str:
+    """What the numbers of a table of `final` values are."""
+    quantity = settings.quantity(variable)
+    unit = quantity.suffix and f" in {quantity.suffix}"
+    return (
+        f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit} before adaptation and after each step of it; "
+        f"means over the last {options.last:.0%} of the validations{' and the seeds' * settings.repeated}."
+    )
+
+
 def notes(settings: Settings, ends: pd.DataFrame) -> tuple[str, ...]:
     """Notes on `final` values of fewer seeds than there are, or of seeds that have not come equally far."""
 

@@ -197,11 +197,11 @@ def main(arguments: list[str] | None = None) -> int:
     given.degree = None if fit == "none" else int(fit)
     options = Options.of(given)
     found = reader.read(given.sources)
-    output = given.output or found.folder(given.sources) / f"figure_{given.figure}.png"
+    output = given.output or found.folder / f"figure_{given.figure}.png"
     with style.used():
         picture, notes = draw(given.figure, found, options, given.by)
         if not is_thesis(given.figure):
-            title = given.title or (found.sweeps[0].description if len(found.sweeps) == 1 else title.capitalize())
+            title = given.title or (found.title or title.capitalize())
         style.title(picture.figure, title)
         style.save(picture.figure, output)
     picture.numbers.to_csv(output.with_suffix(".csv"), index=False, errors="backslashreplace")

@@ -26,6 +26,7 @@ import numpy as np
 
 from hpc_dmaml import results
 from hpc_dmaml.analysis import command
+from hpc_dmaml.analysis.words import printable
 from hpc_dmaml.files import add_checksum, checksum_fits, replacing, replacing_csv, require_new, writing
 from hpc_dmaml.importing import did_you_mean
 
@@ -50,7 +51,14 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
     beside = (path.with_name(name) for path in paths for name in SWEEP_FILES)
     texts = dict.fromkeys(path for path in beside if path.exists())
     top = Path(os.path.commonpath([path.parent for path in paths]))
-    return [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
+    names = [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
+    if odd := [name for name, _ in names if not _is_unicode(name)]:
+        raise ValueError(f"the name of the file {printable(odd[0])} is no text in UTF-8: rename it")
+    return names
+
+
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def require_groups(found: Sequence[tuple[str, Path]], groups: Sequence[str]) -> None:

@@ -111,6 +111,13 @@ class Collection:
     notes: tuple[str, ...]
     """Sentences on what could not be read, is incomplete, is missing, or contradicts itself."""
     sweeps: tuple[sweeps.Sweep, ...] = ()
+    folder: Path = Path()
+    """The folder of the first source's files."""
+
+    @property
+    def title(self) -> str:
+        """The description of the sweep whose points all the jobs are; else empty."""
+        return self.sweeps[0].description if len(self.sweeps) == 1 and all(job.settings for job in self.jobs) else ""
 
     @property
     def axes(self) -> list[str]:
@@ -123,14 +130,13 @@ class Collection:
         names = [modern(name) for name in by]
         return [tuple(point[n] for n in names) for point in points if names and all(n in point for n in names)]
 
-    def folder(self, sources: Sequence[Path]) -> Path:
-        """The folder of the first source's files."""
-        first = sources[0]
-        return first if first.is_dir() else first.parent if first.suffix == ".h5" else self.sweeps[0].folder
-
     def missing(self) -> list[Point]:
         """The points of the sweeps that have no file."""
         return [point for sweep in self.sweeps for point in sweep.points if not point.output.exists()]
+
+
+class Whole(str):
+    """A dictionary among a class's own fields, in words."""
 
 
 def read(sources: Iterable[str | Path]) -> Collection:
@@ -138,7 +144,7 @@ def read(sources: Iterable[str | Path]) -> Collection:
 
     Raises ValueError where there is no file, or none that can be read.
     """
-    paths, found, lost = _find(sources)
+    paths, found, lost, folder = _find(sources)
     jobs, notes = [], list(lost)
     points = {point.output.resolve(): point for sweep in found for point in sweep.points}
     unreadable, room = [], KEPT
@@ -172,7 +178,7 @@ def read(sources: Iterable[str | Path]) -> Collection:
             notes.append(
                 f"sweep {sweep.name}: {len(missing)} of {len(sweep.points)} points are missing: {some(missing)}"
             )
-    return Collection(tuple(jobs), tuple(notes), found)
+    return Collection(tuple(jobs), tuple(notes), found, folder)
 
 
 def settings_of(point: Point) -> dict[str, Any]:
@@ -213,6 +219,13 @@ def varying(jobs: Sequence[Job]) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job.fields)
     sets = {name: {job.fields[name] for job in jobs if name in job.fields} for name in names}
     found = [name for name, values in sets.items() if len(values) > 1 and name not in REPEATS]
+    for whole in [name for name in found if any(isinstance(value, Whole) for value in sets[name])]:
+        parts = [name for name in found if name.startswith(f"{whole}.")]
+        told = {tuple(job.fields.get(name) for name in parts) for job in jobs if whole in job.fields}
+        if len(told) == len(sets[whole]):
+            found.remove(whole)  # its parts tell the jobs apart, and are shorter
+        else:
+            found = [name for name in found if name not in parts]
     if "data" in found:
         places = [name for name in ("task.root", "task.path") if len(sets.get(name, ())) == len(sets["data"])]
         found = list(dict.fromkeys([*(name for name in found if name != "data"), *(places or ["data"])]))
@@ -251,11 +264,12 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
     return groups
 
 
-def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep, ...], list[str]]:
-    """Result files, sweeps, and notes on sweeps that cannot be read."""
+def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep, ...], list[str], Path]:
+    """Result files, sweeps, notes on sweeps that cannot be read, and the folder of the first source's files."""
     paths: dict[Path, None] = {}
     found: dict[Path, sweeps.Sweep] = {}
-    notes = []
+    notes: list[str] = []
+    places: list[Path] = []
     given = [expanded(source) for source in sources]
     if not given:
         raise ValueError("give result files, folders of them, or a sweep")
@@ -266,29 +280,37 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
             raise ValueError(f"there is no file or folder {source}")
         files = sorted(source.rglob("*.h5")) if source.is_dir() else [source]
         paths.update(dict.fromkeys(files))
-        folders = {path.parent for path in files} | ({source} if source.is_dir() else set())
+        places.append(source if source.is_dir() else source.parent)
+        folders = {places[-1], *(path.parent for path in files)}
         for folder in sorted(folders):
             if folder in found or not (folder / "sweep.yaml").exists():
                 continue
             try:
-                found[folder] = sweeps.read_folder(folder)
+                sweep = sweeps.read_folder(folder)
+                if source.is_dir() or source.resolve() in {point.output.resolve() for point in sweep.points}:
+                    found[folder] = sweep
             except ValueError as error:
                 notes.append(f"left out: {error}")
     if not paths:
         raise ValueError(f"no result file (*.h5) in {some([str(source) for source in given])}")
-    return list(paths), tuple(found.values()), notes
+    return list(paths), tuple(found.values()), notes, places[0]
 
 
-def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(content: Mapping[Any, Any], prefix: str = "", of_class: bool = False) -> dict[str, Any]:
+    """Fields by their names on the command line. A dictionary among a class's own fields, such as `model.arguments`, is
+    also a field as a whole: one with other keys, or none, is another setting."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and "class_path" in value:
             flat[name] = _hashable(value["class_path"])
             below = value.get("init_args")
-            flat |= _flat(below if isinstance(below, dict) else {}, f"{name}.")
+            flat |= _flat(below if isinstance(below, dict) else {}, f"{name}.", of_class=True)
         elif isinstance(value, dict):
-            flat |= _flat(value, f"{name}.")
+            if of_class:
+                parts = [f"{part} {_hashable(content)}" for part, content in sorted(value.items(), key=str)]
+                flat[name] = Whole(", ".join(parts) or f"no {key}")
+            flat |= _flat(value, f"{name}.", of_class)
         else:
             flat[name] = _hashable(value)
     return flat

@@ -191,7 +191,7 @@ def _or_why(shown: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _durations(settings: Settings, options: Options) -> dict[str, Any]:
-    (head, *rows), numbers, _ = tables.run_durations(settings, options)
+    (head, *rows), numbers, *_ = tables.run_durations(settings, options)
     text = f"Duration of a run, the baseline's is 100. {tables.spread(numbers['n'], options)}"
     return {"head": head, "rows": rows, "text": text}
 
@@ -221,7 +221,7 @@ def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, C
             yield section, "Each adaptation step", figure("6.1")
         yield section, "Against seen tasks", figure("seen_tasks")
         yield section, "Against wall time", figure("wall_time")
-        if any(validation.steps_of_a_task(job) is not None for job in settings.all_jobs):
+        if any(validation.environment_steps(job, np.ones(1), np.zeros(1)) is not None for job in settings.all_jobs):
             yield section, "Against environment steps", figure("environment_steps")
         if len({job.ranks for job in settings.all_jobs}) > 1:
             yield section, "Speed-up and efficiency", figure("scaling")
@@ -292,12 +292,7 @@ def _final(settings: Settings, options: Options) -> dict[str, Any]:
             "whisker": (drawn[0], drawn[2]) if low == low and high == high else None,
         }  # fmt: skip
 
-    unit = quantity.suffix and f" in {quantity.suffix}"
-    text = (
-        f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit} before adaptation and after each step of it; "
-        f"means over the last {options.last:.0%} of the validations{' and the seeds' * settings.repeated}. "
-        f"{tables.spread(ends['n'], options)}"
-    )
+    text = f"{comparison.explained(settings, variable, options)} {tables.spread(ends['n'], options)}"
     chances = sorted({f"{100 * job.chance:.3g}" for job in settings.all_jobs if job.chance is not None})
     if variable == "metric" and chances:
         text += f" Chance is {', '.join(chances)}."
@@ -360,7 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise ValueError(f"--output must end in .html, not {given.output.suffix!r}")
     options = Options.of(given)
     found = reader.read(given.sources)
-    output = given.output or found.folder(given.sources) / "report.html"
+    output = given.output or found.folder / "report.html"
     text = page(found, options, given.by, given.title)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8", errors="backslashreplace")

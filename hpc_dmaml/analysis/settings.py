@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,9 +72,9 @@ class Settings:
         Raises ValueError where a setting's jobs are not repetitions of one another.
         """
         self.by, self.notes = tuple(map(modern, by)), list[str]()
-        self.jobs = {key: self._once(key, same) for key, same in reader.grouped(members, self.by).items()}
-        self._every = list(dict.fromkeys([*every, *self.jobs]))
-        self.jobs = {key: self.jobs[key] for key in self._every if key in self.jobs}  # in the sweep's order
+        groups = reader.grouped(members, self.by)
+        self._every = list(dict.fromkeys([*every, *groups]))
+        self.jobs = {key: self._once(key, groups[key]) for key in self._every if key in groups}  # in the sweep's order
 
     @classmethod
     def of(
@@ -85,7 +87,7 @@ class Settings:
         """Group by the fields `by` and `along`. By default `by` is the sweep's axes, if all files have them, else all
         fields in which the files differ, except `without`."""
         if by is None and found.axes and all(axis in job.settings for axis in found.axes for job in found.jobs):
-            by = found.axes
+            by = [axis for axis in found.axes if axis not in without]
         elif by is None:
             tasks = sorted({words.setting("task", job.fields["task"]) for job in found.jobs})
             if len(tasks) > 1:
@@ -104,8 +106,18 @@ class Settings:
         return sorted(once.values(), key=lambda job: job.seed)
 
     def label(self, key: Key) -> str:
-        """A setting in words, or the first part of one."""
-        return ", ".join(map(words.setting, self.by, key)) or "all"
+        """A setting in words, or the first part of one; in full where another one has the same words."""
+        text = self._text(key)
+        return self._text(key, in_full=True) if text in self._ambiguous else text
+
+    def _text(self, key: Key, in_full: bool = False) -> str:
+        return ", ".join(words.setting(*each, in_full) for each in zip(self.by, key, strict=False)) or "all"
+
+    @cached_property
+    def _ambiguous(self) -> set[str]:
+        """The words that several settings, or first parts of them, have in common."""
+        parts = dict.fromkeys(key[:length] for key in self._every for length in range(1, len(key) + 1))
+        return {text for text, count in Counter(map(self._text, parts)).items() if count > 1}
 
     def line(self, key: Key) -> dict[str, Any]:
         """Colour and line style, as options of `Axes.plot`."""

@@ -145,6 +145,16 @@ def fit(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> Polynomial | None
     return Polynomial.fit(x[good], y[good], degree) if enough else None
 
 
+def at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
+    """Fill in missing wall times at the end at the mean pace of those before, without the first run (warm-up)."""
+    known_at = np.flatnonzero(np.isfinite(wall_s))
+    if not len(known_at):
+        return wall_s
+    first, last = known_at[[0, -1]]
+    pace = (wall_s[last] - wall_s[first]) / (runs[last] - runs[first]) if last > first else wall_s[last] / runs[last]
+    return np.where(np.arange(len(runs)) <= last, wall_s, wall_s[last] + pace * (runs - runs[last]))
+
+
 def window_for(points: int) -> int:
     """Window of a moving average over this many points: odd, about a twentieth of them; 1, which is none, below 40."""
     return 2 * (points // 40) + 1

@@ -23,7 +23,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
@@ -109,7 +109,10 @@ def colour(value: Any, values: Sequence[Any]) -> str:
     place = list(values).index(value)
     if all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
         return to_hex(matplotlib.colormaps["viridis"](0.85 * place / max(1, len(values) - 1)))
-    return COLOURS[place % len(COLOURS)]
+    taken = {FIXED[str(each)] for each in values if str(each) in FIXED}
+    free = [each for each in COLOURS if each not in taken] or COLOURS
+    others = [each for each in values if str(each) not in FIXED]
+    return free[others.index(value) % len(free)]
 
 
 def line(value: Any, values: Sequence[Any]) -> dict[str, Any]:
@@ -199,6 +202,8 @@ def percent(axis: Axes, which: str = "y") -> None:
 
 def on_dark(colour: Any) -> str:
     """The colour for a dark page: mixed with white until its contrast is `CONTRAST`; black becomes the text colour."""
+    if to_rgba(colour)[3] == 0:
+        return "none"
     own = np.array(to_rgb(colour))
     if own.max() < 0.1:
         return DARK_INK
@@ -222,8 +227,7 @@ def darken(figure: Figure) -> None:
         elif isinstance(artist, Line2D):
             fill, edge = artist.get_markerfacecolor(), artist.get_markeredgecolor()
             artist.set_color(on_dark(artist.get_color()))
-            artist.set_markerfacecolor("none" if str(fill) == "none" else on_dark(fill))
-            artist.set_markeredgecolor("none" if str(edge) == "none" else on_dark(edge))
+            artist.set(markerfacecolor=on_dark(fill), markeredgecolor=on_dark(edge))
         elif isinstance(artist, Patch):
             artist.set(facecolor=on_dark(artist.get_facecolor()), edgecolor=on_dark(artist.get_edgecolor()))
         elif isinstance(artist, Collection) and artist.get_array() is None:

@@ -28,6 +28,8 @@ class Table(NamedTuple):
     numbers: pd.DataFrame
     notes: tuple[str, ...] = ()
     """Sentences on what is not as one would expect."""
+    text: str = ""
+    """A sentence on what the numbers are."""
 
 
 def scaling_points(settings: Settings, options: Options) -> Table:
@@ -50,7 +52,7 @@ def run_durations(settings: Settings, options: Options) -> Table:
     rows = []
     for family, part in settings.families.items():
         for key in part.jobs:
-            row, told = part.rows(table, key).iloc[0], figures.RUN_PERCENT[family].get(int(ratio(key)))
+            row, told = part.rows(table, key).iloc[0], figures.RUN_PERCENT[family].get(ratio(key))
             own = {name: 100 * float(row[name]) for name in ("relative", "low", "high")}
             text = words.with_half(own["relative"], own["high"] - own["relative"], 1)
             cells = {
@@ -79,8 +81,9 @@ def final(settings: Settings, options: Options) -> Table:
             values = [words.mean_and_half(row, quantity.is_share) for _, row in rows.iterrows()]
             values += [""] * (len(steps) - len(values))  # another setting has more steps
             lines.append([settings.label(key), f"{rows['runs'].iloc[0]:.0f}", str(rows["n"].iloc[-1]), *values])
-    notes = comparison.notes(settings, frame)
-    return Table([["setting", "runs", "seeds", *head], *lines], frame.drop(columns=["values", "runs_of"]), notes)
+    numbers = frame.drop(columns=["values", "runs_of"])
+    text = comparison.explained(settings, variable, options)
+    return Table([["setting", "runs", "seeds", *head], *lines], numbers, comparison.notes(settings, frame), text)
 
 
 TABLES: dict[str, tuple[str, Callable[[Settings, Options], Table]]] = {
@@ -104,7 +107,8 @@ def markdown(rows: Rows) -> str:
 def latex(rows: Rows, note: str) -> str:
     """A LaTeX tabular with booktabs' rules, no larger than the text of a page, and the note under it."""
     signs = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "×": r"$\times$",
-                           "β": r"$\beta$", "α": r"$\alpha$", "λ": r"$\lambda$"})  # fmt: skip
+                           "β": r"$\beta$", "α": r"$\alpha$", "λ": r"$\lambda$",
+                           "$": r"\$", "{": r"\{", "}": r"\}", "^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}"})  # fmt: skip
     head, *lines = [" & ".join(cell.translate(signs) for cell in row) + r" \\" for row in rows]
     under = f"\n\n\\smallskip\n{{\\footnotesize {note.translate(signs)}}}" if note else ""
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
@@ -136,9 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
         settings = figures.of_thesis(given.table, found, [figures.SCALING])
     else:
         settings = Settings.of(found, given.by)
-    rows, frame, notes = TABLES[given.table][1](settings, options)
-    under = spread(frame["n"], options) if "n" in frame else ""
-    output = given.output or found.folder(given.sources) / f"table_{given.table}.csv"
+    rows, frame, notes, text = TABLES[given.table][1](settings, options)
+    under = f"{text} {spread(frame['n'], options) if 'n' in frame else ''}".strip()
+    output = given.output or found.folder / f"table_{given.table}.csv"
     output.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         ".csv": lambda: frame.to_csv(index=False),

@@ -17,12 +17,12 @@ PARTS = ("data", "gradient", "exchange", "wait", "validation")
 
 
 def run_seconds(job: reader.Job) -> float:
-    """Duration of a run without its validation, in seconds: the median over all runs but the first (warm-up). NaN if it
-    is not known."""
+    """Duration of a run without its validation, in seconds: the median over the runs on `job.ranks` ranks, but the first
+    (warm-up). NaN if it is not known."""
     source = job.read("runs", "ranks")
     validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1, initial=0.0)
     seconds = np.diff(stats.known(source["runs/wall_s"])) - validation[1:]
-    seconds = seconds[seconds > 0]
+    seconds = seconds[np.isfinite(source["ranks/work_s"]).all(axis=1)[1:] & (seconds > 0)]
     return float(np.median(seconds)) if len(seconds) else float("nan")
 
 
@@ -62,7 +62,9 @@ def run_time(settings: Settings, options: Options, published: Mapping[str, Mappi
         axis.plot(known, [told[each] / 100 for each in known], "D", mfc="none", mec=colour, ms=6, mew=0.8)
         table.loc[rows.index, "thesis"] = [told.get(each, np.nan) / 100 for each in ratios]
     axis.plot([], [], "D", mfc="none", mec=style.GREY, ms=5, mew=0.8, label="thesis")
-    axis.set_yscale("log", base=2)
+    low, high = axis.get_ylim()
+    if high > 4 * low > 0:
+        axis.set_yscale("log", base=2)
     style.doubling(axis, sorted({ratio(key) for key in settings.jobs}))
     style.percent(axis)
     axis.set_xlabel("ratio to the baseline")
@@ -80,7 +82,7 @@ def run_time(settings: Settings, options: Options, published: Mapping[str, Mappi
 def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
     """Wall time over runs, extrapolated to `runs` at each job's mean pace. Means over the seeds.
 
-    Columns: the setting, runs (done), wall_s, n, extrapolated (true in the last row of a setting with fewer runs).
+    Columns: the setting, runs (done), wall_s, n, extrapolated (whether not all seeds have come that far).
     """
     parts = []
     for key, jobs in settings.jobs.items():
@@ -94,10 +96,12 @@ def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
         if not len(walls):
             continue
         # Seeds that ended early leave gaps, at which the mean would jump: extrapolate them at their own pace.
-        filled = np.array([_at_pace(done, wall) for wall in walls])
-        part = settings.frame(key, {"runs": done, "wall_s": filled.mean(axis=0), "extrapolated": False})[done <= runs]
+        filled = np.array([stats.at_pace(done, wall) for wall in walls])
+        shortest = min(done[np.isfinite(wall)][-1] for wall in walls)
+        part = settings.frame(key, {"runs": done, "wall_s": filled.mean(axis=0), "extrapolated": done > shortest})
+        part = part[done <= runs]
         if done[-1] < runs:
-            on = np.array([_at_pace(np.append(done, runs), np.append(wall, np.nan))[-1] for wall in filled])
+            on = np.array([stats.at_pace(np.append(done, runs), np.append(wall, np.nan))[-1] for wall in filled])
             row = settings.frame(key, {"runs": [runs], "wall_s": [on.mean()], "extrapolated": [True]})
             part = pd.concat([part, row], ignore_index=True)
         parts.append(part.assign(n=len(walls)))
@@ -105,13 +109,6 @@ def wall_times(settings: Settings, runs: int) -> pd.DataFrame:
         raise ValueError("the files hold no wall time yet")
     table = pd.concat(parts, ignore_index=True)
     return table.assign(wall_s=stats.known(table["wall_s"]))
-
-
-def _at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
-    """Fill in missing wall times at the end at the mean pace of those before, without the first run (warm-up)."""
-    first, last = np.flatnonzero(np.isfinite(wall_s))[[0, -1]]
-    pace = (wall_s[last] - wall_s[first]) / (runs[last] - runs[first]) if last > first else wall_s[last] / runs[last]
-    return np.where(np.arange(len(runs)) <= last, wall_s, wall_s[last] + pace * (runs - runs[last]))
 
 
 def extrapolation(settings: Settings, options: Options, runs: int = 1000) -> Picture:
@@ -126,8 +123,9 @@ def extrapolation(settings: Settings, options: Options, runs: int = 1000) -> Pic
             measured = ~rows["extrapolated"]
             label = f"{part.label(key)}: {y.iloc[-1]:.3g} {unit}"
             axis.plot(x[measured], y[measured], label=label, **line)
-            if not measured.iloc[-2:].all():
-                axis.plot(x.iloc[-2:], y.iloc[-2:], color=colour, linestyle=":", linewidth=0.9)
+            if not measured.all():
+                on = slice(max(0, int(measured.sum()) - 1), None)
+                axis.plot(x.iloc[on], y.iloc[on], color=colour, linestyle=":", linewidth=0.9)
             axis.plot(x.iloc[-1], y.iloc[-1], "o", color=colour, ms=3)
         axis.set_title(f"more {family}")
         axis.set_xlabel("runs")
@@ -172,8 +170,9 @@ def shares(settings: Settings) -> pd.DataFrame:
 
 
 def _known_mean(values: np.ndarray) -> float:
-    """Mean without gaps, which are from ranks that a resume added or removed, and the last run of a running job."""
-    return float(np.nan_to_num(stats.mean(stats.known(values, axis=None))))
+    """Mean over the ranks of each run, then over the runs, without gaps, which are from ranks that a resume added or
+    removed, and the last run of a running job."""
+    return float(np.nan_to_num(stats.mean(stats.mean(stats.known(values, axis=None), axis=1))))
 
 
 def time_shares(settings: Settings, options: Options) -> Picture:
@@ -196,7 +195,9 @@ def time_shares(settings: Settings, options: Options) -> Picture:
     axis.set_xlabel("share of a run's time; at the end its duration")
     axis.legend(loc="lower center", bbox_to_anchor=(0.43, 1.0), ncols=6, handlelength=0.7, columnspacing=0.7)
     text = "Means over runs (but the first), ranks and seeds. Data: drawing tasks, sampling trajectories. Wait: for slower ranks."
-    style.caption(figure, settings.caption(text, None))
+    older = sum(np.isnan(job.read("ranks")["ranks/data_s"]).all() for job in settings.all_jobs)
+    unknown = f"Of {words.count(older, 'job')} the time for data is not known, and part of gradient." if older else ""
+    style.caption(figure, settings.caption(text, None, unknown))
     return Picture(figure, table)
 
 

@@ -44,18 +44,23 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             index="run", columns="job", values=[variable, "seen_tasks", "wall_s"]
         )
         values = stats.known(wide[variable].to_numpy()).T
+        # Where a seed has ended, the mean of the others would jump.
+        wall_s = np.array(
+            [stats.at_pace(wide.index.to_numpy(), wall) for wall in stats.known(wide["wall_s"].to_numpy()).T]
+        )
         window, possible = stats.window_for(len(wide)), settings.limits(variable)
         summary, smooth = (
             options.summarise(each).within(*possible) for each in (values, stats.smoothed(values, window))
         )
         rows = {
             "variable": settings.quantity(variable).name, "step": wanted, "runs": wide.index.to_numpy() + 1,
-            **{x: stats.mean(stats.known(wide[x].to_numpy()), axis=1) for x in ("seen_tasks", "wall_s")},
+            "seen_tasks": stats.mean(stats.known(wide["seen_tasks"].to_numpy()), axis=1),
+            "wall_s": stats.mean(wall_s, axis=0),
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
             "window": window, "smooth": smooth.mean, "smooth_low": smooth.low, "smooth_high": smooth.high,
         }  # fmt: skip
-        if (steps := steps_of_a_task(jobs[0])) is not None:
-            rows["environment_steps"] = rows["seen_tasks"] * steps
+        if (taken := environment_steps(jobs[0], rows["runs"], rows["seen_tasks"])) is not None:
+            rows["environment_steps"] = taken
         if options.degree is not None:
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
                 polynomial = stats.fit(rows["runs"], rows[column], options.degree)
@@ -71,15 +76,20 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
     return table.assign(**{x: stats.known(table[x]) for x in ("seen_tasks", "wall_s")})
 
 
-def steps_of_a_task(job: reader.Job) -> int | None:
-    """Most environment steps that training takes per task (trajectories may end before their horizon): new trajectories
-    are drawn for each inner step and for the query. None where the tasks have no trajectories."""
+def environment_steps(job: reader.Job, runs: np.ndarray, seen_tasks: np.ndarray) -> np.ndarray | None:
+    """Most environment steps that training has taken after so many runs and tasks (trajectories may end before their
+    horizon). None where the tasks have no trajectories.
+
+    New ones are drawn for each inner step and for the query; while the query counts after each step, for each of these.
+    """
     names = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
     found = [each for each in map(job.fields.get, names) if isinstance(each, int)]
     if len(found) < len(names):
         return None
     trajectories, horizon, inner_steps = found
-    return trajectories * horizon * (inner_steps + 1)
+    multi_step_runs = job.fields.get("algorithm.multi_step_runs")
+    early = np.minimum(1, multi_step_runs / runs) if isinstance(multi_step_runs, int) else 0
+    return seen_tasks * trajectories * horizon * (inner_steps + 1 + max(0, inner_steps - 1) * early)
 
 
 def over(

@@ -23,8 +23,9 @@ FIELDS = {
 VALUES = {
     "ArithmeticMean": "arithmetic mean", "LossMedian": "loss median", "LossWeighted": "loss weighted",
     "LossMovingAverage": "loss, moving average", "GradientNorm": "gradient norm",
-    "GeometricMedian": "geometric median", "sum": "gradient sum", "mean": "arithmetic mean",
+    "GeometricMedian": "geometric median",
 }  # fmt: skip
+REDUCTIONS = {"sum": "gradient sum", "mean": "arithmetic mean"}
 COUNTED = {"workers", "epochs", "tasks", "ranks", "algorithm.inner_steps"}
 """Fields that are named after their number, as in "4 workers"."""
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
@@ -42,8 +43,10 @@ def some(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def setting(name: str, value: Any) -> str:
-    """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×"."""
+def setting(name: str, value: Any, in_full: bool = False) -> str:
+    """A setting in words: "4 workers", "β 0.01", "loss median", "workers 2×". `in_full`: nothing is left out."""
+    if in_full:
+        return printable(f"{FIELDS.get(name, name)} {value}")
     text = _setting(name, value)
     if "/" in text and len(text) > LONGEST:  # a path: its end tells more
         text = f"…{text[1 - LONGEST :]}"
@@ -55,6 +58,8 @@ def _setting(name: str, value: Any) -> str:
     if isinstance(value, str):
         if ratio := scaled(value):
             return f"{ratio[0]} {ratio[1]:g}×"
+        if name == "task_reduction" and value in REDUCTIONS:
+            return REDUCTIONS[value]
         path = re.fullmatch(r"(?:\w+\.)+([A-Z]\w*)", value)  # of a class; the name of a file stays whole
         return VALUES.get(value, path[1] if path else value)
     if isinstance(value, bool) or value is None:

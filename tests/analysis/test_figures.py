@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from matplotlib.colors import to_hex
 from hpc_dmaml import results, sweep
 from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.analysis import (
+    checked,
     comparison,
     figures,
     reader,
@@ -317,6 +320,83 @@ def test_settings_that_differ_have_names_that_differ(name, values):
     assert all(each.endswith(str(value)[-6:]) for each, value in zip(shown, values, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("model.path", ("models_v1.Net", "models_v2.Net")),
+        ("optimizer.lr", (0.00123456, 0.001234561)),
+        ("task.note", ("very " * 20 + "good", "very " * 20 + "bad")),
+    ],
+)
+def test_settings_with_the_same_words_are_named_in_full(tmp_path, name, values):
+    class Two(Settings):
+        def __init__(self):
+            self.by, self.jobs, self.notes = (name,), {}, []
+            self._every = [(value,) for value in values]
+
+    two = Two()
+    shown = [two.label((value,)) for value in values]
+    assert shown == [f"{words.FIELDS.get(name, name)} {value}" for value in values]
+    assert two.some(two._every[:0]).label((values[0],)) == shown[0]
+
+
+def test_a_word_that_is_short_for_a_reduction_is_so_in_that_field_alone():
+    assert words.setting("task_reduction", "mean") == "arithmetic mean"
+    assert words.setting("model.arguments.pool", "mean") == "mean"
+
+
+def test_a_colour_that_one_setting_always_has_is_no_other_s():
+    names = ["ArithmeticMean", "LossMedian", "own.SoftMin", "LossMovingAverage", "own.Other"]
+    assert len({style.colour(name, names) for name in names}) == len(names)
+
+
+def resumed_on_more_ranks(path):
+    """A job whose first 15 runs took 1 s on one rank, and whose last 15 took 0.1 s on two."""
+    write_job(path, small_config(runs=30, workers=2, validation=Validation(every=0)), 2)
+    source = results.read(path)
+    for name in (*results.RANK_TIMES, "work_s", "data_s"):
+        source[f"ranks/{name}"][:15, 1] = np.nan
+    source["ranks/work_s"][:15, 0], source["ranks/work_s"][15:] = 1.0, 0.1
+    for name in ("data_s", *results.RANK_TIMES):
+        source[f"ranks/{name}"][:] *= 0
+    source["runs/wall_s"][:] = np.cumsum([1.0] * 15 + [0.1] * 15)
+    results.write(path, source.arrays, source.attributes)
+    return source
+
+
+def test_runs_on_fewer_ranks_than_most_are_not_timed_as_theirs(tmp_path):
+    source = resumed_on_more_ranks(tmp_path / "a.h5")
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    assert timing.run_seconds(settings.all_jobs[0]) == pytest.approx(0.1)
+    assert checked.cautions(source) == []
+    table = timing.shares(settings).set_index("part")
+    assert table.loc["rest", "share"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_seed_that_ended_early_neither_turns_time_back_nor_passes_for_measured(tmp_path):
+    for seed, (runs, slow) in enumerate(((40, 1), (10, 20))):
+        path = tmp_path / f"{seed}.h5"
+        config = small_config(runs=40, workers=1, seed=seed, validation=Validation(every=2, tasks=3, steps=1))
+        write_job(path, config, status="interrupted" if runs < 40 else "complete", runs=runs)
+        source = results.read(path)
+        source["runs/wall_s"][:] = slow * np.arange(1, runs + 1)
+        results.write(path, source.arrays, source.attributes)
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    assert validation.curves(settings, "loss", Options())["wall_s"].diff().dropna().round(6).unique().tolist() == [21.0]
+    table = timing.wall_times(settings, 60)
+    assert table.loc[~table["extrapolated"], "runs"].tolist() == list(range(1, 11))
+    np.testing.assert_allclose(table["wall_s"], 10.5 * table["runs"])
+
+
+def test_dark_pictures_paint_nothing_that_was_transparent(tmp_path):
+    resumed_on_more_ranks(tmp_path / "a.h5")
+    with style.used():
+        figure = timing.time_shares(Settings(reader.read([tmp_path]).jobs, []), Options()).figure
+        style.darken(figure)
+    assert {bar.get_edgecolor()[3] for bar in figure.axes[0].patches} == {0}
+    assert style.on_dark((0, 0, 0, 0)) == "none"
+
+
 def test_only_classes_are_named_by_the_end_of_their_import_path():
     assert words.setting("task", "my.tasks.Waves") == "Waves"
     assert words.setting("model", "hpc_dmaml.models.MLP") == "MLP"
@@ -520,6 +600,11 @@ def test_returns_stand_over_the_environment_steps_of_training(tmp_path):
     np.testing.assert_array_equal(rows["environment_steps"], rows["seen_tasks"] * 3 * 7 * 5)
     np.testing.assert_array_equal(axis.lines[0].get_xdata(), rows["environment_steps"])
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("environment steps", "validation return")
+    early = replace(config, algorithm=replace(config.algorithm, multi_step_runs=5))
+    write_job(tmp_path / "b.h5", early, metric=Metric("return"))
+    table = validation.curves(Settings(reader.read([tmp_path / "b.h5"]).jobs, []), "metric", Options())
+    judged_early = np.minimum(table["runs"], 5) * 2 * 5  # runs, workers, tasks
+    np.testing.assert_allclose(table["environment_steps"], 3 * 7 * (table["seen_tasks"] * 5 + 3 * judged_early))
     assert "an upper bound where trajectories end before their horizon" in picture.figure.get_supxlabel().replace(
         "\n", " "
     )
@@ -533,6 +618,17 @@ def command(capsys, *arguments):
     code = figures.main(list(map(str, arguments)))
     shown = capsys.readouterr()
     return code, shown.out.splitlines(), shown.err
+
+
+def test_a_sweep_of_workers_is_drawn_over_its_ranks(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text("set: {runs: 20, tasks: 8}\ngrid: {workers: [1, 2, 4]}\n")
+    found = sweep.load(tmp_path / "s.yaml", tmp_path / "results")
+    write_sweep(found)
+    for point in found.points:
+        write_job(point.output, found.described(point), ranks=point.fields["workers"])
+    code, _, err = command(capsys, "scaling", found.folder)
+    assert (code, err) == (0, "")
+    assert pd.read_csv(found.folder / "figure_scaling.csv")["ranks"].tolist() == [1, 2, 4]
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

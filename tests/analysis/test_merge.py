@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 
 import h5py
 import numpy as np
@@ -212,3 +214,18 @@ def test_bad_input_is_one_message_and_nothing_is_overwritten(folder, tmp_path, c
         assert err.count("\n") == 1
     assert there.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there.h5"]
+
+
+def test_a_pipe_is_no_archive(tmp_path, capsys):
+    os.mkfifo(tmp_path / "x.h5")
+    code, _, err = command(capsys, "--split", tmp_path / "x.h5", "--output", tmp_path / "q")
+    assert code == 2
+    assert err.endswith("x.h5: it is not a regular file\n")
+
+
+def test_a_file_whose_name_is_no_text_is_named(folder, tmp_path, capsys):
+    odd = tmp_path / os.fsdecode(b"\xff.h5")
+    shutil.copy(folder / "a/job.h5", odd)
+    assert command(capsys, tmp_path, "--output", tmp_path / "m.h5") == (
+        2, "", "merge: the name of the file ?.h5 is no text in UTF-8: rename it\n",
+    )  # fmt: skip

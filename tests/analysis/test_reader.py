@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 
 from hpc_dmaml import results
 from hpc_dmaml.analysis import reader
+from hpc_dmaml.models import MLP, Module
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.tasks import ImageFolder
 from hpc_dmaml.weight_generators import ArithmeticMean, LossMovingAverage
@@ -166,6 +168,50 @@ def test_what_tells_files_apart_is_neither_seed_nor_what_comes_with_a_class(tmp_
     for seed, generator in enumerate((ArithmeticMean(), LossMovingAverage(window=7))):
         write_job(tmp_path / f"{seed}.h5", small_config(seed=seed, weight_generator=generator))
     assert reader.varying(reader.read([tmp_path]).jobs) == ["weight_generator"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "apart"),
+    [
+        ([{}, {"width": 8}], "model.arguments"),
+        ([{"width": 8}, {"width": 40}], "model.arguments.width"),
+        ([{"width": 8}, {"width": 40}, {"width": 8, "depth": 3}], "model.arguments"),
+        ([{"width": 8}, {"depth": 8}], "model.arguments"),
+    ],
+)
+def test_models_of_other_arguments_are_not_seeds_of_one_setting(tmp_path, arguments, apart):
+    for seed, each in enumerate(arguments):
+        write_job(tmp_path / f"{seed}.h5", small_config(seed=seed, model=Module("my.Net", each)))
+    jobs = reader.read([tmp_path]).jobs
+    assert reader.varying(jobs) == [apart]
+    assert len(reader.grouped(jobs, [apart])) == len(arguments)
+    with pytest.raises(ValueError, match=f"files differ in {apart};"):
+        reader.grouped(jobs, [])
+
+
+def test_a_class_and_its_fields_tell_files_apart_together(tmp_path):
+    for seed, (hidden, model) in enumerate(((6, "MLP"), (7, "MLP"), (0, "Module"))):
+        built = MLP(hidden=(hidden,)) if model == "MLP" else Module("my.Net")
+        write_job(tmp_path / f"{seed}.h5", small_config(seed=seed, model=built))
+    assert reader.varying(reader.read([tmp_path]).jobs) == ["model", "model.hidden"]
+
+
+def test_files_of_any_suffix_and_sweeps_without_a_copy_have_a_folder(tmp_path):
+    write_job(tmp_path / "job.hdf5", small_config())
+    assert reader.read([tmp_path / "job.hdf5"]).folder == tmp_path
+    (tmp_path / "s.yaml").write_text("set: {runs: 3, workers: 1}\nseeds: [0]\n")
+    (tmp_path / "results/s").mkdir(parents=True)
+    write_job(tmp_path / "results/s/seed=0.h5", small_config())
+    with contextlib.chdir(tmp_path):
+        assert reader.read(["s.yaml"]).folder == Path("results/s")
+
+
+def test_a_file_beside_a_sweep_is_none_of_its_points(partial):
+    write_job(partial / "other.h5", small_config())
+    (job,), title = (found := reader.read([partial / "other.h5"])).jobs, found.title
+    assert (job.settings, found.sweeps, found.notes, title) == ({}, (), (), "")
+    assert reader.read([partial / "scaling=baseline,seed=0.h5"]).title == "Scaled on synthetic letters"
+    assert reader.read([partial]).title == ""
 
 
 def test_mixed_experiments_are_refused_with_what_tells_them_apart(tmp_path):

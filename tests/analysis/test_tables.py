@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("pandas")
 import pandas as pd
 
+from hpc_dmaml import sweep
 from hpc_dmaml.analysis import tables
 from hpc_dmaml.config import Validation
 from hpc_dmaml.results import read
-from tests.analysis.synthetic import write_job
+from tests.analysis.synthetic import write_job, write_sweep
 from tests.helpers import small_config
 
 
@@ -48,7 +49,8 @@ def test_what_is_not_complete_is_noted_and_hides_nothing(scaling, tmp_path, caps
     code, shown, err = command(capsys, "final", part, "--output", tmp_path / "t.csv")
     assert code == 0
     assert err.startswith("note: ")
-    assert shown[-2].startswith("± is half the 95% confidence interval")
+    assert "accuracy in % before adaptation" in shown[-2].lower()
+    assert "± is half the 95% confidence interval" in shown[-2]
     assert not any(line in shown for line in err.splitlines())
 
 
@@ -99,8 +101,24 @@ def test_latex_is_a_tabular_without_signs_that_it_does_not_know(scaling, tmp_pat
     )
     assert text.isascii()
     assert text.count("\\\\\n") == 6
-    note = "$\\pm$ is half the 95\\% confidence interval (Student's t)."
-    assert text.endswith(f"\\end{{adjustbox}}\n\n\\smallskip\n{{\\footnotesize {note}}}\n")
+    note = "and the seeds. $\\pm$ is half the 95\\% confidence interval (Student's t)."
+    assert text.endswith(f"{note}}}\n")
+    assert "\\end{adjustbox}\n\n\\smallskip\n{\\footnotesize Accuracy in \\% before adaptation" in text
+
+
+def test_latex_shows_signs_that_it_would_take_for_commands():
+    assert r"10\^{}-3 \$x\$ \{b\} \textbackslash{}c \~{}" in tables.latex([["a"], [r"10^-3 $x$ {b} \c ~"]], "")
+
+
+def test_a_ratio_that_the_thesis_has_not_stands_beside_nothing_of_it(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text(
+        "set: {runs: 20, workers: 1, tasks: 8}\ngrid: {scaling: {baseline: {}, tasks 1.5x: {tasks: 12}}}\n"
+    )
+    found = sweep.load(tmp_path / "s.yaml", tmp_path / "results")
+    write_sweep(found)
+    code, shown, _ = command(capsys, "6.4", found.folder)
+    assert code == 0
+    assert [line.split("|")[-2].strip() for line in shown[2:4]] == ["100", ""]
 
 
 def test_bad_input_is_one_message(scaling, tmp_path, capsys):
