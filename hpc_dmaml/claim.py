@@ -33,6 +33,8 @@ def claim(output: Path, resumes: bool, asked: Callable[[], bool] | None, stack: 
     Raises Refusal where another process holds it; a wait ends early when `asked` says so, and without it there is none.
     Raises ValueError where it cannot be written.
     """
+    if there_is("output", output) and output.is_dir():
+        raise ValueError(f"output: {output} is a folder; give a file in it")
     if there_is("output", output) and not resumes:
         raise Taken(f"output: {output} exists and is never overwritten; go on with it by --resume {output}")
     waits = asked if slurm_restarts() else None

@@ -101,3 +101,11 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_list(self, data: Any) -> yaml.SequenceNode:
+        """Plain values side by side: a line each would be much longer."""
+        return self.represent_sequence(f"{_TAG}seq", data, flow_style=not any(isinstance(v, dict | list) for v in data))
+
+
+_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(tuple, _Dumper.represent_list)

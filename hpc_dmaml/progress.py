@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import Any, TextIO
 
 import numpy as np
@@ -123,15 +124,16 @@ class Progress:
         trust = " --trust" * bool(own_parts(self.job.config))
         if stopped:
             _say(
-                "Stopped as asked." + (f" Go on with: python -m hpc_dmaml --resume {written}{trust}" if written else "")
+                "Stopped as asked."
+                + (f" Go on with: python -m hpc_dmaml --resume {quote(str(written))}{trust}" if written else "")
             )
             return
         _say(f"Done in {time.monotonic() - self._start:.0f} s.")
         if validation is not None:
             _say(f"Held-out tasks, before adaptation and after each step: {self._curve(validation)}")
         if written is not None:
-            _say(f"Plot it:  hpc_dmaml curves {written}")
-            _say(f"Test it:  hpc_dmaml evaluate {written}{trust}")
+            _say(f"Plot it:  hpc_dmaml curves {quote(str(written))}")
+            _say(f"Test it:  hpc_dmaml evaluate {quote(str(written))}{trust}")
 
     def fail(self, message: str, written: Path | None) -> None:
         """Print why the job ends. `written`: the file with its last good state, or None."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -210,13 +211,20 @@ def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], 
     """Replace the file at `path`. Raises OSError where that is impossible, Taken where `lock` on it was lost; the old
     file is then kept."""
     with replacing(path, lock) as temporary:
-        with temporary.open("w+b") as file:
-            target = _Unfailing(file)
-            with h5py.File(target, "w") as content:
-                _fill(content, arrays, attributes)
-            if target.error is not None:
-                raise target.error
+        with creating(temporary) as content:
+            _fill(content, arrays, attributes)
         add_checksum(temporary)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file. Raises OSError where it cannot be written, as on a full disk, at which HDF5 itself may crash."""
+    with path.open("w+b") as file:
+        target = _Unfailing(file)
+        with h5py.File(target, "w") as content:
+            yield content
+        if target.error is not None:
+            raise target.error
 
 
 def _fill(file: h5py.File, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from hpc_dmaml import (
 )
 from hpc_dmaml.claim import claim, claim_new
 from hpc_dmaml.communicator import Communicator, Refusal, available_cores, own_cores
-from hpc_dmaml.config import RunConfig
+from hpc_dmaml.config import RunConfig, check_storable
 from hpc_dmaml.engine import Engine, acting, default_chunk, objective_for, try_out
 from hpc_dmaml.engine.allocator import keep_freed_memory
 from hpc_dmaml.files import Lock
@@ -79,6 +79,8 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
     by_region = isinstance(config.local_optimizer, optimizers.TRPO)
     stepping = None if by_region else config.local_optimizer
     with comm.raising_together():
+        if comm.rank == 0:
+            check_storable(config)
         placement.check(comm.size, workers, config.tasks)
         optimizers.check(config.optimizer)
         if stepping is not None:
@@ -106,6 +108,10 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
                 raise ValueError(
                     f"resume: {config.resume} holds no checkpoint: merge leaves it out unless you give --checkpoints. Start a "
                     "new job from its parameters (--init_from)"
+                )
+            if (made := len(previous["runs/run"])) > config.runs:
+                raise ValueError(
+                    f"runs: {config.resume} has made {made} runs already: give as many or more, not {config.runs}"
                 )
             if DataMark.stored_in(previous).changed(data):
                 raise ValueError(

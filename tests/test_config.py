@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from hpc_dmaml import results
 from hpc_dmaml.algorithms import ANIL, MAML, MetaSGD, Reptile
+from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import RunConfig, Validation, changes, from_yaml, parse, preset, presets, to_yaml
 from hpc_dmaml.config.command_line import is_set
 from hpc_dmaml.config.layers import DEFAULTS
@@ -19,8 +21,10 @@ from hpc_dmaml.config.values import Word
 from hpc_dmaml.models import MLP, Conv4, Module
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
+from hpc_dmaml.run import run_job
 from hpc_dmaml.tasks import Glyphs, Omniglot, Sinusoid, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, GeometricMedian, LossMovingAverage
+from tests.helpers import run, small_config
 
 
 def test_no_argument_is_the_default_and_the_glyphs_preset_spells_it_out():
@@ -512,3 +516,58 @@ def test_help_explains_every_field():
 def test_the_command_line_is_read_without_torch_and_mpi():
     code = "import sys; from hpc_dmaml.config import parse; parse([]); print({'torch', 'mpi4py'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@dataclass(frozen=True)
+class Choosing(Sinusoid):
+    """Of a user: fields that a file writes otherwise than Python."""
+
+    chosen: tuple[int, ...] = ()
+    note: str = ""
+    missing: float = float("nan")
+    extra: dict[str, object] = field(default_factory=lambda: {"a": (1, 2)})
+
+
+def test_fields_that_a_file_writes_otherwise_are_no_change():
+    config = small_config(task=Choosing())
+    assert changes(config, from_yaml(to_yaml(config))) == []
+    assert changes(config, small_config(task=Choosing(missing=1.0))) == ["task.missing"]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Choosing(chosen=tuple(range(30_000))), r"could not store this configuration: it has 2\d\d,\d{3} characters"),
+        (Choosing(note="a\x851"), "could not store this configuration: a text in it has signs that YAML does not keep"),
+    ],
+    ids=["long", "odd"],
+)
+def test_what_no_file_could_store_is_refused_before_any_work(tmp_path, task, message):
+    with pytest.raises(Refusal, match=message):
+        run(small_config(task=task), tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_many_values_take_little_room(tmp_path):
+    source = run(small_config(task=Choosing(chosen=tuple(range(7000)))), tmp_path)
+    assert results.read(source.path).config["task"]["init_args"]["chosen"] == list(range(7000))
+
+
+def test_runs_that_were_made_stay(tmp_path):
+    path = str(run(small_config(runs=3), tmp_path).path)
+    with pytest.raises(Refusal, match=r"runs: .* has made 3 runs already: give as many or more, not 2"):
+        run_job(parse(["--resume", path, "--runs", "2"]), Communicator())
+    assert results.read(path).config["runs"] == 3
+
+
+def test_a_folder_is_no_output(tmp_path):
+    with pytest.raises(Refusal, match="output: .* is a folder; give a file in it"):
+        run_job(small_config(output=str(tmp_path)), Communicator())
+
+
+@pytest.mark.parametrize("word", ["--print_config=skip_default", "--help"])
+def test_one_rank_prints(capsys, monkeypatch, word):
+    monkeypatch.setenv("PMI_RANK", "1")
+    with pytest.raises(SystemExit, match="0"):
+        parse([word])
+    assert capsys.readouterr().out == ""

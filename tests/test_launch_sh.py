@@ -66,3 +66,26 @@ def test_the_ranks_run_in_the_container_of_the_clusters_file(tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "ran: -n 2 apptainer exec hpc_dmaml.sif python -m hpc_dmaml\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--config sinusoid", "--resume auto --output results/name_7.h5 --config sinusoid"),
+        ("--resume results/x.h5", "--resume results/x.h5"),
+        ("--resume=results/x.h5 --runs 9", "--resume=results/x.h5 --runs 9"),
+    ],
+)
+def test_a_file_that_is_named_is_resumed_as_itself(tmp_path, given, words):
+    (tmp_path / "mpirun").write_text("#!/bin/sh\necho ran: $*\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    (tmp_path / "none.sh").touch()
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "name",
+        "SLURM_SUBMIT_DIR": str(ROOT), "DMAML_CLUSTER": str(tmp_path / "none.sh"),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", str(ROOT / "slurm" / "run.sbatch"), *given.split()],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"python -m hpc_dmaml {words}\n" in done.stdout, done.stderr

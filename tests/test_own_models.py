@@ -258,6 +258,7 @@ def test_a_generator_that_goes_wrong_ends_the_job_with_its_name_and_the_last_goo
 ):
     monkeypatch.setattr(Bad, "calls", 0)
     monkeypatch.setattr("hpc_dmaml.recorder.to_yaml", lambda config: "runs: 9\n")  # this one is no dataclass
+    monkeypatch.setattr("hpc_dmaml.setup.check_storable", lambda config: None)
     config = small_config(runs=9, workers=2, weight_generator=generator, output=str(tmp_path / "x.h5"))
     assert run_job(config, Communicator()) == 1
     assert f"{type(generator).__name__} gave the weights" in capsys.readouterr().err
@@ -305,6 +306,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_of_the_optimizer_as_it_was(t
 
 def test_a_generator_that_never_gives_weights_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(Bad, "calls", 99)
+    monkeypatch.setattr("hpc_dmaml.setup.check_storable", lambda config: None)
     config = small_config(weight_generator=Bad(), output=str(tmp_path / "x.h5"))
     with pytest.raises(Refusal, match="weight_generator: tried on losses"):
         run_job(config, Communicator())

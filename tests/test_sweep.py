@@ -654,3 +654,84 @@ def test_a_signal_to_a_sweep_that_runs_locally_stops_its_point_and_the_sweep(tmp
     assert process.returncode == 75
     (only,) = (tmp_path / "results" / "small").glob("*.h5")
     assert results.read(only, verify=True).status == "interrupted"
+
+
+def test_a_signal_at_the_end_of_a_point_stops_the_sweep_too(tmp_path):
+    """The point completes, and does not say that it was asked to stop."""
+    text = (
+        "set: {workers: 1, runs: 3, tasks: 1, task: Sinusoid, model: MLP, validation: {every: 0}}\nseeds: [0, 1, 2]\n"
+    )
+    command = [sys.executable, "-m", "hpc_dmaml.sweep", str(written(tmp_path, text)), "--local"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Test it"):
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stdout.read()
+    assert process.returncode == 75
+    assert len(list((tmp_path / "results" / "small").glob("*.h5"))) == 1
+
+
+def test_a_point_that_ends_by_its_own_time_limit_stops_no_other(tmp_path):
+    text = (
+        "set: {workers: 1, runs: 1000000, tasks: 1, task: Sinusoid, model: MLP, validation: {every: 0}, time_limit_s: 1}\n"
+        "seeds: [0, 1]\n"
+    )
+    done = run_one(tmp_path, str(written(tmp_path, text)), "--local")
+    assert done.returncode == 1
+    assert "2 points are not complete: seed=0 (interrupted), seed=1 (interrupted)" in done.stderr
+    assert len(list((tmp_path / "results" / "small").glob("*.h5"))) == 2
+
+
+FREE = """
+set: {workers: 1, task: Sinusoid, model: MLP, optimizer: TorchOptimizer, optimizer.arguments.alpha: 0.5}
+grid: {optimizer.arguments: [{}, {momentum: 0.9}]}
+"""
+
+
+def test_free_arguments_on_the_grid_are_whole(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "optimizer: {class_path: TorchOptimizer, init_args: {name: RMSprop, arguments: {alpha: 0.5}}}\n"
+    )
+    from_base = FREE.replace(", optimizer: TorchOptimizer, optimizer.arguments.alpha: 0.5", "")
+    for text in (FREE, f"config: {tmp_path}/base.yaml\n{from_base}"):
+        read = sweep.load(written(tmp_path, text))
+        found = [read.described(point).optimizer.arguments for point in read.points]
+        assert found == [{}, {"momentum": 0.9}]
+
+
+def test_signs_beyond_ascii_and_no_limit_arrive_as_they_are(tmp_path):
+    text = SMALL.replace("threads: 1", "threads: 1\n  checkpoint.every_s: .inf").replace(
+        "{class_path: Sinusoid}", "{class_path: Omniglot, init_args: {root: sw/😀}}"
+    )
+    read = sweep.load(written(tmp_path, text))
+    config = read.described(read.points[0])
+    assert (config.checkpoint.every_s, config.task.root) == (float("inf"), "sw/😀")
+
+
+def test_fewer_runs_than_were_made_are_not_complete(started):
+    constant = "schedule: Cosine", "schedule: Constant"
+    complete(started(constant))
+    read = started(constant, ("runs: 3", "runs: 1"))
+    (state,) = states.states(read)
+    assert (state.word, state.note) == ("failed", "has made 3 runs, more than the 1 of the sweep")
+
+
+def test_runs_that_the_sweep_leaves_out_are_the_default_and_not_the_files(started):
+    constant = "schedule: Cosine", "schedule: Constant"
+    complete(started(constant))
+    read = started(constant, ("  runs: 3\n", ""))
+    assert read.parse(read.points[0]).runs == 300
+
+
+def test_another_sweep_of_the_same_name_is_not_taken_for_the_one_before(tmp_path, capsys):
+    small = "set: {workers: 1, runs: 1, task: Sinusoid, model: MLP}\nseeds: [0, 1]\n"
+    first = sweep.load(written(tmp_path, small), tmp_path / "results")
+    first.copy()
+    fake(first.points[0].output, "complete", config="runs: 1\n")
+    first.copy()
+    assert capsys.readouterr().err == ""
+    sweep.load(written(tmp_path, small.replace("[0, 1]", "[1, 2]")), tmp_path / "results").copy()
+    assert "holds results that are no points of" in (told := capsys.readouterr().err)
+    assert "small.yaml: seed=0. For another sweep, give another name or --results" in told

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hpc_dmaml import console, files
+from hpc_dmaml import console, files, stopping
 from hpc_dmaml.analysis.words import printable
 
 Main = Callable[..., int]
@@ -26,6 +26,7 @@ def command(name: str) -> Callable[[Main], Main]:
         @functools.wraps(main)
         def run(arguments: list[str] | None = None) -> int:
             console.settle()
+            stopping.release()
             try:
                 code = main(arguments)
                 sys.stdout.flush()

@@ -75,7 +75,7 @@ def require_groups(found: Sequence[tuple[str, Path]], groups: Sequence[str]) -> 
 
 def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
     with replacing(output) as temporary:
-        with h5py.File(temporary, "w", locking=False) as archive:
+        with results.creating(temporary) as archive:
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
                 if path.name in SWEEP_FILES:

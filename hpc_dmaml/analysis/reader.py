@@ -173,12 +173,28 @@ def read(sources: Iterable[str | Path]) -> Collection:
         if names:
             notes.append(f"{status}, shown as far as it got: {some(names)}")
     for sweep in found:
+        notes += _unlike(sweep, jobs)
         missing = [point.name for point in sweep.points if not point.output.exists()]
         if missing:
             notes.append(
                 f"sweep {sweep.name}: {len(missing)} of {len(sweep.points)} points are missing: {some(missing)}"
             )
     return Collection(tuple(jobs), tuple(notes), found, folder)
+
+
+def _unlike(sweep: sweeps.Sweep, jobs: Sequence[Job]) -> list[str]:
+    """A note where a sweep's jobs differ in fields that its points do not set: it was changed between them."""
+    outputs = {point.output.resolve() for point in sweep.points}
+    own = [job for job in jobs if job.path.resolve() in outputs]
+    sets = {modern(name) for point in sweep.points for name in point.fields}
+    sets |= {name.partition(".")[0] for name in sets if "." not in name} | {
+        "workers",
+        "compile",
+        "schedule.runs",
+        "data",
+    }
+    odd = [name for name in varying(own) if name not in sets and name.partition(".")[0] not in sets]
+    return [f"the files of sweep {sweep.name} differ in {some(odd)}, which its points do not set"] if odd else []
 
 
 def settings_of(point: Point) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hpc_dmaml.config.fields import (
     RunConfig,
     Validation,
 )
-from hpc_dmaml.config.layers import changes, contradictions, from_yaml, own_parts, stored_in, to_yaml
+from hpc_dmaml.config.layers import changes, check_storable, contradictions, from_yaml, own_parts, stored_in, to_yaml
 from hpc_dmaml.plain_yaml import load_yaml
 from hpc_dmaml.requirements import positive, require
 
@@ -30,6 +30,7 @@ __all__ = [
     "Validation",
     "changes",
     "check_goes_on",
+    "check_storable",
     "contradictions",
     "from_yaml",
     "load_yaml",

@@ -29,6 +29,7 @@ from hpc_dmaml.config.layers import (
 from hpc_dmaml.config.values import Word, typed
 from hpc_dmaml.files import expanded, there_is
 from hpc_dmaml.importing import did_you_mean, find
+from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -164,7 +165,8 @@ def _print(config: RunConfig, flags: str) -> NoReturn:
     if not chosen <= {"skip_default", "skip_unset"}:
         raise ValueError(f"--print_config: the flags are skip_default and skip_unset, not {flags!r}")
     kept = layer(plain(config)) if not chosen else shortest(config, "skip_default" not in chosen)
-    print(dump_yaml(nested(kept)), end="")
+    if launched_rank(os.environ) == 0:
+        print(dump_yaml(nested(kept)), end="")
     sys.exit(0)
 
 
@@ -201,7 +203,8 @@ def _help(name: str, chosen: str) -> NoReturn:
     )
     parser.add_argument("--trust", action="store_true", help="Import your own classes that the resumed file names.")
     parser.add_class_arguments(RunConfig, None)
-    parser.parse_args(words)
+    if launched_rank(os.environ) == 0:
+        parser.parse_args(words)
     sys.exit(0)
 
 

@@ -152,6 +152,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("runs", "epochs", "tasks"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            require(getattr(self, name) < 2**63, name, getattr(self, name), "below 2**63")
         for name in ("workers", "threads", "chunk"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "1 or more")

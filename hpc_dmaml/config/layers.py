@@ -156,8 +156,13 @@ def changes(one: RunConfig, other: RunConfig) -> list[str]:
     return [
         name
         for name in left
-        if name in parts or (name in right and left[name] != right[name] and _top(name) not in parts)
+        if name in parts or (name in right and not _same(left[name], right[name]) and _top(name) not in parts)
     ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two plain values are the same in a file, where NaN is NaN and a tuple is a list."""
+    return bool(one == other) or (not isinstance(one, type) and dump_yaml(one) == dump_yaml(other))
 
 
 def contradictions(stored: RunConfig, config: RunConfig) -> list[str]:
@@ -229,6 +234,17 @@ def stored_in(source: results.Results, trusted: Trusted) -> RunConfig:
 def to_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML, which `from_yaml` and `--config` read."""
     return dump_yaml(plain(config))
+
+
+def check_storable(config: RunConfig) -> None:
+    """Raise ValueError unless a file can store the configuration so that it is read back the same."""
+    text = to_yaml(config)
+    try:
+        same = dump_yaml(load_yaml(text)) == text
+    except ValueError as error:
+        raise ValueError(f"a file could not store this configuration: {error}") from error
+    if not same:
+        raise ValueError("a file could not store this configuration: a text in it has signs that YAML does not keep")
 
 
 def nested(flat: Layer) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
@@ -24,8 +25,10 @@ from typing import Any
 
 from hpc_dmaml import config as configuration
 from hpc_dmaml import placement
+from hpc_dmaml.analysis.words import some
 from hpc_dmaml.files import expanded, locked, replacing, there_is
 from hpc_dmaml.old_names import modern
+from hpc_dmaml.plain_yaml import dump_yaml
 from hpc_dmaml.sweep import document
 
 KEYS = {"name", "description", "config", "set", "grid", "seeds", "ranks", "figures"}
@@ -60,7 +63,7 @@ class Point:
         """Its arguments of `python -m hpc_dmaml`; `config`: the sweep's, which its fields override."""
         chosen = sorted(self.fields, key=lambda name: name.count("."))  # a class comes before its own fields
         words = [] if config is None else [f"--config={config}"]
-        return words + [f"--{name}={_text(self.fields[name])}" for name in chosen]
+        return words + [f"--{name}={_argument(self.fields[name])}" for name in chosen]
 
     def __str__(self) -> str:
         """Its settings as written in the sweep, on one line."""
@@ -103,7 +106,8 @@ class Sweep:
             if config.resume is None:
                 return replace(wanted, output=config.output)
             configuration.check_goes_on(config.resume, config, wanted)
-        return config
+        # The rest is the file's, but what may change is as the sweep has it now, also where it is left out.
+        return replace(config, **{name: getattr(wanted, name) for name in configuration.MAY_CHANGE})
 
     def described(self, point: Point) -> configuration.RunConfig:
         """The configuration that the sweep describes for a point, whatever its file holds, with what set-up decides by
@@ -142,9 +146,25 @@ class Sweep:
                     base.unlink(missing_ok=True)
                 else:
                     _copy(configuration.preset(self.config), base)
+                self._warn_of_others()
                 _copy(self.path, target)
         except OSError as error:
             raise ValueError(f"results: cannot write {target}: {error}") from error
+
+    def _warn_of_others(self) -> None:
+        """Print which results in the folder belong to another sweep of this name, or to points that it no longer has."""
+        try:
+            before = read_folder(self.folder) if (self.folder / COPY).exists() else self
+        except ValueError:
+            return
+        own = {point.name for point in self.points}
+        others = [point.name for point in before.points if point.name not in own and point.output.exists()]
+        if others:
+            print(
+                f"warning: {self.folder} holds results that are no points of {self.path}: {some(others)}. For another "
+                "sweep, give another name or --results",
+                file=sys.stderr,
+            )
 
 
 def load(path: str | Path, results: str | Path = "results") -> Sweep:
@@ -210,7 +230,9 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
             names = _names(changed)
             twice = ", ".join(sorted(names & taken))
             _require(not twice, path, f"grid: {axis}", twice, "of fields that no other axis sets")
-            fields = {name: value for name, value in fields.items() if name not in names} | changed
+            mappings = tuple(f"{name}." for name, value in changed.items() if isinstance(value, dict))
+            kept = {name: v for name, v in fields.items() if name not in names and not name.startswith(mappings)}
+            fields = kept | changed
             taken |= names
         ranks = _ranks(path, fields.pop("ranks", content.get("ranks", "workers")), fields, config)
         for seed in seeds:
@@ -244,7 +266,7 @@ def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, An
         own = name not in NOT_SET and not name.endswith(".help")
         _require(own, path, where, name, "a field that the sweep does not set itself (seeds are a list of their own)")
         _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as algorithm.inner_lr")
-        nested = isinstance(value, dict) and "class_path" not in value and name.count(".") < 2
+        nested = isinstance(value, dict) and "class_path" not in value and "." not in name
         below = _fields(path, where, value, f"{name}.") if nested else {modern(name): value}
         twice = ", ".join(fields.keys() & below.keys())
         _require(not twice, path, where, twice, "given once")
@@ -334,8 +356,15 @@ def _require(condition: Any, path: Path, name: str, value: Any, rule: str) -> No
         raise ValueError(f"{path}: {name}: must be {rule}, not {value!r}")
 
 
-def _text(value: Any) -> str:
+def _argument(value: Any) -> str:
     """A value as text for the command line."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return dump_yaml(value).split()[0]
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _text(value: Any) -> str:
+    """A value as text for a name."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 

@@ -81,13 +81,13 @@ def run_locally(sweep: Sweep) -> int:
         print(f"\n{point.name}", flush=True)
         command = [sys.executable, "-m", "hpc_dmaml.sweep", str(sweep.folder), "--point", point.name]
         mpirun = _mpirun() if point.ranks > 1 else None  # without mpirun, in one process, with the same results
-        code = _wait_for([mpirun, "-n", str(point.ranks), *command] if mpirun else command)
-        if code in STOPPED:
-            return code
+        code, asked = _wait_for([mpirun, "-n", str(point.ranks), *command] if mpirun else command)
+        if asked or code == 128 + signal.SIGINT:
+            return code if code in STOPPED else INTERRUPTED
         if code != COMPLETE:
-            failed.append(point.name)
+            failed.append(f"{point.name}{' (interrupted)' * (code == INTERRUPTED)}")
     if failed:
-        print(f"sweep: {len(failed)} points failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"sweep: {len(failed)} points are not complete: {', '.join(failed)}", file=sys.stderr)
     return FAILED if failed else COMPLETE
 
 
@@ -96,11 +96,14 @@ def _mpirun() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
-def _wait_for(command: list[str]) -> int:
-    """Run a command and forward signals to it. Returns its exit code, as a shell would."""
-    process = subprocess.Popen(command)
+def _wait_for(command: list[str]) -> tuple[int, bool]:
+    """Run a command and forward signals to it. Returns its exit code, as a shell would, and whether there was a signal:
+    a job that was about to end does not say so."""
+    process, asked = subprocess.Popen(command), False
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         if number != signal.SIGINT:  # a terminal sends SIGINT to both
             process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)  # mpirun may die on SIGHUP
 
@@ -111,7 +114,7 @@ def _wait_for(command: list[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code, asked
 
 
 def show(sweep: Sweep, found: Sequence[State]) -> None:

@@ -66,6 +66,8 @@ def _state(sweep: Sweep, point: Point, job: str | None, queue: Mapping[str, str]
             other = contradictions(stored, wanted)
             if other:
                 word, note = FAILED, f"has another {', '.join(other)}"
+            elif runs > wanted.runs:
+                word, note = FAILED, f"has made {runs} runs, more than the {wanted.runs} of the sweep"
             elif stored.runs != wanted.runs:
                 word, note = INTERRUPTED, "has another runs"
         except ValueError as error:

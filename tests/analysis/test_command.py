@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("pandas")
 from hpc_dmaml.analysis.command import command
 from hpc_dmaml.analysis.words import printable
+from hpc_dmaml.files import locked
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 
@@ -83,3 +85,17 @@ def test_ctrl_c_is_130_and_a_full_disk_is_a_message(capsys):
 def test_what_is_shown_is_one_line_that_says_nothing_to_a_terminal_and_can_be_encoded():
     assert printable("a\nb\tc\x1b\udc80λ") == "a b c??λ"
     assert printable("x" * 20, 10) == "x" * 9 + "…"
+
+
+def test_a_command_that_is_run_as_a_module_can_be_stopped(home):
+    path = home / "running.h5"
+    write_job(path, small_config(runs=30, workers=2), 2, status="running", runs=5)
+    with locked(path):
+        command = [sys.executable, "-m", "hpc_dmaml.analysis.watch", str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+    path.unlink()
+    assert process.returncode == 130

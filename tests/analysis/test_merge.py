@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import shutil
 
 import h5py
@@ -229,3 +230,15 @@ def test_a_file_whose_name_is_no_text_is_named(folder, tmp_path, capsys):
     assert command(capsys, tmp_path, "--output", tmp_path / "m.h5") == (
         2, "", "merge: the name of the file ?.h5 is no text in UTF-8: rename it\n",
     )  # fmt: skip
+
+
+def test_a_full_disk_is_one_message(folder, tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 500, 4_000, 12_000):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            code, _, err = command(capsys, folder, "--output", tmp_path / "m.h5")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (code, list(tmp_path.iterdir())) == (2, [])
+        assert "File too large" in err

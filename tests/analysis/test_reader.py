@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.analysis.synthetic import write_job
+from tests.analysis.synthetic import write_job, write_sweep
 from tests.helpers import run, small_config
 
 pytest.importorskip("pandas")
 import pandas as pd
 
-from hpc_dmaml import results
+from hpc_dmaml import results, sweep
 from hpc_dmaml.analysis import reader
 from hpc_dmaml.models import MLP, Module
 from hpc_dmaml.optimizers import SGD
@@ -281,3 +282,14 @@ def test_each_file_is_read_once_as_long_as_there_is_room_for_its_log(scaling, mo
     for group, table in zip(reader.GROUPS, tables, strict=True):
         pd.testing.assert_frame_equal(reader.table(again, group), table)
     assert len(names) == len(jobs) * (1 + 1 + len(reader.GROUPS))
+
+
+def test_a_sweep_that_was_changed_between_its_points_is_named(tmp_path):
+    text = "set: {runs: 3, workers: 1, tasks: 4}\ngrid: {optimizer.lr: [0.1, 0.2], weight_generator: [ArithmeticMean, LossMedian]}\n"
+    (tmp_path / "s.yaml").write_text(text)
+    found = sweep.load(tmp_path / "s.yaml", tmp_path / "results")
+    write_sweep(found)
+    assert reader.read([found.folder]).notes == ()
+    config = found.described(found.points[0])
+    write_job(found.points[0].output, replace(config, clip=2.0))
+    assert "the files of sweep s differ in clip, which its points do not set" in reader.read([found.folder]).notes
