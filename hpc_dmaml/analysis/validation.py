@@ -45,15 +45,14 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
         )
         values = stats.known(wide[variable].to_numpy()).T
         # Where a seed has ended, the mean of the others would jump.
-        wall_s = np.array(
-            [stats.at_pace(wide.index.to_numpy(), wall) for wall in stats.known(wide["wall_s"].to_numpy()).T]
-        )
+        done = wide.index.to_numpy() + 1
+        wall_s = np.array([stats.at_pace(done, wall) for wall in stats.known(wide["wall_s"].to_numpy()).T])
         window, possible = stats.window_for(len(wide)), settings.limits(variable)
         summary, smooth = (
             options.summarise(each).within(*possible) for each in (values, stats.smoothed(values, window))
         )
         rows = {
-            "variable": settings.quantity(variable).name, "step": wanted, "runs": wide.index.to_numpy() + 1,
+            "variable": settings.quantity(variable).name, "step": wanted, "runs": done,
             "seen_tasks": stats.mean(stats.known(wide["seen_tasks"].to_numpy()), axis=1),
             "wall_s": stats.mean(wall_s, axis=0),
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,

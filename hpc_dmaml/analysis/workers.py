@@ -48,12 +48,8 @@ def of_each(settings: Settings, options: Options, variable: str) -> Picture:
         axis.set_axis_off()
     first = ", ".join(dict.fromkeys(str(groups[key].seed) for key in tables))
     left_out = f" Gaps: {stats.GAPS}." if np.isnan(values).any() else ""
-    runs = [values.shape[1] for values in wide if values.shape[1] > PIXELS]
-    binned = (
-        f" Means over about {' to '.join(dict.fromkeys(str(round(n / PIXELS)) for n in (min(runs), max(runs))))} runs."
-        if runs
-        else ""
-    )
+    most = max(int(np.diff(edges).max()) for edges, _ in images)
+    binned = f" Means over up to {most} runs." if most > 1 else ""
     style.caption(figure, settings.caption(f"Seed {first}.{binned}{left_out}", None, counts=()))
     numbers = pd.concat([settings.frame(key, table) for key, table in tables.items()], ignore_index=True)
     return Picture(figure, numbers)
