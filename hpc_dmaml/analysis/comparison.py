@@ -158,8 +158,8 @@ def _without_interval(others: Settings, table: pd.DataFrame, options: Options) -
 
 
 def _reference(settings: Settings, against: str | None) -> Key:
-    """The setting to compare with: the one given by its values or in words; else the first."""
+    """The setting to compare with: the one given by its values, in any order, or in words; else the first."""
     for key in settings.jobs:
-        if against is None or against in (settings.label(key), ",".join(map(str, key))):
+        if against is None or against == settings.label(key) or sorted(against.split(",")) == sorted(map(str, key)):
             return key
-    raise ValueError(f"against: there is no {against!r}; there are {', '.join(map(settings.label, settings.jobs))}")
+    raise ValueError(f"against: there is no {against!r}; there are {'; '.join(map(settings.label, settings.jobs))}")

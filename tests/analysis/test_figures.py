@@ -479,6 +479,16 @@ def test_a_comparison_shows_every_other_settings_difference(scaling):
     np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
 
 
+def test_a_setting_of_several_fields_is_named_by_its_values_in_any_order(tmp_path):
+    for rate in (0.1, 0.2):
+        for tasks in (5, 7):
+            write_job(tmp_path / f"{rate}_{tasks}.h5", small_config(optimizer=SGD(lr=rate), tasks=tasks))
+    settings = Settings(reader.read([tmp_path]).jobs, ["optimizer.lr", "tasks"])
+    for against in ("0.2,5", "5,0.2", "β 0.2, 5 tasks"):
+        table = comparison.compare(settings, Options(against=against)).numbers
+        assert table["reference"].unique().tolist() == ["β 0.2, 5 tasks"]
+
+
 def test_paired_differences_are_those_seed_by_seed_of_the_seeds_that_both_have(partial):
     (partial / "scaling=workers-2x,seed=1.h5").unlink()
     settings = Settings(reader.read([partial]).jobs, ["scaling"])
@@ -740,7 +750,7 @@ def test_bad_input_is_one_message(scaling, partial, tmp_path, capsys):
         (["curves", scaling, "--fit", "high"], "--fit must be a degree or none"),
         (["curves", scaling, "--level", "95"], "level must be between 0 and 1"),
         (["curves", scaling, "--output", tmp_path / "x.doc"], "--output must end in .pdf, .png, .svg"),
-        (["compare", scaling, "--against", "all"], "there is no 'all'; there are baseline, workers 2×"),
+        (["compare", scaling, "--against", "all"], "there is no 'all'; there are baseline; workers 2×"),
         (["environment_steps", other], "these files' tasks have no trajectories"),
         (["weights", other], "all jobs have one worker"),
     ):
