@@ -52,7 +52,9 @@ def measured(path: Path) -> tuple[float, float, int]:
     work = stats.known(source["ranks/work_s"], axis=None)
     if np.isnan(work).all():
         raise ValueError(f"{path} holds no time of a run")
-    spread = stats.mean(np.nanstd(work, axis=1)) if work.shape[1] > 1 else np.nanstd(work)
+    work = work[1:] if len(work) > 1 else work  # the first run warms up
+    many = work[np.isfinite(work).sum(axis=1) > 1]
+    spread = np.sqrt(np.nanmean(np.nanvar(many, axis=1, ddof=1))) if len(many) else np.nanstd(work)
     return float(stats.mean(work)), float(spread), source["meta_model/parameters"].nbytes
 
 

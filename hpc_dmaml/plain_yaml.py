@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -32,7 +33,16 @@ def _loaded(text: str, text_keys: bool) -> Any:
 
 def dump_yaml(content: Any) -> str:
     """Content as a text that `load_yaml` reads back."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    if re.search("[\x85\u2028\u2029]", text):  # which are ends of lines in YAML
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+    return text
+
+
+def flow_yaml(content: Any) -> str:
+    """The same on one line, in ASCII and with its keys in order."""
+    text = yaml.dump(content, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 class _Loader(yaml.SafeLoader):

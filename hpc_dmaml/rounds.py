@@ -71,7 +71,7 @@ class Rounds:
         try:
             weights, update = exchange.combine(updates, memory, reports.finite)
             if update is not None:
-                state.model.step(update.to(before[0].device), config.schedule.factor(run))
+                state.model.step(update.to(state.model.theta.device), config.schedule.factor(run))
             exchange.share(state.model)
             total = state.model.theta.sum(dtype=torch.float64)  # not finite if any is not, and cheaper than to ask each
             if not math.isfinite(total):

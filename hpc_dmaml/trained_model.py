@@ -16,7 +16,7 @@ from hpc_dmaml.algorithms import Algorithm, whole_layout
 from hpc_dmaml.config import RunConfig, positive, require, stored_in
 from hpc_dmaml.engine import objective_for
 from hpc_dmaml.files import expanded
-from hpc_dmaml.losses import Loss, named
+from hpc_dmaml.losses import Loss, PolicyGradient, named
 from hpc_dmaml.parameters import Layout, set_constants
 from hpc_dmaml.start import layout_of, stored_module, stored_parameters
 from hpc_dmaml.state import stored_best
@@ -64,6 +64,10 @@ class TrainedModel:
 
         Raises ValueError for other arguments.
         """
+        if isinstance(self.loss, PolicyGradient):
+            raise ValueError(
+                "adapt: a policy adapts to trajectories of its own, not to samples: see examples/trajectories.py"
+            )
         steps = self.config.validation.steps if steps is None else steps
         algorithm = self.config.algorithm if lr is None else self._with(lr)
         require(isinstance(steps, int) and steps >= 0, "steps", steps, "a whole number, 0 or more")

@@ -23,8 +23,9 @@ from hpc_dmaml.losses.policy_gradient import Divergence, PolicyGradient
 from hpc_dmaml.optimizers import TRPO
 from hpc_dmaml.tasks import Act, Batch, Samples
 
-DIFFERENCES = {torch.float32: 3e-3, torch.float64: 1e-4}
-"""Length of the step of a finite difference in φ, by precision."""
+DIFFERENCE = 3e-3
+"""Length of the step of a finite difference in φ. A shorter one would miss a ReLU's kinks, between which the divergence of
+the adapted policies is too flat."""
 
 
 class Held(Batch):
@@ -109,17 +110,19 @@ def trust_region_step(
     worker = _Worker(algorithm, engine, parts, run, mean)
     found = worker.gradient(phi, parts)
     gradient = mean(_sum(found))
+    whole = MetaGradient(gradient, torch.cat([f.losses for f in found]), torch.cat([f.metric for f in found]))
+    if not math.isfinite(gradient.sum().item()):
+        return torch.full_like(phi, math.nan), whole  # the same on all ranks of the group
     at_start, divergence = worker.outputs(phi), Divergence(loss)
     near = [p.judged(divergence.targets_of(z, p.query(_never).y)) for z, p in zip(at_start, parts, strict=True)]
 
     def fisher(v: Tensor) -> Tensor:
-        h = DIFFERENCES[v.dtype] / v.norm().clamp(min=1e-30)
+        h = DIFFERENCE / v.norm().clamp(min=1e-30)
         ahead, behind = (mean(_sum(worker.gradient(phi + s * h * v, near, divergence))) for s in (1, -1))
         return (ahead - behind) / (2 * h) + settings.damping * v
 
     direction = conjugate_gradients(fisher, gradient, settings.iterations)
     curvature = (direction @ fisher(direction)).item()
-    whole = MetaGradient(gradient, torch.cat([f.losses for f in found]), torch.cat([f.metric for f in found]))
     if not (math.isfinite(curvature) and curvature > 0):
         return phi, whole
     step = math.sqrt(2 * settings.divergence / curvature) * direction

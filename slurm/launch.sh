@@ -16,7 +16,8 @@ elif [ -f "$DMAML_CLUSTER" ]; then
 fi
 
 launch() {
-  local launcher code state cancelled=
+  local launcher code state cancelled= job=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
+  set +e                                                            # of cluster.sh: a signal would end this shell
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   : "${LAUNCHER:=mpirun}"
   if [[ $LAUNCHER == srun* ]]; then
@@ -40,7 +41,7 @@ launch() {
   code=$?
   trap - USR1 TERM
   if [ "$code" = 0 ]; then                                          # srun may return 0 after a node failure
-    state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null)
+    state=$(squeue --noheader --format=%T --jobs="$job" 2>/dev/null)
     case $state in
     COMPLETING | NODE_FAIL | PENDING | REQUEUE*)
       echo "$(date '+%F %T') SLURM has ended this job early: $state"
@@ -50,8 +51,7 @@ launch() {
   fi
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
-    # One task of an array has the whole array's job id, with which it would requeue all tasks.
-    scontrol requeue "${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+    scontrol requeue "$job"                                         # the id of an array would requeue all of its tasks
     # SLURM ends this shell, and restarts it later.
     sleep 60
   fi

@@ -12,6 +12,7 @@ their length; scripts and logs go to results/NAME/jobs.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -247,15 +248,18 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         sweep = sweeps.load(given.sweep, given.results)
+        cluster = cluster_file(given.cluster)
+        options = read_options(cluster)
+        if "clusters" in options:  # also for SLURM's commands that are asked
+            os.environ.setdefault("SLURM_CLUSTERS", options["clusters"])
         if given.status:
             show_status(sweep)
             return 0
         if given.max_running is not None and given.max_running < 1:
             raise ValueError(f"--max-running must be 1 or more, not {given.max_running}")
         sweep.check()
-        cluster = cluster_file(given.cluster)
         points = chosen_points(sweep, given.only_missing)
-        submit(sweep, points, read_options(cluster), cluster, given.max_running, given.dry_run)
+        submit(sweep, points, options, cluster, given.max_running, given.dry_run)
     except (ValueError, OSError) as error:
         print(f"submit: {error}", file=sys.stderr)
         return 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,7 @@ def test_the_ranks_run_in_the_container_of_the_clusters_file(tmp_path):
     ("given", "words"),
     [
         ("--config sinusoid", "--resume auto --output results/name_7.h5 --config sinusoid"),
+        ("--resume auto", "--resume auto --output results/name_7.h5 --resume auto"),
         ("--resume results/x.h5", "--resume results/x.h5"),
         ("--resume=results/x.h5 --runs 9", "--resume=results/x.h5 --runs 9"),
     ],
@@ -89,3 +92,42 @@ def test_a_file_that_is_named_is_resumed_as_itself(tmp_path, given, words):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert f"python -m hpc_dmaml {words}\n" in done.stdout, done.stderr
+
+
+def test_options_of_the_clusters_shell_do_not_end_the_job_script(tmp_path):
+    """A signal ends a `wait`, with which `set -e` would end the shell before the ranks have written."""
+    (tmp_path / "mpirun").write_text(
+        "#!/bin/bash\ntrap 'sleep 0.3; exit 75' USR1\ntouch started\nwhile true; do sleep 0.05; done\n"
+    )
+    for name in ("scontrol", "squeue"):
+        (tmp_path / name).write_text("#!/bin/sh\necho $*\n")
+    (tmp_path / "sleep").write_text("#!/bin/bash\n[ $1 = 60 ] || exec /bin/sleep $1\n")
+    for name in ("mpirun", "scontrol", "squeue", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "cluster.sh").write_text("set -euo pipefail\n")
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+        "DMAML_CLUSTER": str(tmp_path / "cluster.sh"),
+    }  # fmt: skip
+    command = ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGUSR1)
+        log, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert log.endswith("exit code 75\nrequeue 7\n")
+
+
+def test_the_state_asked_for_is_that_of_the_task_of_an_array(tmp_path):
+    (tmp_path / "mpirun").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho $* > asked.txt\n")
+    for name in ("mpirun", "squeue"):
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4",
+    }  # fmt: skip
+    command = ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"]
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert "--jobs=7_4" in (tmp_path / "asked.txt").read_text()

@@ -66,6 +66,22 @@ class Smoothing:
         return cross_entropy(z.transpose(1, 2), targets, reduction="none", label_smoothing=0.2).mean(1)
 
 
+@dataclass(frozen=True)
+class Fast(SquaredError):
+    """Formulas of its own for the value of its base class."""
+
+    def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
+        return super().gradient(z, targets)
+
+    def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        return super().tangent(tape, z_dot)
+
+
+@dataclass(frozen=True)
+class Both(Fast, Cubed):
+    """The value of one, and the formulas of another."""
+
+
 class Smoothed(Smoothing, CrossEntropy):
     """With the metric of its base class, and not its formulas."""
 
@@ -86,6 +102,7 @@ TABLE: dict[str, Loss] = {
     "with a value of its own": Cubed(),
     "with a value from a class beside": Smoothed(),
     "with formulas of its own again": CubedTwice(),
+    "with the value of one and formulas of another": Both(),
     "cross-entropy": CrossEntropy(),
     "squared error": SquaredError(),
     "one's own": Huber(0.7),
@@ -230,7 +247,32 @@ class Halved(Linear):
         return 0 * z_dot
 
 
-@pytest.mark.parametrize("kind", [Untaped, Halved])
+class Tangential(SquaredError):
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (z - targets).abs().mean((1, 2))
+
+    def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        return 0 * z_dot
+
+
+class Formulas:
+    def gradient(self, z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Any]:
+        raise NotImplementedError
+
+    def tangent(self, tape: Any, z_dot: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Mixed(Formulas, Linear):  # type: ignore[misc]
+    def value(self, z: Tensor, targets: Tensor) -> Tensor:
+        return (z * targets).mean((1, 2))
+
+
+def test_formulas_from_a_class_beside_are_kept() -> None:
+    assert type(Mixed()).gradient is Formulas.gradient
+
+
+@pytest.mark.parametrize("kind", [Untaped, Halved, Tangential])
 def test_one_formula_without_the_other_is_refused(kind: type[Loss]) -> None:
     with pytest.raises(ValueError, match=f"loss: {kind.__name__} must have formulas of its own for both gradient and"):
         kind()

@@ -13,13 +13,15 @@ from torch import nn
 
 import hpc_dmaml
 from hpc_dmaml import results
+from hpc_dmaml.algorithms import MAML
 from hpc_dmaml.communicator import Communicator, Refusal
 from hpc_dmaml.config import Validation
-from hpc_dmaml.models import Module
+from hpc_dmaml.models import GaussianPolicy, Module
 from hpc_dmaml.optimizers import SGD, Adam
 from hpc_dmaml.run import run_job
 from hpc_dmaml.schedules import Schedule
 from hpc_dmaml.start import build_module
+from hpc_dmaml.tasks import Navigation
 from hpc_dmaml.weight_generators import WeightGenerator
 from tests.helpers import differing, run, small_config
 from tests.processes import SMALL, needs_mpirun
@@ -311,3 +313,10 @@ def test_a_generator_that_never_gives_weights_is_refused_before_any_work(tmp_pat
     with pytest.raises(Refusal, match="weight_generator: tried on losses"):
         run_job(config, Communicator())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_is_not_adapted_to_samples(tmp_path):
+    task = Navigation(trajectories=2, horizon=3)
+    source = run(small_config(task=task, model=GaussianPolicy((4,)), algorithm=MAML(inner_lr=0.1)), tmp_path)
+    with pytest.raises(ValueError, match="adapt: a policy adapts to trajectories of its own, not to samples"):
+        load(source.path).adapt(torch.zeros(5, 2), torch.zeros(5, 6))

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scaling_model
 
+from hpc_dmaml import results
+from hpc_dmaml.config import Validation
+from tests.analysis.synthetic import write_job
 from tests.helpers import run, small_config
 
 ANALYSIS = Path(__file__).parents[1] / "analysis"
@@ -51,3 +55,15 @@ def test_the_command_takes_a_job_or_numbers_and_refuses_neither(tmp_path):
         done = command(*arguments)
         assert done.returncode == 2
         assert done.stderr.startswith("scaling_model: ")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_spread_of_ranks_is_estimated_without_bias_and_without_the_first_run(tmp_path, ranks):
+    write_job(tmp_path / "x.h5", small_config(runs=4000, workers=1, validation=Validation(every=0)), ranks)
+    source = results.read(tmp_path / "x.h5")
+    source["ranks/work_s"][:] = np.random.default_rng(0).normal(1, 0.05, (4000, ranks))
+    source["ranks/work_s"][0] += 300
+    results.write(tmp_path / "x.h5", source.arrays, source.attributes)
+    work_s, spread_s, _ = scaling_model.measured(tmp_path / "x.h5")
+    assert work_s == pytest.approx(1, rel=0.01)
+    assert spread_s == pytest.approx(0.05, rel=0.04)

@@ -358,3 +358,11 @@ def test_the_status_counts_points_and_shows_the_log_of_a_failed_one(scaled, slur
         "  | first",
         "  | workers fell over",
     ]
+
+
+def test_slurm_is_asked_about_the_clusters_that_jobs_go_to(scaled, slurm, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_CLUSTERS", "")
+    monkeypatch.delenv("SLURM_CLUSTERS")
+    Path("c.sh").write_text("#SBATCH --clusters=gpu\n")
+    assert submit.main(["scaled.yaml", "--cluster", "c.sh", "--status"]) == 0
+    assert os.environ["SLURM_CLUSTERS"] == "gpu"

@@ -701,6 +701,26 @@ def test_free_arguments_on_the_grid_are_whole(tmp_path):
         assert found == [{}, {"momentum": 0.9}]
 
 
+def test_a_class_on_the_grid_keeps_the_fields_that_all_points_have(tmp_path):
+    text = """
+set: {workers: 1, algorithm.inner_lr: 0.123}
+grid: {how: {whole: {algorithm: {class_path: ANIL}}, named: {algorithm: ANIL}}}
+"""
+    read = sweep.load(written(tmp_path, text))
+    assert [read.described(point).algorithm for point in read.points] == [ANIL(inner_lr=0.123)] * 2
+    crossed = "set: {workers: 1}\ngrid: {algorithm.inner_lr: [0.1, 0.2], algorithm: [{class_path: ANIL}, {class_path: MAML}]}\n"
+    read = sweep.load(written(tmp_path, crossed))
+    found = [read.described(point).algorithm for point in read.points]
+    assert found == [ANIL(inner_lr=0.1), MAML(inner_lr=0.1), ANIL(inner_lr=0.2), MAML(inner_lr=0.2)]
+
+
+def test_numbers_that_json_lacks_stay_numbers_in_free_arguments(tmp_path):
+    text = "set: {workers: 1, model: {class_path: Module, init_args: {path: my.Net, arguments: {width: .inf, l: [.nan, 😀]}}}}\n"
+    read = sweep.load(written(tmp_path, text))
+    found = read.described(read.points[0]).model.arguments
+    assert (found["width"], str(found["l"])) == (float("inf"), "[nan, '😀']")
+
+
 def test_signs_beyond_ascii_and_no_limit_arrive_as_they_are(tmp_path):
     text = SMALL.replace("threads: 1", "threads: 1\n  checkpoint.every_s: .inf").replace(
         "{class_path: Sinusoid}", "{class_path: Omniglot, init_args: {root: sw/😀}}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
+from hpc_dmaml import trust_region
 from hpc_dmaml.algorithms import MAML, MetaSGD, Reptile
 from hpc_dmaml.engine import Engine, objective_for
 from hpc_dmaml.losses import CategoricalPolicyGradient, GaussianPolicyGradient
@@ -66,8 +67,11 @@ def problem(steps: int) -> tuple[Any, Any, Any, Any]:
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_a_step_is_the_natural_gradient_to_the_border_of_the_trust_region(steps: int, chunk: int) -> None:
+def test_a_step_is_the_natural_gradient_to_the_border_of_the_trust_region(
+    steps: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By hand: one task after another on autograd, the divergence's Hessian as a matrix, and its inverse."""
+    monkeypatch.setattr(trust_region, "DIFFERENCE", 1e-4)  # of this smooth policy a short one is the more exact
     module, theta, batch, loss = problem(steps)
     layout, settings = Layout.of(module), TRPO(iterations=60, damping=1e-3)
     held: dict[tuple[int, int], Any] = {}
@@ -118,6 +122,30 @@ def test_a_step_is_the_natural_gradient_to_the_border_of_the_trust_region(steps:
     assert divergence(found.requires_grad_()) <= settings.divergence
     assert surrogate(found) < start
     assert distance(report.gradient, g) < 1e-9
+
+
+def test_a_step_of_a_policy_with_kinks_is_the_same_in_both_precisions() -> None:
+    """Between the kinks of a ReLU the divergence is flatter: a shorter difference would measure that."""
+    family, steps = Navigation(trajectories=5, horizon=20), []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        module = GaussianPolicy((32, 32)).build((2,), 4).to(dtype)
+        batch = family.sample("train", generator(0, Purpose.TRAINING, 0), 6).to(torch.device("cpu"), dtype)
+        engine, theta = Engine(objective_for(module, (2,), family.loss), 6), flatten(module)
+        with torch.no_grad():
+            found, _ = trust_region_step(TRPO(), MAML(0.1), engine, theta, batch, 0, lambda each: each / 6)
+        steps.append((found - theta).double())
+    single, double = steps
+    assert double.norm() > 0
+    assert torch.cosine_similarity(single, double, dim=0) > 0.9
+
+
+def test_a_worker_whose_gradient_is_no_number_does_not_count() -> None:
+    module, theta, batch, loss = problem(1)
+    engine = Engine(objective_for(module, (2,), loss), 3)
+    with torch.no_grad():
+        found, _ = trust_region_step(TRPO(), MAML(1e300), engine, theta, batch, 0, lambda each: each / 3)
+    assert found.isnan().all()
 
 
 CONFIG: dict[str, Any] = {

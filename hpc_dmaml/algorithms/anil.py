@@ -31,7 +31,8 @@ class BOIL(MAML):
 
 def head(layout: Layout) -> list[str]:
     """The names of the parameters of the model's last layer: those in the module with the last matrix or kernel, and
-    what follows them, such as a policy's log σ. Raises ValueError where that is not certain."""
+    what follows them, such as a policy's log σ. Raises ValueError where a bias follows whose weight is not trained with
+    it. (A last layer without bias whose weight is tied to another layer's cannot be noticed.)"""
     weighted = [place for place, shape in enumerate(layout.shapes) if len(shape) > 1]
     last = weighted[-1] if weighted else len(layout.names) - 1
     modules = layout.modules

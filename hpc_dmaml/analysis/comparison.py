@@ -159,7 +159,10 @@ def _without_interval(others: Settings, table: pd.DataFrame, options: Options) -
 
 def _reference(settings: Settings, against: str | None) -> Key:
     """The setting to compare with: the one given by its values, in any order, or in words; else the first."""
-    for key in settings.jobs:
-        if against is None or against == settings.label(key) or sorted(against.split(",")) == sorted(map(str, key)):
-            return key
+    if against is None:
+        return next(iter(settings.jobs))
+    values = {key: ",".join(map(str, key)) for key in settings.jobs}
+    exact = [key for key, text in values.items() if against in (settings.label(key), text)]
+    for key in exact or [key for key, text in values.items() if sorted(text.split(",")) == sorted(against.split(","))]:
+        return key
     raise ValueError(f"against: there is no {against!r}; there are {'; '.join(map(settings.label, settings.jobs))}")

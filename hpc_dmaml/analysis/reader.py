@@ -27,6 +27,7 @@ from hpc_dmaml.analysis.words import some
 from hpc_dmaml.files import expanded
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.old_names import modern
+from hpc_dmaml.plain_yaml import flow_yaml
 from hpc_dmaml.sweep import Point
 from hpc_dmaml.sweep.states import differing
 
@@ -117,7 +118,9 @@ class Collection:
     @property
     def title(self) -> str:
         """The description of the sweep whose points all the jobs are; else empty."""
-        return self.sweeps[0].description if len(self.sweeps) == 1 and all(job.settings for job in self.jobs) else ""
+        outputs = {point.output.resolve() for sweep in self.sweeps for point in sweep.points}
+        one = len(self.sweeps) == 1 and all(job.path.resolve() in outputs for job in self.jobs)
+        return self.sweeps[0].description if one else ""
 
     @property
     def axes(self) -> list[str]:
@@ -186,14 +189,12 @@ def _unlike(sweep: sweeps.Sweep, jobs: Sequence[Job]) -> list[str]:
     """A note where a sweep's jobs differ in fields that its points do not set: it was changed between them."""
     outputs = {point.output.resolve() for point in sweep.points}
     own = [job for job in jobs if job.path.resolve() in outputs]
-    sets = {modern(name) for point in sweep.points for name in point.fields}
-    sets |= {name.partition(".")[0] for name in sets if "." not in name} | {
-        "workers",
-        "compile",
-        "schedule.runs",
-        "data",
-    }
-    odd = [name for name in varying(own) if name not in sets and name.partition(".")[0] not in sets]
+    sets = {*config.DECIDED, "data"} | {modern(name) for point in sweep.points for name in point.fields}
+
+    def is_set(name: str) -> bool:  # itself, or what it is a part of, or, of a dictionary, a part of it
+        return any(f"{name}.".startswith(f"{each}.") or ("." in name and each.startswith(f"{name}.")) for each in sets)
+
+    odd = [name for name in varying(own) if not is_set(name)]
     return [f"the files of sweep {sweep.name} differ in {some(odd)}, which its points do not set"] if odd else []
 
 
@@ -237,8 +238,8 @@ def varying(jobs: Sequence[Job]) -> list[str]:
     found = [name for name, values in sets.items() if len(values) > 1 and name not in REPEATS]
     for whole in [name for name in found if any(isinstance(value, Whole) for value in sets[name])]:
         parts = [name for name in found if name.startswith(f"{whole}.")]
-        told = {tuple(job.fields.get(name) for name in parts) for job in jobs if whole in job.fields}
-        if len(told) == len(sets[whole]):
+        told = {tuple(job.fields.get(name) for name in parts) for job in jobs}
+        if len(told) == len({job.fields.get(whole) for job in jobs}):
             found.remove(whole)  # its parts tell the jobs apart, and are shorter
         else:
             found = [name for name in found if name not in parts]
@@ -286,6 +287,7 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
     found: dict[Path, sweeps.Sweep] = {}
     notes: list[str] = []
     places: list[Path] = []
+    known: dict[Path, sweeps.Sweep | None] = {}
     given = [expanded(source) for source in sources]
     if not given:
         raise ValueError("give result files, folders of them, or a sweep")
@@ -299,14 +301,15 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
         places.append(source if source.is_dir() else source.parent)
         folders = {places[-1], *(path.parent for path in files)}
         for folder in sorted(folders):
-            if folder in found or not (folder / "sweep.yaml").exists():
-                continue
-            try:
-                sweep = sweeps.read_folder(folder)
-                if source.is_dir() or source.resolve() in {point.output.resolve() for point in sweep.points}:
-                    found[folder] = sweep
-            except ValueError as error:
-                notes.append(f"left out: {error}")
+            if folder not in known:
+                known[folder] = None
+                try:
+                    known[folder] = sweeps.read_folder(folder) if (folder / "sweep.yaml").exists() else None
+                except ValueError as error:
+                    notes.append(f"left out: {error}")
+            sweep = known[folder]
+            if sweep and (source.is_dir() or source.resolve() in {point.output.resolve() for point in sweep.points}):
+                found[folder] = sweep
     if not paths:
         raise ValueError(f"no result file (*.h5) in {some([str(source) for source in given])}")
     return list(paths), tuple(found.values()), notes, places[0]
@@ -324,8 +327,7 @@ def _flat(content: Mapping[Any, Any], prefix: str = "", of_class: bool = False) 
             flat |= _flat(below if isinstance(below, dict) else {}, f"{name}.", of_class=True)
         elif isinstance(value, dict):
             if of_class:
-                parts = [f"{part} {_hashable(content)}" for part, content in sorted(value.items(), key=str)]
-                flat[name] = Whole(", ".join(parts) or f"no {key}")
+                flat[name] = Whole(flow_yaml(sweeps.canonical(value))[1:-1] or f"no {key}")
             flat |= _flat(value, f"{name}.", of_class)
         else:
             flat[name] = _hashable(value)

@@ -145,12 +145,22 @@ def fit(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> Polynomial | None
     return Polynomial.fit(x[good], y[good], degree) if enough else None
 
 
+def mean_time(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
+    """Mean wall time (n,) over the seeds (k, n), where at least one is known: those of other seeds are filled in, as the
+    mean would jump."""
+    filled = []
+    for wall in wall_s[np.isfinite(wall_s).any(axis=1)]:
+        there = np.isfinite(wall)
+        between = np.interp(runs, runs[there], wall[there], left=np.nan, right=np.nan)
+        filled.append(at_pace(runs, between))
+    return np.where(
+        np.isfinite(wall_s).any(axis=0), mean(np.array(filled or [np.full(len(runs), np.nan)]), axis=0), np.nan
+    )
+
+
 def at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
     """Fill in missing wall times at the end at the mean pace of those before, without the first run (warm-up)."""
-    known_at = np.flatnonzero(np.isfinite(wall_s))
-    if not len(known_at):
-        return wall_s
-    first, last = known_at[[0, -1]]
+    first, last = np.flatnonzero(np.isfinite(wall_s))[[0, -1]]
     pace = (wall_s[last] - wall_s[first]) / (runs[last] - runs[first]) if last > first else wall_s[last] / runs[last]
     return np.where(np.arange(len(runs)) <= last, wall_s, wall_s[last] + pace * (runs - runs[last]))
 

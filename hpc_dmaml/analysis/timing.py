@@ -195,7 +195,8 @@ def time_shares(settings: Settings, options: Options) -> Picture:
     axis.set_xlabel("share of a run's time; at the end its duration")
     axis.legend(loc="lower center", bbox_to_anchor=(0.43, 1.0), ncols=6, handlelength=0.7, columnspacing=0.7)
     text = "Means over runs (but the first), ranks and seeds. Data: drawing tasks, sampling trajectories. Wait: for slower ranks."
-    older = sum(np.isnan(job.read("ranks")["ranks/data_s"]).all() for job in settings.all_jobs)
+    known = [job.read("ranks")["ranks/data_s"] for job in settings.all_jobs]
+    older = sum(bool(len(data_s) and np.isnan(data_s).all()) for data_s in known)
     unknown = f"Of {words.count(older, 'job')} the time for data is not known, and part of gradient." if older else ""
     style.caption(figure, settings.caption(text, None, unknown))
     return Picture(figure, table)

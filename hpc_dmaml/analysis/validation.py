@@ -44,9 +44,7 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             index="run", columns="job", values=[variable, "seen_tasks", "wall_s"]
         )
         values = stats.known(wide[variable].to_numpy()).T
-        # Where a seed has ended, the mean of the others would jump.
         done = wide.index.to_numpy() + 1
-        wall_s = np.array([stats.at_pace(done, wall) for wall in stats.known(wide["wall_s"].to_numpy()).T])
         window, possible = stats.window_for(len(wide)), settings.limits(variable)
         summary, smooth = (
             options.summarise(each).within(*possible) for each in (values, stats.smoothed(values, window))
@@ -54,7 +52,7 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
         rows = {
             "variable": settings.quantity(variable).name, "step": wanted, "runs": done,
             "seen_tasks": stats.mean(stats.known(wide["seen_tasks"].to_numpy()), axis=1),
-            "wall_s": stats.mean(wall_s, axis=0),
+            "wall_s": stats.mean_time(done, stats.known(wide["wall_s"].to_numpy()).T),
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
             "window": window, "smooth": smooth.mean, "smooth_low": smooth.low, "smooth_high": smooth.high,
         }  # fmt: skip

@@ -57,7 +57,12 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
     asked: Layer = {}
     for file in (value for name, value in special if name == "config"):
         asked = read(preset(file), asked)
+    in_files = asked.get("resume")
     asked = over(asked, layer({name: value for name, value in options if (name, value) not in special}))
+    if asked.get("resume") == "auto" and in_files not in (None, "auto"):
+        raise ValueError(
+            f"resume: auto is given beside a configuration file that resumes {in_files}: give --resume {in_files}"
+        )
     for name in PATHS:
         if name in asked:
             path = typed(name, asked[name], TYPES[name])

@@ -28,10 +28,10 @@ class Loss(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if _place(cls, "value") < _place(cls, "gradient"):  # a base class's formulas are of its own value
-            cls.gradient = Loss.gradient  # type: ignore[method-assign]
-            if "tangent" not in vars(cls):
-                cls.tangent = Loss.tangent  # type: ignore[method-assign]
+        value = getattr(cls.__mro__[_place(cls, "gradient")], "value", None)
+        is_other = value not in (None, cls.value) and not getattr(value, "__isabstractmethod__", False)
+        if is_other and "tangent" not in vars(cls):  # a base class's formulas are of its own value
+            cls.gradient, cls.tangent = Loss.gradient, Loss.tangent  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         check_complete("loss", cls)  # here, because the user's own family creates it

@@ -28,7 +28,7 @@ from hpc_dmaml import placement
 from hpc_dmaml.analysis.words import some
 from hpc_dmaml.files import expanded, locked, replacing, there_is
 from hpc_dmaml.old_names import modern
-from hpc_dmaml.plain_yaml import dump_yaml
+from hpc_dmaml.plain_yaml import flow_yaml
 from hpc_dmaml.sweep import document
 
 KEYS = {"name", "description", "config", "set", "grid", "seeds", "ranks", "figures"}
@@ -142,11 +142,11 @@ class Sweep:
         target, base = self.folder / COPY, self.folder / BASE
         try:
             with locked(target):  # many points may start at once
+                self._warn_of_others()
                 if self.config is None or self.config in configuration.presets():
                     base.unlink(missing_ok=True)
                 else:
                     _copy(configuration.preset(self.config), base)
-                self._warn_of_others()
                 _copy(self.path, target)
         except OSError as error:
             raise ValueError(f"results: cannot write {target}: {error}") from error
@@ -215,7 +215,7 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
     figures = content.get("figures", [])
     quoted = isinstance(figures, list) and all(isinstance(f, str) and f and _slug(f) == f for f in figures)
     _require(quoted, path, "figures", figures, "a list of quoted numbers ('6.10' is not 6.1) or names")
-    seeds = _canonical(content.get("seeds", [0]))
+    seeds = canonical(content.get("seeds", [0]))
     whole = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
     _require(whole, path, "seeds", seeds, "a list of whole numbers, at least one, none negative or above 2**63 - 1")
     common = _fields(path, "set", content.get("set", {}))
@@ -230,7 +230,8 @@ def _sweep(path: Path, content: dict[str, Any], name: str, folder: Path) -> Swee
             names = _names(changed)
             twice = ", ".join(sorted(names & taken))
             _require(not twice, path, f"grid: {axis}", twice, "of fields that no other axis sets")
-            mappings = tuple(f"{name}." for name, value in changed.items() if isinstance(value, dict))
+            free = {name for name, value in changed.items() if isinstance(value, dict) and "class_path" not in value}
+            mappings = tuple(f"{name}." for name in free)
             kept = {name: v for name, v in fields.items() if name not in names and not name.startswith(mappings)}
             fields = kept | changed
             taken |= names
@@ -295,7 +296,7 @@ def _ranks(path: Path, given: Any, fields: Mapping[str, Any], config: str | None
             given = document.read(configuration.preset(config), "configuration").get("workers")
         if given is None:
             raise ValueError(f"{path}: ranks: as many as workers, but the field workers is not given; give a number")
-    given = _canonical(given)
+    given = canonical(given)
     _require(type(given) is int and given >= 1, path, "ranks", given, "a number, 1 or more, or workers")
     return int(given)
 
@@ -306,19 +307,19 @@ def _check_names(path: Path, points: Iterable[Point]) -> None:
     for point in points:
         if len(point.name) > LONGEST_NAME:
             raise ValueError(f"{path}: grid: the name of {point} has more than {LONGEST_NAME} letters; shorten labels")
-        job = json.dumps([_canonical(point.fields), point.ranks], sort_keys=True)
+        job = json.dumps([canonical(point.fields), point.ranks], sort_keys=True)
         for key, why in ((job, ""), (point.name, f" by its file's name, {point.name}, without other characters")):
             if key in seen:
                 raise ValueError(f"{path}: grid: {seen[key]} and {point} (index {point.index}) are the same point{why}")
             seen[key] = point
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """Convert whole floats to integers, as equal numbers make the same job."""
     if isinstance(value, dict):
-        return {key: _canonical(below) for key, below in value.items()}
+        return {key: canonical(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [_canonical(below) for below in value]
+        return [canonical(below) for below in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -358,9 +359,7 @@ def _require(condition: Any, path: Path, name: str, value: Any, rule: str) -> No
 
 def _argument(value: Any) -> str:
     """A value as text for the command line."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return dump_yaml(value).split()[0]
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return value if isinstance(value, str) else flow_yaml(value)
 
 
 def _text(value: Any) -> str:

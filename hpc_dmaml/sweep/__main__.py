@@ -76,19 +76,21 @@ def run(path: Path, results: Path, key: int | str) -> int:
 def run_locally(sweep: Sweep) -> int:
     """Run the missing points. A point that fails does not stop the others; a signal stops all, to be resumed."""
     sweep.copy()
-    failed = []
+    failed: list[str] = []
+    stopped = None
     for point in (state.point for state in states.missing(sweep)):
         print(f"\n{point.name}", flush=True)
         command = [sys.executable, "-m", "hpc_dmaml.sweep", str(sweep.folder), "--point", point.name]
         mpirun = _mpirun() if point.ranks > 1 else None  # without mpirun, in one process, with the same results
         code, asked = _wait_for([mpirun, "-n", str(point.ranks), *command] if mpirun else command)
-        if asked or code == 128 + signal.SIGINT:
-            return code if code in STOPPED else INTERRUPTED
         if code != COMPLETE:
-            failed.append(f"{point.name}{' (interrupted)' * (code == INTERRUPTED)}")
+            failed.append(f"{point.name}{' (interrupted)' * (code in STOPPED)}")
+        if asked or code == 128 + signal.SIGINT:
+            stopped = code if code in STOPPED else INTERRUPTED
+            break
     if failed:
         print(f"sweep: {len(failed)} points are not complete: {', '.join(failed)}", file=sys.stderr)
-    return FAILED if failed else COMPLETE
+    return stopped or (FAILED if failed else COMPLETE)
 
 
 def _mpirun() -> str | None:
@@ -99,17 +101,21 @@ def _mpirun() -> str | None:
 def _wait_for(command: list[str]) -> tuple[int, bool]:
     """Run a command and forward signals to it. Returns its exit code, as a shell would, and whether there was a signal:
     a job that was about to end does not say so."""
-    process, asked = subprocess.Popen(command), False
+    process: subprocess.Popen[bytes] | None = None
+    asked = False
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        if number != signal.SIGINT:  # a terminal sends SIGINT to both
+        if process is not None and number != signal.SIGINT:  # a terminal sends SIGINT to both
             process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)  # mpirun may die on SIGHUP
 
     heard = [n for n in stopping.SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # as by nohup
     before = {number: signal.signal(number, hand_on) for number in heard}
     try:
+        process = subprocess.Popen(command)
+        if asked:
+            process.send_signal(signal.SIGTERM)
         code = process.wait()
     finally:
         for number, handler in before.items():

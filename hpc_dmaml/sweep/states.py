@@ -84,8 +84,15 @@ def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
     return [
         name
         for name, value in fields.items()
-        if value != DECIDED.get(name, ...) and not _same(value, _stored(config, name))
+        if value != DECIDED.get(name, ...) and not _same(_whole(name, value, fields), _stored(config, name))
     ]
+
+
+def _whole(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
+    """A dictionary with the parts of it that other fields set."""
+    if not isinstance(value, Mapping) or "class_path" in value:
+        return value
+    return dict(value) | {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
 
 
 def _stored(config: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_dmaml.analysis import words
 from hpc_dmaml.importing import described
 from hpc_dmaml.losses import CategoricalPolicyGradient, GaussianPolicyGradient, Loss
 from hpc_dmaml.randomness import seeded
@@ -153,12 +155,17 @@ class Place:
             else:
                 given = action.reshape(space.shape).clip(space.low, space.high).astype(space.dtype)
             observation, reward, terminated, truncated, info = self.env.step(given)
-            after, earned = self._checked(observation, "observation"), self._checked(reward, "reward")
+            after, earned = self._checked(observation, "observation"), self._checked(reward, "reward", 1)
             succeeds = self.tells_success and bool(info["success"])
             return after, float(earned[0]), succeeds, bool(terminated or truncated)
 
-    def _checked(self, numbers: Any, what: str) -> np.ndarray:
+    def _checked(self, numbers: Any, what: str, size: int | None = None) -> np.ndarray:
+        """Some numbers, flat; by default as many as an observation has."""
         flat = np.array(numbers, np.float64).reshape(-1)
+        size = math.prod(self.env.observation_space.shape) if size is None else size
+        if len(flat) != size:
+            where = f"task: {self.family.name}, task {_short(self.task)}"
+            raise TaskFailure(f"{where}: the {what} must be {words.count(size, 'number')}, not {len(flat)}")
         if not np.isfinite(flat).all():
             raise TaskFailure(f"task: {self.family.name}, task {_short(self.task)}: the {what} is not finite")
         return flat

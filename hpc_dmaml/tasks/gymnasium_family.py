@@ -40,6 +40,8 @@ class Gymnasium(EnvironmentFamily):
 
     def check(self) -> None:
         super().check()
+        if self.environment in ROBOTS and self.path is None:
+            require(not self.ranges, "task.ranges", self.ranges, f"left out: {self.environment} has tasks of its own")
         for name, (low, high) in self.ranges.items():
             require(np.isfinite(high - low) and low <= high, f"task.ranges.{name}", (low, high), "a range")
             require(name not in self.arguments, f"task.ranges.{name}", (low, high), "left out: it is in task.arguments")

@@ -388,6 +388,31 @@ def test_a_seed_that_ended_early_neither_turns_time_back_nor_passes_for_measured
     np.testing.assert_allclose(table["wall_s"], 10.5 * table["runs"])
 
 
+def test_time_does_not_turn_back_at_a_gap_between_seeds(tmp_path):
+    for seed, (runs, slow) in enumerate(((40, 1), (35, 2))):
+        path = tmp_path / f"{seed}.h5"
+        write_job(
+            path, small_config(runs=runs, workers=1, seed=seed, validation=Validation(every=10, tasks=3, steps=1))
+        )
+        source = results.read(path)
+        source["runs/wall_s"][:] = slow * np.arange(1, runs + 1)
+        results.write(path, source.arrays, source.attributes)
+    table = validation.curves(Settings(reader.read([tmp_path]).jobs, []), "loss", Options())
+    assert table["wall_s"].round(6).tolist() == [15.0, 30.0, 45.0, 52.5, 60.0]
+
+
+def test_jobs_that_do_not_know_the_time_for_data_are_counted(tmp_path):
+    for seed, runs in enumerate((30, 30, 0)):
+        status = "complete" if runs else "running"
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=30, workers=1, seed=seed), status=status, runs=runs)
+    source = results.read(tmp_path / "1.h5")
+    source["ranks/data_s"][:] = np.nan
+    results.write(tmp_path / "1.h5", source.arrays, source.attributes)
+    with style.used():
+        figure = timing.time_shares(Settings(reader.read([tmp_path]).jobs, []), Options()).figure
+    assert "Of 1 job the time for data is not known" in figure.get_supxlabel().replace("\n", " ")
+
+
 def test_dark_pictures_paint_nothing_that_was_transparent(tmp_path):
     resumed_on_more_ranks(tmp_path / "a.h5")
     with style.used():
@@ -487,6 +512,14 @@ def test_a_setting_of_several_fields_is_named_by_its_values_in_any_order(tmp_pat
     for against in ("0.2,5", "5,0.2", "β 0.2, 5 tasks"):
         table = comparison.compare(settings, Options(against=against)).numbers
         assert table["reference"].unique().tolist() == ["β 0.2, 5 tasks"]
+
+
+def test_values_in_their_order_come_before_those_in_another(tmp_path):
+    for each in ((2, 2), (2, 4), (4, 2), (4, 4)):
+        write_job(tmp_path / f"{each}.h5", small_config(workers=each[0], tasks=each[1]))
+    settings = Settings(reader.read([tmp_path]).jobs, ["workers", "tasks"])
+    table = comparison.compare(settings, Options(against="4,2")).numbers
+    assert table["reference"].unique().tolist() == ["4 workers, 2 tasks"]
 
 
 def test_paired_differences_are_those_seed_by_seed_of_the_seeds_that_both_have(partial):

@@ -178,6 +178,7 @@ def test_what_tells_files_apart_is_neither_seed_nor_what_comes_with_a_class(tmp_
         ([{"width": 8}, {"width": 40}], "model.arguments.width"),
         ([{"width": 8}, {"width": 40}, {"width": 8, "depth": 3}], "model.arguments"),
         ([{"width": 8}, {"depth": 8}], "model.arguments"),
+        ([{"a": {"k": {"z": 1}}}, {"a": {"k": {"z": 2}}}, {"a": {"k": {}}}, {"a": {}}], "model.arguments.a.k"),
     ],
 )
 def test_models_of_other_arguments_are_not_seeds_of_one_setting(tmp_path, arguments, apart):
@@ -188,6 +189,12 @@ def test_models_of_other_arguments_are_not_seeds_of_one_setting(tmp_path, argume
     assert len(reader.grouped(jobs, [apart])) == len(arguments)
     with pytest.raises(ValueError, match=f"files differ in {apart};"):
         reader.grouped(jobs, [])
+
+
+def test_equal_arguments_are_one_setting_however_they_are_written(tmp_path):
+    for seed, arguments in enumerate(({"o": {"x": 1, "y": 2}}, {"o": {"y": 2.0, "x": 1}})):
+        write_job(tmp_path / f"{seed}.h5", small_config(seed=seed, model=Module("my.Net", arguments)))
+    assert reader.varying(reader.read([tmp_path]).jobs) == []
 
 
 def test_a_class_and_its_fields_tell_files_apart_together(tmp_path):
@@ -213,6 +220,9 @@ def test_a_file_beside_a_sweep_is_none_of_its_points(partial):
     assert (job.settings, found.sweeps, found.notes, title) == ({}, (), (), "")
     assert reader.read([partial / "scaling=baseline,seed=0.h5"]).title == "Scaled on synthetic letters"
     assert reader.read([partial]).title == ""
+    (partial / "sweep.yaml").write_text("description: About seeds\nset: {workers: 1}\nseeds: [0]\n")
+    write_job(partial / "seed=0.h5", small_config())
+    assert reader.read([partial / "seed=0.h5"]).title == "About seeds"
 
 
 def test_mixed_experiments_are_refused_with_what_tells_them_apart(tmp_path):
@@ -285,7 +295,13 @@ def test_each_file_is_read_once_as_long_as_there_is_room_for_its_log(scaling, mo
 
 
 def test_a_sweep_that_was_changed_between_its_points_is_named(tmp_path):
-    text = "set: {runs: 3, workers: 1, tasks: 4}\ngrid: {optimizer.lr: [0.1, 0.2], weight_generator: [ArithmeticMean, LossMedian]}\n"
+    text = """
+set: {runs: 3, workers: 1, tasks: 4, model: {class_path: Module, init_args: {path: my.Net}}}
+grid:
+  weight_generator: [ArithmeticMean, LossMedian]
+  model.arguments: [{}, {width: 8}, {width: 16}]
+  depth: {plain: {}, deep: {model.arguments.depth: 3}}
+"""
     (tmp_path / "s.yaml").write_text(text)
     found = sweep.load(tmp_path / "s.yaml", tmp_path / "results")
     write_sweep(found)

@@ -113,8 +113,9 @@ def test_a_gradient_without_a_record_is_the_same_and_keeps_nothing(layerwise: bo
         (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3)),),
         (nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(3, 3)),),
         (nn.Identity(), nn.ReLU(inplace=True)),
+        (nn.Sequential(Residual(nn.Tanh(), nn.ReLU(inplace=True)), nn.Linear(3, 3)),),
     ],
-    ids=["at once", "through a view", "in the shortcut"],
+    ids=["at once", "through a view", "in the shortcut", "in a shortcut inside"],
 )
 def test_a_branch_that_works_in_place_is_left_to_autograd_and_right(branches: tuple[nn.Module, ...]) -> None:
     module = nn.Sequential(nn.Linear(4, 3), Residual(*branches), nn.Linear(3, 2)).double()

@@ -126,6 +126,16 @@ class Unrewarding(Point):
         return self._seen(), np.nan, False, False, {}
 
 
+class Vectorial(Point):
+    def step(self, action):
+        return self._seen(), np.zeros(2), False, False, {}
+
+
+class Long(Point):
+    def step(self, action):
+        return np.append(self._seen(), 0.0), 0.0, False, False, {}
+
+
 class Blind(Point):
     observation_space = spaces.Discrete(2)
 
@@ -331,6 +341,8 @@ def test_ranks_that_share_the_tasks_give_what_one_gives(tmp_path):
         (family(Manifold), r"actions of .*Manifold must be a Box or Discrete, not MultiBinary"),
         (family(Breaking), r"task: .*Breaking, task \{'goal': .*\}: step failed: the simulator is gone"),
         (family(Unrewarding), r"task: .*Unrewarding, task \{'goal': .*\}: the reward is not finite"),
+        (family(Vectorial), r"Vectorial, task .*: the reward must be 1 number, not 2"),
+        (family(Long), r"Long, task .*: the observation must be \d numbers?, not \d"),
         (family(TooFew), r"TooFew.sample_tasks\(\d\) gives 0 tasks"),
         (family(Aimless), r"Aimless has no tasks: it needs sample_tasks"),
         (family(NoEnvironment), "NoEnvironment, which has no observation_space, action_space, reset, step"),
@@ -343,6 +355,7 @@ def test_ranks_that_share_the_tasks_give_what_one_gives(tmp_path):
         (Gymnasium(environment="HalfCheetah-v55"), "has no environment 'HalfCheetah-v55'; did you mean"),
         (Gymnasium(environment="antigravity:Env-v0"), "has no environment 'antigravity:Env-v0'"),
         (Gymnasium(environment="Pendulum-v1"), "Pendulum-v1 has no tasks"),
+        (Gymnasium(environment="HalfCheetahDirection", ranges={"a": (0.0, 1.0)}), "task.ranges must be left out"),
         (Gymnasium(), "task must be given an environment or a path"),
     ],
     ids=lambda each: each.name if isinstance(each, Gymnasium) else "",

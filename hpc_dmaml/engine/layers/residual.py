@@ -34,10 +34,10 @@ class ResidualSum:
     def of(cls, module: Residual, in_shape: Shape) -> ResidualSum | None:
         from hpc_dmaml.engine.layerwise import chain_of, flattened  # which import this layer
 
-        parts = [*(flattened(module.body) or ()), *(flattened(module.shortcut) or ())]
-        first = next((part for part in parts if not isinstance(part, nn.Flatten)), None)  # Flatten gives a view
-        if getattr(first, "inplace", False):  # it would change the other branch's input
-            return None
+        for branch in (module.body, module.shortcut):
+            parts = (part for part in flattened(branch) or () if not isinstance(part, nn.Flatten))  # which gives a view
+            if getattr(next(parts, None), "inplace", False):  # it would change the other branch's input
+                return None
         body, shortcut = chain_of(module.body, in_shape), chain_of(module.shortcut, in_shape)
         if body is None or shortcut is None or body.out_shape != shortcut.out_shape:
             return None
