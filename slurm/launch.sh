@@ -16,7 +16,8 @@ elif [ -f "$DMAML_CLUSTER" ]; then
 fi
 
 launch() {
-  local launcher code state cancelled= job=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
+  local launcher code state cancelled=
+  local job=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID} # not the id of a whole array
   set +e                                                            # of cluster.sh: a signal would end this shell
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   : "${LAUNCHER:=mpirun}"
@@ -51,7 +52,7 @@ launch() {
   fi
   echo "$(date '+%F %T') exit code $code"
   if [ "$code" = 75 ] && [ -z "$cancelled" ]; then
-    scontrol requeue "$job"                                         # the id of an array would requeue all of its tasks
+    scontrol requeue "$job"
     # SLURM ends this shell, and restarts it later.
     sleep 60
   fi
