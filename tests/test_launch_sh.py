@@ -111,7 +111,7 @@ def test_options_of_the_clusters_shell_do_not_end_the_job_script(tmp_path):
     }  # fmt: skip
     command = ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "started").exists():
+        while not (tmp_path / "started").exists() and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGUSR1)
         log, _ = process.communicate(timeout=60)

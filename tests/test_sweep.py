@@ -460,7 +460,7 @@ def test_run_locally_what_is_missing_is_run_and_a_failing_point_stops_no_other(t
     bad.write_text("no result")
     done = run_one(tmp_path, str(path), "--local")
     assert done.returncode == 1, done.stderr
-    assert f"1 points failed: {bad.stem}" in done.stderr
+    assert f"1 points are not complete: {bad.stem}" in done.stderr
     assert [state.point.output.name for state in states.missing(sweep.read_folder(folder))] == [bad.name]
     bad.unlink()
     done = run_one(tmp_path, str(path), "--local")
