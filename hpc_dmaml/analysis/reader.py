@@ -118,9 +118,10 @@ class Collection:
     @property
     def title(self) -> str:
         """The description of the sweep whose points all the jobs are; else empty."""
-        outputs = {point.output.resolve() for sweep in self.sweeps for point in sweep.points}
-        one = len(self.sweeps) == 1 and all(job.path.resolve() in outputs for job in self.jobs)
-        return self.sweeps[0].description if one else ""
+        if len(self.sweeps) != 1:
+            return ""
+        outputs = _outputs(self.sweeps[0])
+        return self.sweeps[0].description if all(job.path.resolve() in outputs for job in self.jobs) else ""
 
     @property
     def axes(self) -> list[str]:
@@ -185,9 +186,14 @@ def read(sources: Iterable[str | Path]) -> Collection:
     return Collection(tuple(jobs), tuple(notes), found, folder)
 
 
+def _outputs(sweep: sweeps.Sweep) -> set[Path]:
+    """The files of a sweep's points."""
+    return {point.output.resolve() for point in sweep.points}
+
+
 def _unlike(sweep: sweeps.Sweep, jobs: Sequence[Job]) -> list[str]:
     """A note where a sweep's jobs differ in fields that its points do not set: it was changed between them."""
-    outputs = {point.output.resolve() for point in sweep.points}
+    outputs = _outputs(sweep)
     own = [job for job in jobs if job.path.resolve() in outputs]
     sets = {*config.DECIDED, "data"} | {modern(name) for point in sweep.points for name in point.fields}
 
@@ -308,7 +314,7 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
                 except ValueError as error:
                     notes.append(f"left out: {error}")
             sweep = known[folder]
-            if sweep and (source.is_dir() or source.resolve() in {point.output.resolve() for point in sweep.points}):
+            if sweep and (source.is_dir() or source.resolve() in _outputs(sweep)):
                 found[folder] = sweep
     if not paths:
         raise ValueError(f"no result file (*.h5) in {some([str(source) for source in given])}")

@@ -153,8 +153,11 @@ class Sweep:
 
     def _warn_of_others(self) -> None:
         """Print which results in the folder belong to another sweep of this name, or to points that it no longer has."""
+        old = self.folder / COPY
+        if not old.exists() or old.read_bytes() == self.path.read_bytes():  # as for all points but the first
+            return
         try:
-            before = read_folder(self.folder) if (self.folder / COPY).exists() else self
+            before = read_folder(self.folder)
         except ValueError:
             return
         own = {point.name for point in self.points}
