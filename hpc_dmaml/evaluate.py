@@ -23,6 +23,7 @@ from hpc_dmaml.files import expanded, writing
 from hpc_dmaml.importing import did_you_mean, path_of
 from hpc_dmaml.launch import COMPLETE, importing, launch
 from hpc_dmaml.losses import PolicyGradient, named
+from hpc_dmaml.requirements import count
 from hpc_dmaml.tasks import Arrays, ImageFolder, Split, TaskBatch, TaskSampler
 from hpc_dmaml.tasks.image_classes import FewShotImages, FewShotSampler
 
@@ -74,8 +75,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require(len(self.files) > 0, "files", "none", "one file or more")
-        require(self.tasks >= 1, "tasks", self.tasks, "1 or more")
-        require(self.steps is None or self.steps >= 0, "steps", self.steps, "0 or more")
+        count("tasks", self.tasks)
+        count("steps", self.steps, least=0)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpc_dmaml.requirements import positive, require
+from hpc_dmaml.requirements import count, positive, require
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +170,7 @@ class TRPO(Optimizer):
         for name in ("divergence", "damping"):
             positive(f"local_optimizer.{name}", getattr(self, name))
         for name in ("iterations", "backtracks"):
-            require(getattr(self, name) >= 1, f"local_optimizer.{name}", getattr(self, name), "1 or more")
+            count(f"local_optimizer.{name}", getattr(self, name))
         require(0 < self.shrink < 1, "local_optimizer.shrink", self.shrink, "between 0 and 1")
 
     @property

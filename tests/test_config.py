@@ -297,6 +297,10 @@ def test_a_configuration_survives_its_yaml(config):
         ("--seed x", "seed must be a whole number, not 'x'"),
         ("--tasks -1", "tasks must be 1 or more, not -1"),
         ("--runs 0", "runs must be 1 or more, not 0"),
+        *(
+            (f"--{name} 1000001", f"{name} must be 1,000,000 or less, not 1000001")
+            for name in ("tasks", "workers", "epochs", "validation.tasks", "validation.steps", "algorithm.inner_steps")
+        ),
         ("--algorithm.inner_lr nan", "algorithm.inner_lr.*nan"),
         ("--clip 0", "clip must be positive"),
         ("--optimizer.lr -1", "optimizer.lr must be positive"),
@@ -306,7 +310,7 @@ def test_a_configuration_survives_its_yaml(config):
         ("--config omniglt", "did you mean 'omniglot'"),
         ("--resume auto", "auto needs --output"),
         ("--resume nothing.h5", "there is no file nothing.h5"),
-        ("--weight_generator LossMovingAverage --weight_generator.window 0", "window must be at least 1"),
+        ("--weight_generator LossMovingAverage --weight_generator.window 0", "window must be 1 or more"),
         ("--rnus 3", "there is no option --rnus; did you mean --runs?"),
         ("--task.wys 3", "task: Glyphs has no field 'wys'; did you mean --task.ways?"),
         ("--print_conf", "--print_conf needs a value; did you mean --print_config?"),

@@ -152,7 +152,7 @@ def test_a_job_without_any_finite_worker_stops_and_keeps_its_last_good_state(tmp
         ({"optimizer": TorchOptimizer("LBFGS"), "local_lr": 0.1}, "cannot step a flat vector"),
         ({"optimizer": TorchOptimizer("NoSuch"), "local_lr": 0.1}, "no optimizer 'NoSuch'"),
         ({"device": "cuda:77"}, "device: 'cuda:77' is not available"),
-        ({"task": Sinusoid(shots=0)}, "task.shots must be at least 1"),
+        ({"task": Sinusoid(shots=0)}, "task.shots must be 1 or more"),
         ({"init_from": "nothing.h5"}, "there is no file nothing.h5"),
     ],
 )

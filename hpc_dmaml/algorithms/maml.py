@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_dmaml.algorithms.algorithm import Algorithm
 from hpc_dmaml.parameters import Layout
-from hpc_dmaml.requirements import positive, require
+from hpc_dmaml.requirements import count, positive, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,8 @@ class MAML(Algorithm):
     def __post_init__(self) -> None:
         positive("algorithm.inner_lr", self.inner_lr)
         positive("algorithm.beyond", self.beyond)
-        for name in ("inner_steps", "first_order_runs", "multi_step_runs"):
+        count("algorithm.inner_steps", self.inner_steps, least=0)
+        for name in ("first_order_runs", "multi_step_runs"):
             require(getattr(self, name) >= 0, f"algorithm.{name}", getattr(self, name), "0 or more")
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc_dmaml.algorithms.algorithm import Algorithm
-from hpc_dmaml.requirements import positive, require
+from hpc_dmaml.requirements import count, positive
 from hpc_dmaml.tasks.family import Act, Batch, Samples
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Reptile(Algorithm):
 
     def __post_init__(self) -> None:
         positive("algorithm.inner_lr", self.inner_lr)
-        require(self.inner_steps >= 1, "algorithm.inner_steps", self.inner_steps, "1 or more")
+        count("algorithm.inner_steps", self.inner_steps)
 
     def update(self, engine: Engine, phi: Tensor, batch: Batch, run: int) -> MetaGradient:
         import torch

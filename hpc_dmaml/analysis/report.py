@@ -221,7 +221,7 @@ def pictures(settings: Settings, options: Options) -> Iterator[tuple[str, str, C
             yield section, "Each adaptation step", figure("6.1")
         yield section, "Against seen tasks", figure("seen_tasks")
         yield section, "Against wall time", figure("wall_time")
-        if any(validation.environment_steps(job, np.ones(1), np.zeros(1)) is not None for job in settings.all_jobs):
+        if any(map(validation.has_trajectories, settings.all_jobs)):
             yield section, "Against environment steps", figure("environment_steps")
         if len({job.ranks for job in settings.all_jobs}) > 1:
             yield section, "Speed-up and efficiency", figure("scaling")

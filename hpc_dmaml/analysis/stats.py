@@ -148,14 +148,11 @@ def fit(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> Polynomial | None
 def mean_time(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:
     """Mean wall time (n,) over the seeds (k, n), where at least one is known: those of other seeds are filled in, as the
     mean would jump."""
-    filled = []
-    for wall in wall_s[np.isfinite(wall_s).any(axis=1)]:
-        there = np.isfinite(wall)
-        between = np.interp(runs, runs[there], wall[there], left=np.nan, right=np.nan)
-        filled.append(at_pace(runs, between))
-    return np.where(
-        np.isfinite(wall_s).any(axis=0), mean(np.array(filled or [np.full(len(runs), np.nan)]), axis=0), np.nan
-    )
+    there, filled = np.isfinite(wall_s), np.full(wall_s.shape, np.nan)
+    for seed in np.flatnonzero(there.any(axis=1)):
+        own = there[seed]
+        filled[seed] = at_pace(runs, np.interp(runs, runs[own], wall_s[seed][own], left=np.nan, right=np.nan))
+    return np.where(there.any(axis=0), mean(filled, axis=0), np.nan)
 
 
 def at_pace(runs: np.ndarray, wall_s: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ X = {
     "wall_s": "wall time",
     "environment_steps": "environment steps",
 }
+TRAJECTORIES = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
+"""Fields that say how many environment steps a task takes."""
 MANY_DOTS = 300
 """Points of a curve with more than this many are drawn as pixels, also in a vector picture."""
 WIDE = 20
@@ -56,8 +58,8 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
             "mean": summary.mean, "low": summary.low, "high": summary.high, "n": summary.n,
             "window": window, "smooth": smooth.mean, "smooth_low": smooth.low, "smooth_high": smooth.high,
         }  # fmt: skip
-        if (taken := environment_steps(jobs[0], rows["runs"], rows["seen_tasks"])) is not None:
-            rows["environment_steps"] = taken
+        if has_trajectories(jobs[0]):
+            rows["environment_steps"] = _environment_steps(jobs[0], rows["runs"], rows["seen_tasks"])
         if options.degree is not None:
             for name, column in (("fit", "mean"), ("fit_low", "low"), ("fit_high", "high")):
                 polynomial = stats.fit(rows["runs"], rows[column], options.degree)
@@ -73,17 +75,18 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
     return table.assign(**{x: stats.known(table[x]) for x in ("seen_tasks", "wall_s")})
 
 
-def environment_steps(job: reader.Job, runs: np.ndarray, seen_tasks: np.ndarray) -> np.ndarray | None:
+def has_trajectories(job: reader.Job) -> bool:
+    """Whether the job's tasks take environment steps, and say how many."""
+    return all(isinstance(job.fields.get(name), int) for name in TRAJECTORIES)
+
+
+def _environment_steps(job: reader.Job, runs: np.ndarray, seen_tasks: np.ndarray) -> np.ndarray:
     """Most environment steps that training has taken after so many runs and tasks (trajectories may end before their
-    horizon). None where the tasks have no trajectories.
+    horizon).
 
     New ones are drawn for each inner step and for the query; while the query counts after each step, for each of these.
     """
-    names = ("task.trajectories", "task.horizon", "algorithm.inner_steps")
-    found = [each for each in map(job.fields.get, names) if isinstance(each, int)]
-    if len(found) < len(names):
-        return None
-    trajectories, horizon, inner_steps = found
+    trajectories, horizon, inner_steps = map(job.fields.__getitem__, TRAJECTORIES)
     multi_step_runs = job.fields.get("algorithm.multi_step_runs")
     early = np.minimum(1, multi_step_runs / runs) if isinstance(multi_step_runs, int) else 0
     return seen_tasks * trajectories * horizon * (inner_steps + 1 + max(0, inner_steps - 1) * early)

@@ -8,7 +8,7 @@ from typing import Literal
 from hpc_dmaml.algorithms import MAML, Algorithm
 from hpc_dmaml.models import Conv4, Model
 from hpc_dmaml.optimizers import SGD, Adam, Optimizer
-from hpc_dmaml.requirements import positive, require
+from hpc_dmaml.requirements import count, positive, require
 from hpc_dmaml.schedules import Constant, Schedule
 from hpc_dmaml.tasks import Glyphs, TaskFamily
 from hpc_dmaml.weight_generators import ArithmeticMean, WeightGenerator
@@ -43,9 +43,9 @@ class Validation:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "validation.every", self.every, "0 or more")
-        require(self.tasks >= 1, "validation.tasks", self.tasks, "1 or more")
-        require(self.steps >= 0, "validation.steps", self.steps, "0 or more")
-        require(self.keep >= 1, "validation.keep", self.keep, "1 or more")
+        count("validation.tasks", self.tasks)
+        count("validation.steps", self.steps, least=0)
+        count("validation.keep", self.keep)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Heterogeneity:
     sine waves; for any family whose sampler has a method `share`."""
 
     def __post_init__(self) -> None:
-        require(self.noisy_workers >= 0, "heterogeneity.noisy_workers", self.noisy_workers, "0 or more")
+        count("heterogeneity.noisy_workers", self.noisy_workers, least=0)
         require(0 <= self.label_noise <= 1, "heterogeneity.label_noise", self.label_noise, "between 0 and 1")
 
 
@@ -150,12 +150,10 @@ class RunConfig:
     """Runs between checks that all ranks have the same parameters; 0 for none."""
 
     def __post_init__(self) -> None:
-        for name in ("runs", "epochs", "tasks"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-            require(getattr(self, name) < 2**63, name, getattr(self, name), "below 2**63")
-        for name in ("workers", "threads", "chunk"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "1 or more")
+        require(self.runs >= 1, "runs", self.runs, "1 or more")
+        require(self.runs < 2**63, "runs", self.runs, "below 2**63")
+        for name in ("workers", "epochs", "tasks", "threads", "chunk"):
+            count(name, getattr(self, name))
         require(self.threads is None or self.threads <= 1024, "threads", self.threads, "1024 or less")
         require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
         require(self.check_every >= 0, "check_every", self.check_every, "0 or more")

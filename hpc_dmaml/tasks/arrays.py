@@ -14,6 +14,7 @@ import numpy as np
 
 from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.losses import Loss, SquaredError
+from hpc_dmaml.requirements import count
 from hpc_dmaml.tasks.array_data import ArrayData, read_data
 from hpc_dmaml.tasks.class_split import random_split
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch
@@ -102,8 +103,7 @@ class RegressionSampler:
         self.x, self.y, self.splits, self.family, self.order, self.source = x, y, splits, family, order, source
         self.sample_shape, self.outputs = tuple(x.shape[1:]), y.shape[1]
         for name in ("shots", "queries"):
-            if getattr(family, name) < 1:
-                raise ValueError(f"task.{name} must be at least 1, not {getattr(family, name)}")
+            count(f"task.{name}", getattr(family, name))
 
     def sample(
         self, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None), queries: int | None = None

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from hpc_dmaml.losses import SquaredError
+from hpc_dmaml.requirements import count, require
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 
@@ -43,9 +44,10 @@ class Harmonic(TaskFamily):
     block_runs: ClassVar[int] = 16
 
     def load(self) -> Harmonic:
-        for name, least in (("shots", 1), ("queries", 1), ("waves", 1), ("amplitude", 0), ("spread", 0), ("noise", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"task.{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("shots", "queries", "waves"):
+            count(f"task.{name}", getattr(self, name))
+        for name in ("amplitude", "spread", "noise"):
+            require(getattr(self, name) >= 0, f"task.{name}", getattr(self, name), "0 or more")
         for name in ("frequency", "phase", "centre"):
             low, high = getattr(self, name)
             if not (low <= high and np.isfinite(high - low)):

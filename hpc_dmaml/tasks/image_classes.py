@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_dmaml.files import expanded
 from hpc_dmaml.losses import CrossEntropy, Loss
+from hpc_dmaml.requirements import count
 from hpc_dmaml.tasks.augmentation import CHANCES, Augmentation
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
@@ -119,8 +120,7 @@ class FewShotSampler:
         self.augmentation = family.augmentation
         self._enough: set[tuple[Split, int]] = set()
         for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
-            if getattr(family, name) < least:
-                raise ValueError(f"task.{name} must be at least {least}, not {getattr(family, name)}")
+            count(f"task.{name}", getattr(family, name), least)
         if self.augmentation and self.augmentation.shift >= min(self.sample_shape[1:]):
             size = self.sample_shape[1:]
             raise ValueError(f"task.shift must be less than the images' {size}, not {self.augmentation.shift}")
@@ -169,8 +169,8 @@ class FewShotSampler:
         train = self.splits["train"]
         places = dict(zip(train.first.tolist(), train.count.tolist(), strict=True))  # without rotated copies
         sums = np.zeros((2, self.sample_shape[0]), np.int64)
-        for first, count in places.items():
-            numbers = self.images[first : first + count].astype(np.int32)
+        for first, size in places.items():
+            numbers = self.images[first : first + size].astype(np.int32)
             sums += [(numbers**power).sum((0, 2, 3), dtype=np.int64) for power in (1, 2)]
         pixels = sum(places.values()) * math.prod(self.sample_shape[1:])
         total, squares = sums.astype(object)  # Python integers: a constant channel has variance 0 exactly

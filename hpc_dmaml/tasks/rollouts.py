@@ -14,7 +14,7 @@ import numpy as np
 
 from hpc_dmaml.data_clock import data_time
 from hpc_dmaml.losses.policy_gradient import joined
-from hpc_dmaml.requirements import require
+from hpc_dmaml.requirements import count, require
 from hpc_dmaml.tasks.family import Act, Batch, Samples, TaskFamily
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TrajectoryFamily(TaskFamily):
     def check(self) -> None:
         """Raise ValueError if a field is out of range."""
         for name in ("trajectories", "horizon"):
-            require(getattr(self, name) >= 1, f"task.{name}", getattr(self, name), "1 or more")
+            count(f"task.{name}", getattr(self, name))
         for name in ("discount", "smoothing"):
             require(0 <= getattr(self, name) <= 1, f"task.{name}", getattr(self, name), "from 0 to 1")
         require(self.form in ("log_probability", "ratio"), "task.form", self.form, "log_probability or ratio")

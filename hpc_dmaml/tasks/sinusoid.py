@@ -8,10 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from hpc_dmaml.losses import SquaredError
+from hpc_dmaml.requirements import count
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
-
-MOST_POINTS = 10**6
-"""Most shots or queries of a task: limits the memory that a result file can request, and no sine wave needs more."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,8 @@ class Sinusoid(TaskFamily):
     block_runs: ClassVar[int] = 16
 
     def load(self) -> Sinusoid:
-        for name, value in (("shots", self.shots), ("queries", self.queries)):
-            if not 1 <= value <= MOST_POINTS:
-                raise ValueError(f"task.{name} must be at least 1 and at most {MOST_POINTS:,}, not {value}")
+        for name in ("shots", "queries"):
+            count(f"task.{name}", getattr(self, name))
         for name, (low, high) in (("amplitude", self.amplitude), ("phase", self.phase)):
             if not (low <= high and np.isfinite(high - low)):
                 raise ValueError(f"task.{name} must be a range, the smaller number first, not {(low, high)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_dmaml.requirements import count
 from hpc_dmaml.weight_generators.generator import WeightGenerator, inverse
 
 
@@ -17,8 +18,7 @@ class LossMovingAverage(WeightGenerator):
     """Number of runs in the mean."""
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"weight_generator.window must be at least 1, not {self.window}")
+        count("weight_generator.window", self.window)
 
     @property
     def memory_length(self) -> int:

@@ -71,8 +71,8 @@ def test_rotated_classes_are_the_images_turned():
     [
         ({"ways": 7}, "task.ways is 7, but the train split has only 6 classes"),
         ({"shots": 3, "queries": 2}, r"task.shots \+ task.queries is 3 \+ 2, but the smallest class .* only 4 samples"),
-        ({"ways": 1}, "task.ways must be at least 2"),
-        ({"shots": 0}, "task.shots must be at least 1"),
+        ({"ways": 1}, "task.ways must be 2 or more"),
+        ({"shots": 0}, "task.shots must be 1 or more"),
     ],
 )
 def test_more_than_there_is_cannot_be_asked_for(fields, message):
