@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,13 +39,22 @@ class NamedGradients(NamedTuple):
     """How the model was differentiated: "layerwise", by its layers' own formulas, or "autograd"."""
 
     def accumulate(self, module: nn.Module) -> None:
-        """Add the gradients to `.grad` of the module's parameters, as `backward()` does, for an optimizer to step."""
+        """Add the gradients to `.grad` of the module's parameters, as `backward()` does, for an optimizer to step.
+
+        Raises ValueError if the gradients are those of another module.
+        """
+        named = dict(module.named_parameters())
         for name, gradient in self.gradients.items():
-            parameter = module.get_parameter(name)
+            if name not in named or named[name].shape != gradient.shape:
+                raise ValueError(
+                    f"module has no parameter {name} {tuple(gradient.shape)}: these gradients are of another"
+                )
+        for name, gradient in self.gradients.items():
+            parameter = named[name]
             if parameter.grad is None:
-                parameter.grad = gradient.clone()
+                parameter.grad = gradient.to(parameter, copy=True)
             else:
-                parameter.grad += gradient
+                parameter.grad += gradient.to(parameter)
 
 
 @torch.no_grad()
@@ -87,18 +97,25 @@ def meta_gradient(
     batch = TaskBatch(_samples("support", support), _samples("query", query))
     sample_shape, loss = tuple(batch.support_set.x.shape[2:]), _loss(loss)
     objective = objective_for(module, sample_shape, loss, layout)
-    outputs = _outputs(objective, module, theta, batch)
+    first = batch.part(slice(1)).to(theta.device, theta.dtype).support_set
+    z = _outputs(objective, module, theta, first.x)
     for what, samples in (("support", batch.support_set), ("query", batch.query_set)):
-        border.check(samples, _Form(sample_shape, outputs, loss), what, len(batch))
+        border.check(samples, _Form(sample_shape, z.shape[-1], loss), what, len(batch))
+    _try_loss(loss, z, first.y)
     if isinstance(inner.lr, Rates):
-        if inner.lr.places.shape[1] != layout.size:
-            raise ValueError(
-                f"inner.lr: rates of {inner.lr.places.shape[1]} parameters, where the model has {layout.size}"
-            )
-        inner = replace(inner, lr=inner.lr.to(theta))
+        inner = replace(inner, lr=_own_rates(inner.lr, layout).to(theta))
     of_task = batch.support_set.x.shape[1] + batch.query_set.x.shape[1]
     chunk = default_chunk(objective, of_task, theta.device)
-    found = engine.meta_gradient(Engine(objective, chunk, keep), theta, batch, inner)
+    try:
+        found = engine.meta_gradient(Engine(objective, chunk, keep), theta, batch, inner)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # NotImplementedError, too
+        hint = "" if inner.first_order else "; first_order=True may do without it"
+        raise ValueError(
+            f"model: {type(module).__name__} with this loss cannot be differentiated as MAML needs it: "
+            f"{first_line(error)}{hint}"
+        ) from error
     rates = {}
     if isinstance(inner.lr, Rates) and found.rates is not None:
         rates = inner.lr.layout.views(found.rates / len(batch))
@@ -147,11 +164,14 @@ def _vector(module: nn.Module, layout: Layout, given: Mapping[str, Tensor]) -> T
     """θ (P,) from the given values, and the module's own for the others."""
     named = dict(module.named_parameters())
     own = {name: named[name] for name in layout.names}
+    require(isinstance(given, Mapping), "parameters", type(given).__name__, "a mapping of names to tensors")
     for name, value in given.items():
         if name not in own:
             raise ValueError(
                 f"parameters: the model has no trainable parameter {name!r}; there are {', '.join(own)}{did_you_mean(name, own)}"
             )
+        right = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+        require(right, f"parameters: {name}", type(value).__name__, "a dense tensor")
         if value.shape != own[name].shape:
             raise ValueError(f"parameters: {name} must be {tuple(own[name].shape)}, not {tuple(value.shape)}")
     values = {name: given.get(name, value).detach() for name, value in own.items()}
@@ -175,9 +195,31 @@ def _samples(what: str, given: tuple[Any, Any]) -> Samples:
     return Samples(x, y)
 
 
-def _outputs(objective: Objective, module: nn.Module, theta: Tensor, batch: TaskBatch) -> int:
-    """Number of outputs for a sample, from a forward pass of the first task. Raises ValueError for wrong shapes."""
-    x, name = batch.part(slice(1)).to(theta.device, theta.dtype).support_set.x, type(module).__name__
+def _own_rates(rates: Rates, layout: Layout) -> Rates:
+    """The rates. Raises ValueError unless they are those of a model of this layout."""
+    if rates.of != layout:
+        of = "others" if rates.of is None else ", ".join(rates.of.names)
+        raise ValueError(f"inner.lr: rates of the parameters {of}, where the model has {', '.join(layout.names)}")
+    values = rates.values
+    right = isinstance(values, Tensor) and tuple(values.shape) == (rates.layout.size,)
+    require(right, "inner.lr: values", f"{type(values).__name__} {tuple(np.shape(values))}", f"({rates.layout.size},)")
+    return rates
+
+
+def _try_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
+    """Raise ValueError if the loss cannot take the outputs and targets of a task."""
+    try:
+        loss.value(z, y)
+    except ValueError:  # a message to the user
+        raise
+    except Exception as error:  # a user's own loss may fail in any way
+        came = f"outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])}"
+        raise ValueError(f"loss: it cannot take {came} of a task: {first_line(error)}") from error
+
+
+def _outputs(objective: Objective, module: nn.Module, theta: Tensor, x: Tensor) -> Tensor:
+    """The outputs for the x of one task. Raises ValueError for wrong shapes."""
+    name = type(module).__name__
     try:
         with torch.enable_grad():
             z = objective.outputs(objective.unflatten(theta, 1), x)
@@ -191,4 +233,4 @@ def _outputs(objective: Objective, module: nn.Module, theta: Tensor, batch: Task
         raise ValueError(
             f"model: {name} gives {came} for a task's x {tuple(x.shape[1:])} where the loss needs {wanted}"
         )
-    return z.shape[-1]
+    return z.detach()

@@ -5,7 +5,8 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpc_dmaml.requirements import count, positive, require
+from hpc_dmaml.importing import described
+from hpc_dmaml.requirements import count, not_negative, positive, require
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ class SGD(Optimizer):
 
     def build(self, theta: "torch.nn.Parameter") -> Stepping:
         for name in ("momentum", "weight_decay"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            not_negative(name, getattr(self, name))
         require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "positive for nesterov")
         return Functional(theta, self.lr, self._step)
 
@@ -107,7 +108,7 @@ class Adam(Optimizer):
     def build(self, theta: "torch.nn.Parameter") -> Stepping:
         require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "0 or more and below 1")
         for name in ("eps", "weight_decay"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            not_negative(name, getattr(self, name))
         return Functional(theta, self.lr, self._step)
 
     def _step(
@@ -147,8 +148,8 @@ class TorchOptimizer(Optimizer):
             raise ValueError(f"optimizer.name: torch.optim has no optimizer {self.name!r}")
         try:
             return kind([theta], **{**self.arguments, "lr": self.lr})
-        except TypeError as error:
-            raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {error}") from error
+        except Exception as error:  # some use their arguments without checking them
+            raise ValueError(f"optimizer.arguments do not fit torch.optim.{self.name}: {described(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -190,5 +191,5 @@ def check(optimizer: Optimizer, name: str = "optimizer") -> None:
         built = optimizer.build(theta)
         theta.grad = torch.ones(3)
         built.step()
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{name}: {optimizer} cannot step a flat vector: {error}") from error
+    except Exception as error:  # a user's own optimizer may fail in any way
+        raise ValueError(f"{name}: {optimizer} cannot step a flat vector: {described(error)}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
+from typing import Any
 
 MOST = 10**6
 """Most tasks, workers, steps or samples: more is a slip of the hand, and would fill the memory."""
@@ -25,4 +27,21 @@ def count(name: str, value: int | None, least: int = 1) -> None:
 
 
 def positive(name: str, value: float | None) -> None:
-    require(value is None or (math.isfinite(value) and value > 0), name, value, "positive")
+    require(value is None or (is_number(value) and value > 0), name, value, "positive")
+
+
+def not_negative(name: str, value: float) -> None:
+    require(is_number(value) and value >= 0, name, value, "0 or more")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value, numpy's included, is a number of a size that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_whole(value: Any, least: int = 0) -> bool:
+    """Whether a value, numpy's included, is a whole number, `least` or more."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least

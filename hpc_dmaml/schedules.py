@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 SOME = 1000
 """Number of runs in which a schedule is tried before the job."""
+LARGEST = 10**6
+"""Largest factor: a larger one is a slip, and would end in a step that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ class Schedule(ABC):
 
 
 def check(schedule: Schedule, runs: int) -> None:
-    """Raise ValueError unless the factors of the first `SOME` runs and of the last are finite numbers, 0 or more."""
+    """Raise ValueError unless the factors of the first `SOME` runs and of the last are numbers from 0 to `LARGEST`."""
     for run in (*range(min(SOME, runs)), runs - 1):
         try:
             factor = schedule.factor(run)
-            right = 0 <= factor < math.inf
+            right = 0 <= factor <= LARGEST
         except Exception as error:  # a user's own schedule may fail in any way
             raise ValueError(f"schedule: {schedule} gives no factor for run {run}: {error}") from error
         if not right:
-            raise ValueError(f"schedule: {schedule} gives {factor} for run {run}; it must be finite, and 0 or more")
+            raise ValueError(f"schedule: {schedule} gives {factor} for run {run}; it must be from 0 to {LARGEST:,}")
 
 
 @dataclass(frozen=True)

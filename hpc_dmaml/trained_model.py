@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from hpc_dmaml import results
 from hpc_dmaml.algorithms import Algorithm, whole_layout
-from hpc_dmaml.config import RunConfig, positive, require, stored_in
+from hpc_dmaml.config import RunConfig, require, stored_in
 from hpc_dmaml.engine import objective_for
 from hpc_dmaml.files import expanded
 from hpc_dmaml.losses import Loss, PolicyGradient, named
 from hpc_dmaml.parameters import Layout, set_constants
+from hpc_dmaml.requirements import is_number, is_whole
 from hpc_dmaml.start import layout_of, stored_module, stored_parameters
 from hpc_dmaml.state import stored_best
 from hpc_dmaml.tasks import Samples, TaskBatch, border
@@ -70,8 +71,11 @@ class TrainedModel:
             )
         steps = self.config.validation.steps if steps is None else steps
         algorithm = self.config.algorithm if lr is None else self._with(lr)
-        require(isinstance(steps, int) and steps >= 0, "steps", steps, "a whole number, 0 or more")
-        given = Samples(*(each[None] if isinstance(each, Tensor) else np.asarray(each)[None] for each in (x, y)))
+        require(is_whole(steps), "steps", repr(steps), "a whole number, 0 or more")
+        try:
+            given = Samples(*(each[None] if isinstance(each, Tensor) else np.asarray(each)[None] for each in (x, y)))
+        except ValueError as error:
+            raise ValueError(f"adapt: x and y must be arrays of numbers: {error}") from error
         border.check(given, self, "adapt:", tasks=1)
         phi = self.phi
         support = given.to(phi.device, phi.dtype)
@@ -92,7 +96,7 @@ class TrainedModel:
 
     def _with(self, lr: float) -> Algorithm:
         """The algorithm with another inner rate. Raises ValueError where it has none, or has learned its rates."""
-        positive("lr", lr)
+        require(is_number(lr) and lr > 0, "lr", repr(lr), "positive")
         try:
             algorithm = replace(self.config.algorithm, inner_lr=lr)  # type: ignore[type-var]
         except TypeError as error:
@@ -120,7 +124,7 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Traine
     that is not trusted.
     """
     require(which in get_args(Which), "which", repr(which), " or ".join(get_args(Which)))
-    source = results.read(expanded(path))
+    source = _read(path, trust)
     return _model(source, source["meta_model/parameters"] if which == "last" else _best(source)[0], which, trust)
 
 
@@ -130,10 +134,16 @@ def load_best(path: str | Path, trust: bool = False) -> list[TrainedModel]:
 
     Raises ValueError as `load` does.
     """
-    source = results.read(expanded(path))
+    source = _read(path, trust)
     best = _best(source)
     names = ("best", *(f"{place}. best" for place in range(2, len(best) + 1)))
     return [_model(source, parameters, name, trust) for parameters, name in zip(best, names, strict=True)]
+
+
+def _read(path: str | Path, trust: bool) -> results.Results:
+    require(isinstance(path, str | Path), "path", repr(path), "the path of a result file")
+    require(isinstance(trust, bool), "trust", repr(trust), "True or False")
+    return results.read(expanded(path))
 
 
 def _best(source: results.Results) -> list[np.ndarray]:

@@ -315,6 +315,7 @@ def test_a_configuration_survives_its_yaml(config):
         ("--task.wys 3", "task: Glyphs has no field 'wys'; did you mean --task.ways?"),
         ("--print_conf", "--print_conf needs a value; did you mean --print_config?"),
         ("--print_config=all", "the flags are skip_default and skip_unset, not 'all'"),
+        ("--trust=maybe", "trust must be true or false, not 'maybe'"),
         ("--runs", "--runs needs a value"),
         ("--runs --seed 3", "--runs needs a value"),
         ("--runs 3 4", "'4' belongs to no option"),

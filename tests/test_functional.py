@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from examples import own_loop
 from hpc_dmaml import InnerLoop, meta_gradient
 from hpc_dmaml.engine import rates
 from hpc_dmaml.engine.meta_gradient import Keep
+from hpc_dmaml.functional import NamedGradients
 from hpc_dmaml.losses import SquaredError
 from hpc_dmaml.parameters import Layout
 from tests.engine.reference import PROBLEMS, Problem, adapted_losses, plain_loop
@@ -227,6 +229,7 @@ def test_arrays_and_bytes_are_taken_to_the_parameters_precision() -> None:
 
 X, Y = torch.randn(2, 4, 3), torch.randn(2, 4, 2)
 LINEAR = partial(nn.Linear, 3, 2)
+RATES = rates(Layout.of(LINEAR()), 0.1)
 DOUBLE_BIAS = LINEAR()
 DOUBLE_BIAS.bias.data = DOUBLE_BIAS.bias.data.double()
 
@@ -254,7 +257,16 @@ DOUBLE_BIAS.bias.data = DOUBLE_BIAS.bias.data.double()
     ({"module": DOUBLE_BIAS}, "parameters must be of one precision.*float32 on cpu and torch.float64"),
     ({"parameters": {"wieght": X}}, "no trainable parameter 'wieght'; there are weight, bias; did you mean 'weight'"),
     ({"parameters": {"weight": X}}, r"parameters: weight must be \(2, 3\), not \(2, 4, 3\)"),
-    ({"inner": InnerLoop(rates(Layout(("a",), ((3,),)), 0.1))}, "inner.lr: rates of 3 parameters, where the model has 8"),
+    ({"inner": InnerLoop(rates(Layout(("a",), ((3,),)), 0.1))}, "inner.lr: rates of the parameters a, where the model has weight, bias"),
+    ({"inner": InnerLoop(RATES._replace(values=torch.ones(2)))}, r"inner.lr: values must be \(1,\), not Tensor \(2,\)"),
+    ({"inner": InnerLoop(RATES._replace(values=np.ones(1)))}, r"inner.lr: values must be \(1,\), not ndarray \(1,\)"),
+    ({"parameters": {"weight": np.ones((2, 3))}}, "parameters: weight must be a dense tensor, not ndarray"),
+    ({"parameters": {"weight": torch.ones(2, 3, device="meta")}}, "parameters: weight must be a dense tensor"),
+    ({"parameters": [X]}, "parameters must be a mapping of names to tensors, not list"),
+    ({"loss": lambda z, y: z.new_zeros(())}, "model: Linear with this loss cannot be differentiated as MAML needs it: element 0"),
+    ({"loss": lambda z, y: {}[z]}, r"loss: it cannot take outputs \(4, 2\) and targets \(4, 2\) of a task"),
+    ({"module": nn.Sequential(LINEAR(), nn.Hardsigmoid())}, "cannot be differentiated.*hardsigmoid.*; first_order=True may do"),
+    ({"module": torch.compile(LINEAR())}, "OptimizedModule is not supported; give the module that it wraps"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], message: str) -> None:
     fitting = {"module": LINEAR(), "loss": "squared_error", "support": (X, Y), "query": (X, Y), "inner": InnerLoop(0.1)}
@@ -263,12 +275,64 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], messag
         meta_gradient(**{**fitting, **changes})
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("lr", -0.1), ("lr", "0.1"), ("steps", 1.5), ("steps", -1), ("weights", (1.0,))]
-)
+@pytest.mark.parametrize(("field", "value"), [
+    ("lr", -0.1), ("lr", "0.1"), ("lr", 10**400), ("lr", torch.tensor(0.1)), ("steps", 1.5), ("steps", -1), ("steps", True),
+    ("first_order", "no"), ("weights", (1.0,)), ("weights", 0.5), ("weights", ("a", "b")), ("weights", (1.0, float("nan"))),
+])  # fmt: skip
 def test_an_inner_loop_that_is_none_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"inner.{field} must be"):
         InnerLoop(**{"lr": 0.1, "steps": 2, field: value})  # type: ignore[arg-type]
+
+
+def test_numbers_may_be_those_of_numpy() -> None:
+    numpy = InnerLoop(np.float64(0.1), np.int64(2))
+    found = meta_gradient(LINEAR(), "squared_error", (X, Y), (X, Y), numpy)
+    assert found.losses.shape == (2,)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"per": "module"}, "per must be all or layer or parameter, not 'module'"),
+    ({"scale": 0}, "scale must be positive, not 0"),
+    ({"initial": float("nan")}, "initial must be a number, 0 or more, not nan"),
+    ({"steps": 0}, "steps must be a whole number, 1 or more, not 0"),
+    ({"adapted": "0.*"}, "adapted must be a list of patterns, not '0.*'"),
+])  # fmt: skip
+def test_rates_out_of_range_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rates(Layout.of(LINEAR()), **{"initial": 0.1, **arguments})  # type: ignore[arg-type]
+
+
+def test_gradients_are_added_in_the_parameters_precision_and_to_their_own_module_alone() -> None:
+    module = LINEAR()
+    values = {name: parameter.double() for name, parameter in module.named_parameters()}
+    found = meta_gradient(module, "squared_error", (X, Y), (X, Y), InnerLoop(0.1), parameters=values)
+    for times in (1, 2):
+        found.accumulate(module)
+        torch.testing.assert_close(module.weight.grad, (times * found.gradients["weight"]).float())
+    with pytest.raises(ValueError, match=r"module has no parameter weight \(2, 3\): these gradients are of another"):
+        found.accumulate(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda norm: [norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2)],
+        lambda norm: [nn.Linear(3, 4), nn.Tanh(), norm(nn.Linear(4, 2), dim=1)],
+        lambda norm: [nn.Unflatten(1, (1, 3)), norm(nn.Conv1d(1, 2, 2), dim=None), nn.Flatten(), nn.Linear(4, 2)],
+    ],
+)
+def test_weight_norm_whose_second_derivative_pytorch_has_wrong_is_exact(layers: Callable[..., list[nn.Module]]) -> None:
+    module = nn.Sequential(*layers(nn.utils.parametrizations.weight_norm)).double()
+    x, y, inner, h = X.double(), Y.double(), InnerLoop(0.1, 2), 1e-6
+
+    def loss(parameters: dict[str, Tensor]) -> NamedGradients:
+        return meta_gradient(module, "squared_error", (x, y), (x.roll(1, 1), y), inner, parameters=parameters)
+
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    for name, gradient in loss(own).gradients.items():
+        direction = torch.randn_like(gradient)
+        up, down = (loss(own | {name: own[name] + s * direction}).losses.mean() for s in (h, -h))
+        torch.testing.assert_close((up - down) / (2 * h), (gradient * direction).sum(), rtol=1e-5, atol=1e-8)
 
 
 def test_the_package_shows_what_is_public_and_imports_none_of_it_before_it_is_used() -> None:

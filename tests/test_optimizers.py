@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpc_dmaml.meta_model import MetaModel
-from hpc_dmaml.optimizers import SGD, Adam, Optimizer, check
+from hpc_dmaml.optimizers import SGD, Adam, Optimizer, TorchOptimizer, check
 
 PAIRS: dict[str, tuple[Optimizer, Any]] = {
     "SGD": (SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -62,6 +62,14 @@ def test_they_go_where_the_classes_go_also_from_a_state_that_a_class_left(
         (Adam(betas=(-0.1, 0.9)), "betas must be 0 or more and below 1"),
         (Adam(eps=-1.0), "eps must be 0 or more"),
         (Adam(weight_decay=float("nan")), "weight_decay must be 0 or more, not nan"),
+        (Adam(eps=float("inf")), "eps must be 0 or more, not inf"),
+        (SGD(momentum=float("inf")), "momentum must be 0 or more, not inf"),
+        (
+            TorchOptimizer("Adam", arguments={"betas": [0.9]}),
+            "optimizer.arguments do not fit torch.optim.Adam: IndexError",
+        ),
+        (TorchOptimizer("Rprop", arguments={"etas": [0.5]}), "optimizer.arguments do not fit torch.optim.Rprop"),
+        (TorchOptimizer("Adam", arguments={"capturable": True}), "cannot step a flat vector"),
     ],
 )
 def test_arguments_that_torch_would_refuse_are_refused_by_name(optimizer: Optimizer, message: str) -> None:

@@ -179,6 +179,12 @@ def trained(tmp_path_factory):
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"lr": -0.1}, "lr must be positive"),
         ({"lr": float("nan")}, "lr must be positive"),
+        ({"lr": "0.1"}, "lr must be positive, not '0.1'"),
+        ({"lr": 10**400}, "lr must be positive"),
+        ({"lr": torch.tensor(0.1)}, r"lr must be positive, not tensor"),
+        ({"steps": True}, "steps must be a whole number, 0 or more, not True"),
+        ({"x": [[1.0], [2.0, 3.0]]}, "adapt: x and y must be arrays of numbers"),
+        ({"x": [None]}, "adapt: x must be an array of numbers, not ndarray of object"),
     ],
 )
 def test_adapt_refuses_what_it_would_misunderstand(trained, change, message):
@@ -193,7 +199,15 @@ def test_adapt_takes_arrays_of_numpy_and_any_precision(trained):
 
 
 def test_adapt_takes_a_whole_number_as_the_inner_rate(trained):
-    assert torch.equal(trained.adapt(X, torch.sin(X), lr=1)(X), trained.adapt(X, torch.sin(X), lr=1.0)(X))
+    expected = trained.adapt(X, torch.sin(X), steps=2, lr=1.0)(X)
+    for one, two in ((1, 2), (np.int64(1), np.int64(2)), (np.float32(1), np.uint8(2))):
+        assert torch.equal(trained.adapt(X, torch.sin(X), steps=two, lr=one)(X), expected)
+
+
+@pytest.mark.parametrize("arguments", [{"path": None}, {"path": 3}, {"trust": "no"}, {"which": 1}])
+def test_load_refuses_other_arguments_by_name(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
+        hpc_dmaml.load(**{"path": "results.h5", **arguments})
 
 
 def test_adapt_without_steps_gives_the_meta_model_itself(trained):

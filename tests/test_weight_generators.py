@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -176,6 +178,13 @@ def test_what_is_no_weights_is_refused_and_the_generator_named(gives, rule):
         worker_weights(Own(gives), np.array([[1.0, 2.0, np.nan]]), np.array([True, True, False]))
     with pytest.raises(ValueError, match="weight_generator: tried on losses .*Own gave"):
         check(Own(gives), 2)
+
+
+@pytest.mark.parametrize("field", ["smoothing", "iterations"])
+@pytest.mark.parametrize("value", [0, -1, math.inf])
+def test_a_geometric_median_out_of_range_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"weight_generator.{field} must be"):
+        GeometricMedian(**{field: value})
 
 
 class Forgetful(Own):

@@ -51,6 +51,7 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
         raise ValueError(f"{positional[0]!r} belongs to no option" + did_you_mean(positional[0], presets()))
     special = [(name, value) for name, value in options if name in (*FLAGS, "config") or name.endswith(".help")]
     given = dict(special)
+    trust = is_set("trust", given)
     for name, value in special:
         if name.endswith("help"):
             _help(name, value)
@@ -71,7 +72,7 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
     if source is None:
         config = replace(build(asked), resume=None)
     else:
-        trust, own = is_set("trust", given), imports(asked)
+        own = imports(asked)
         stored = stored_in(
             results.read(source, "runs", "validation", "checkpoint", verify=True), lambda path: trust or path in own
         )

@@ -91,7 +91,7 @@ class AutogradObjective:
     def _call(self, parameters: list[Tensor], x: Tensor) -> Tensor:
         named = dict(zip(self.layout.names, parameters, strict=True))
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        with _twice_differentiable_attention():
+        with _twice_differentiable():
             return functional_call(self.module, {**named, **buffers}, (x.clone(),))  # it may change x in place
 
 
@@ -114,19 +114,25 @@ def check_twice_differentiable(gradients: list[Tensor]) -> None:
 
 
 @contextmanager
-def _twice_differentiable_attention() -> Iterator[None]:
-    """Disable PyTorch's fused attention kernels within the block: they have no second derivative."""
+def _twice_differentiable() -> Iterator[None]:
+    """Disable PyTorch's fused kernels within the block: attention's have no second derivative, weight_norm's a wrong one."""
     cuda = torch.backends.cuda
     switches = (
         (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
         (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
         (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
     )
-    before = [is_on() for is_on, _ in switches]
+    before, fused = [is_on() for is_on, _ in switches], torch._weight_norm
     for _, switch in switches:
         switch(False)
+    torch._weight_norm = _weight_norm
     try:
         yield
     finally:
+        torch._weight_norm = fused
         for (_, switch), was_on in zip(switches, before, strict=True):
             switch(was_on)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))

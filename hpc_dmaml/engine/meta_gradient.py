@@ -13,7 +13,6 @@ equation 3), w_k ∇L_q(θ_k) is added to v_k. Where only the last layers adapt,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -26,7 +25,7 @@ from hpc_dmaml.engine.descent import Factor, at_step, descend, factors, times
 from hpc_dmaml.engine.head import Head
 from hpc_dmaml.engine.objective import Gradient, Objective, Parameters
 from hpc_dmaml.engine.rates import Rates
-from hpc_dmaml.requirements import require
+from hpc_dmaml.requirements import is_number, is_whole, require
 from hpc_dmaml.tasks import Batch, Samples, TaskBatch
 
 Keep = Literal["activations", "parameters"]
@@ -59,11 +58,14 @@ class InnerLoop:
     """Weight of the query loss after each step; by default only the loss after the last step counts."""
 
     def __post_init__(self) -> None:
-        number = isinstance(self.lr, int | float) and math.isfinite(self.lr) and self.lr >= 0
-        require(number or isinstance(self.lr, Rates), "inner.lr", self.lr, "a number, 0 or more, or Rates")
-        require(isinstance(self.steps, int) and self.steps >= 0, "inner.steps", self.steps, "a whole number, 0 or more")
-        if self.weights is not None and len(self.weights) != self.steps:
-            raise ValueError(f"inner.weights must be one for each of the {self.steps} steps, not {self.weights}")
+        lr, weights = self.lr, self.weights
+        rule = "a number, 0 or more, or Rates"
+        require(isinstance(lr, Rates) or (is_number(lr) and lr >= 0), "inner.lr", repr(lr), rule)
+        require(is_whole(self.steps), "inner.steps", repr(self.steps), "a whole number, 0 or more")
+        require(isinstance(self.first_order, bool), "inner.first_order", repr(self.first_order), "True or False")
+        if weights is not None:
+            right = isinstance(weights, tuple | list) and len(weights) == self.steps and all(map(is_number, weights))
+            require(right, "inner.weights", repr(weights), f"a number for each of the {self.steps} steps")
 
 
 class MetaGradient(NamedTuple):

@@ -47,7 +47,8 @@ def prepare(module: nn.Module, sample_shape: tuple[int, ...], empty: bool = Fals
 def check(module: nn.Module, empty: bool = False) -> None:
     """Raise ValueError if a module cannot be used as a model. `empty`: its tensors may be without values."""
     for part in module.modules():
-        if isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
+        compiled = type(part).__name__ == "OptimizedModule"  # of torch.compile, whose import takes seconds
+        if compiled or isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
             raise ValueError(f"model: {type(part).__name__} is not supported; give the module that it wraps")
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in named.items():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from hpc_dmaml.parameters import Layout
+from hpc_dmaml.requirements import is_number, is_whole, require
 
 Per = Literal["all", "layer", "parameter"]
 
@@ -32,6 +33,8 @@ class Rates(NamedTuple):
     scale: float = 1.0
     fixed: frozenset[str] = frozenset()
     """Names of the parameters of θ that do not adapt."""
+    of: Layout | None = None
+    """Names and shapes of the parameters in θ."""
 
     def to(self, theta: Tensor) -> Rates:
         """The rates on θ's device and in its precision."""
@@ -71,8 +74,13 @@ def rates(
         adapted: name patterns of the parameters that adapt (* matches anything); the others stay fixed.
         scale: the unit in which the values are kept and learned.
 
-    Raises ValueError if a pattern matches no parameter.
+    Raises ValueError for arguments out of range, or if a pattern matches no parameter.
     """
+    require(per in get_args(Per), "per", repr(per), " or ".join(get_args(Per)))
+    require(is_number(initial) and initial >= 0, "initial", repr(initial), "a number, 0 or more")
+    require(is_number(scale) and scale > 0, "scale", repr(scale), "positive")
+    require(is_whole(steps, least=1), "steps", repr(steps), "a whole number, 1 or more")
+    require(not isinstance(adapted, str), "adapted", repr(adapted), "a list of patterns")
     chosen = matching(layout, adapted)
     names: list[str] = []
     shapes: list[tuple[int, ...]] = []
@@ -97,7 +105,7 @@ def rates(
     places[places < 0] = total
     values = torch.full((total,), initial / scale, dtype=torch.float64)
     fixed = frozenset(layout.names) - chosen
-    return Rates(Layout(tuple(names), tuple(shapes)), values, places, learned, scale, fixed)
+    return Rates(Layout(tuple(names), tuple(shapes)), values, places, learned, scale, fixed, layout)
 
 
 def matching(layout: Layout, patterns: Iterable[str]) -> set[str]:

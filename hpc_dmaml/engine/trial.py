@@ -78,6 +78,9 @@ def try_out(
     rng = torch.Generator().manual_seed(0)
     v = torch.randn(theta.shape, generator=rng, dtype=theta.dtype).to(theta.device)
     v *= theta.norm().clamp(min=1) / v.norm()
+    for path, part in probe.named_modules():
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None and f"{path}.weight" in layout.names:
+            layout.views(v)[f"{path}.weight"][part.padding_idx] = 0  # this row is constant: its gradient is 0
 
     def derivatives(objective: Objective) -> list[Tensor]:
         at = objective.gradient(objective.unflatten(theta, 1), x, y)
@@ -230,7 +233,7 @@ def _check_second_derivative(
                 return
     raise ValueError(
         f"model: the second derivative of {name} is wrong by {least:.0%} against a finite difference: a part of it can be "
-        "differentiated only once (such as PyTorch's weight_norm, or a torch.autograd.Function of your own whose backward "
+        "differentiated only once (such as a torch.autograd.Function of your own whose backward "
         "is not made of differentiable operations) or stops gradients (detach, no_grad). Write that part differently, freeze "
         "its parameters (requires_grad_(False)), or use first-order MAML: --algorithm.first_order true"
     )

@@ -20,7 +20,7 @@ def read_arrays(path: Path, names: Iterable[str], verify: bool = False) -> dict[
     Nothing is unpickled and no other file is opened. `verify`: check mapped members of .npz against their checksum.
     """
     if not path.is_file():
-        raise ValueError("there is no such file")
+        raise ValueError("it is not a regular file" if path.exists() else "there is no such file")
     try:
         if h5py.is_hdf5(path):
             return dict(_in_hdf5(path, names))

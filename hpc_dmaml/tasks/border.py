@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hpc_dmaml.losses import Loss, Metric, described, named
+from hpc_dmaml.requirements import is_whole
 from hpc_dmaml.tasks.family import Batch, Samples, Split, TaskBatch, TaskSampler
 
 if TYPE_CHECKING:
@@ -28,10 +30,14 @@ def check_sampler(sampler: TaskSampler) -> TaskSampler:
     """Return the sampler. Raises ValueError if it lacks an attribute of a `TaskSampler`, or one has a wrong type."""
     name = type(sampler).__name__
     for attribute, wanted, is_right in (
-        ("sample_shape", "a tuple of whole numbers", lambda v: isinstance(v, tuple) and all(map(_is_count, v))),
-        ("outputs", "a whole number, 1 or more", _is_count),
+        (
+            "sample_shape",
+            "a tuple of whole numbers",
+            lambda v: isinstance(v, tuple) and all(is_whole(n, least=1) for n in v),
+        ),
+        ("outputs", "a whole number, 1 or more", partial(is_whole, least=1)),
         ("loss", "a Loss, or the name of one", lambda v: isinstance(v, Loss | str)),
-        ("block_runs", "a whole number, 1 or more", _is_count),
+        ("block_runs", "a whole number, 1 or more", partial(is_whole, least=1)),
         ("sample", "a method", callable),
     ):
         value = getattr(sampler, attribute, None)
@@ -54,10 +60,6 @@ def check_digest(given: object) -> str | None:
     if given is not None and not (isinstance(given, str) and given.isprintable()):
         raise ValueError(f"task: prepare must give a digest of the data as text, or None, not {given!r}")
     return given
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def draw(sampler: TaskSampler, split: Split, rng: np.random.Generator, tasks: int, part: slice = slice(None)) -> Batch:
@@ -103,7 +105,7 @@ def check(samples: Samples, form: Form, what: str, tasks: int) -> None:
         try:
             return torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError):
-            refuse(part, type(given).__name__, "an array of numbers")
+            refuse(part, f"{type(given).__name__} of {getattr(given, 'dtype', 'objects')}", "an array of numbers")
             raise
 
     def shape(of: torch.Tensor) -> str:

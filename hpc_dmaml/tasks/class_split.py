@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks.family import Split
 
 NAMED = {path.stem: path for path in Path(__file__).with_name("splits").glob("*.json")}
@@ -69,6 +70,7 @@ def read_lists(folder: Path) -> dict[Split, dict[str, list[str]]]:
 
 def random_split(names: list[str], fractions: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
     """Split classes at random by `fractions`. Raises ValueError if these do not add up to 1."""
+    require(seed >= 0, "task.split_seed", seed, "0 or more")
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise ValueError(f"task.fractions must be three shares that add up to 1, not {fractions}")
     shuffled = generator(seed, Purpose.CLASS_SPLIT).permutation(names).tolist()

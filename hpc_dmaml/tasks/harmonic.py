@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from hpc_dmaml.losses import SquaredError
-from hpc_dmaml.requirements import count, require
+from hpc_dmaml.requirements import count, not_negative
 from hpc_dmaml.tasks.family import Samples, Split, TaskBatch, TaskFamily
 
 
@@ -47,7 +47,7 @@ class Harmonic(TaskFamily):
         for name in ("shots", "queries", "waves"):
             count(f"task.{name}", getattr(self, name))
         for name in ("amplitude", "spread", "noise"):
-            require(getattr(self, name) >= 0, f"task.{name}", getattr(self, name), "0 or more")
+            not_negative(f"task.{name}", getattr(self, name))
         for name in ("frequency", "phase", "centre"):
             low, high = getattr(self, name)
             if not (low <= high and np.isfinite(high - low)):

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpc_dmaml.files import locked
 from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.requirements import require
 from hpc_dmaml.tasks import image_cache
 from hpc_dmaml.tasks.family import Split
 from hpc_dmaml.tasks.image_classes import Classes, FewShotImages, FewShotSampler
@@ -57,6 +58,7 @@ class Omniglot(FewShotImages):
 
     def _characters(self, names: list[str]) -> dict[Split, np.ndarray]:
         """The indices of each split's characters."""
+        require(self.split_seed >= 0, "task.split_seed", self.split_seed, "0 or more")
         rng = generator(self.split_seed, Purpose.CLASS_SPLIT)
         if self.split == "random":
             train, validation, test = np.split(rng.permutation(len(names)), (1100, 1200))

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from hpc_dmaml.requirements import is_whole
+
 
 class WeightGenerator(ABC):
     """Base class of weight generators: a frozen dataclass with one method."""
@@ -54,7 +56,7 @@ def check(generator: WeightGenerator, workers: int) -> None:
     """Raise ValueError unless the generator gives valid weights for test losses and updates of that many workers, twice
     the same: every rank asks it for itself."""
     length = generator.memory_length
-    if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
+    if not is_whole(length, least=1):
         name = f"{type(generator).__name__}.memory_length"
         raise ValueError(f"weight_generator: {name} must be a whole number, 1 or more, not {length!r}")
     losses = np.arange(1.0, workers + 1)[None]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from hpc_dmaml.requirements import count, positive
 from hpc_dmaml.weight_generators.generator import WeightGenerator
 
 CONVERGED = 1e-3
@@ -32,11 +33,8 @@ class GeometricMedian(WeightGenerator):
     by 0 if an update equals the geometric median."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not self.smoothing > 0:
-            raise ValueError(
-                "weight_generator.iterations and weight_generator.smoothing must be positive, "
-                f"not {self.iterations} and {self.smoothing}"
-            )
+        count("weight_generator.iterations", self.iterations)
+        positive("weight_generator.smoothing", self.smoothing)
 
     def weights(self, losses: np.ndarray, memory: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
         assert gram is not None

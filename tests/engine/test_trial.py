@@ -425,6 +425,17 @@ def test_lazy_layers_behind_an_embedding_get_their_shapes() -> None:
     assert module[2].in_features == 28
 
 
+def test_the_padding_of_an_embedding_is_constant() -> None:
+    """PyTorch defines its gradient as 0, whatever a finite difference along it would say."""
+    module = nn.Sequential(nn.Embedding(7, 4, padding_idx=0), nn.Flatten(), nn.Linear(12, OUTPUTS)).double()
+    tokens, labels = torch.tensor([[[0, 1, 2], [3, 0, 0], [4, 5, 6], [0, 6, 1]]]), torch.tensor([[0, 1, 0, 1]])
+    trial = try_out(module, Layout.of(module), Samples(tokens, labels), OUTPUTS, "cross_entropy", second_order=True)
+    assert trial == (False, [])
+    found = meta_gradient(module, "cross_entropy", (tokens, labels), (tokens, labels), InnerLoop(0.1, 2))
+    assert found.gradients["0.weight"][0].eq(0).all()
+    assert found.gradients["0.weight"][1].ne(0).any()
+
+
 def with_a_buffer(table: Tensor) -> nn.Module:
     module = nn.Sequential(nn.Linear(3, OUTPUTS))
     module.register_buffer("table", table)

@@ -248,12 +248,20 @@ def test_fields_out_of_range_are_refused(tmp_path, fields, message):
             family(tmp_path, example("block"), **fields).prepare()
 
 
+@pytest.mark.parametrize("kind", ["class", "task", "block"])
+def test_a_split_seed_out_of_range_is_refused(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"task\.split_seed must be 0 or more, not -1"):
+        family(tmp_path, {name: each for name, each in example(kind).items() if name != "split"}, split_seed=-1).load()
+
+
 def test_a_file_that_is_not_there_is_named_and_paths_are_as_in_a_shell(tmp_path, monkeypatch):
     monkeypatch.setenv("MINE", str(tmp_path))
     family(tmp_path, example())
     assert Arrays(path="$MINE/mine.npz", ways=2).load().sample_shape == (3,)
     with pytest.raises(ValueError, match=rf"task\.path: {tmp_path}/other\.h5: there is no such file"):
         Arrays(path="$MINE/other.h5").prepare()
+    with pytest.raises(ValueError, match=rf"task\.path: {tmp_path}: it is not a regular file"):
+        Arrays(path="$MINE").prepare()
     with pytest.raises(ValueError, match=r"task\.path: .*no environment variable NOWHERE"):
         Arrays(path="$NOWHERE/mine.h5").prepare()
 

@@ -54,6 +54,7 @@ def test_noise_is_on_every_point_and_the_rest_stays_the_same():
         ({"shots": 0}, "task.shots must be 1 or more, not 0"),
         ({"queries": -1}, "task.queries must be 1 or more, not -1"),
         ({"waves": 0}, "task.waves must be 1 or more, not 0"),
+        ({"amplitude": float("inf")}, "task.amplitude must be 0 or more, not inf"),
         ({"noise": -0.1}, "task.noise must be 0 or more, not -0.1"),
         ({"spread": float("nan")}, "task.spread must be 0 or more, not nan"),
         ({"frequency": (7.0, 5.0)}, r"task.frequency must be a range, the smaller number first, not \(7.0, 5.0\)"),
