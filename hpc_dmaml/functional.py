@@ -14,7 +14,7 @@ from hpc_dmaml import engine
 from hpc_dmaml.engine import Engine, InnerLoop, Objective, Rates, default_chunk, objective_for
 from hpc_dmaml.engine.meta_gradient import Keep
 from hpc_dmaml.engine.module import check, check_apart, first_line
-from hpc_dmaml.importing import did_you_mean
+from hpc_dmaml.importing import did_you_mean, saying
 from hpc_dmaml.losses import LOSSES, Loss
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.requirements import require
@@ -208,13 +208,8 @@ def _own_rates(rates: Rates, layout: Layout) -> Rates:
 
 def _try_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
     """Raise ValueError if the loss cannot take the outputs and targets of a task."""
-    try:
+    with saying(f"loss: it cannot take outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])} of a task"):
         loss.value(z, y)
-    except ValueError:  # a message to the user
-        raise
-    except Exception as error:  # a user's own loss may fail in any way
-        came = f"outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])}"
-        raise ValueError(f"loss: it cannot take {came} of a task: {first_line(error)}") from error
 
 
 def _outputs(objective: Objective, module: nn.Module, theta: Tensor, x: Tensor) -> Tensor:

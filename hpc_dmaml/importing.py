@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -92,6 +93,18 @@ def described(error: BaseException) -> str:
     """An error on one line, with its type unless its message is meant for users."""
     text = " ".join(str(error).split())[:300]
     return text if text and isinstance(error, ValueError | OSError | ImportError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Raise ValueError, which begins with `what`, for any error of a user's own code in the block; a ValueError, which
+    is a message to the user already, goes on as it is."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{what}: {described(error)}") from error
 
 
 def did_you_mean(given: str, known: Iterable[str], dashes: str = "") -> str:

@@ -15,7 +15,7 @@ from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig, own_parts
 from hpc_dmaml.engine import prepare
 from hpc_dmaml.engine.layers import Normalize
-from hpc_dmaml.importing import described
+from hpc_dmaml.importing import saying
 from hpc_dmaml.parameters import Layout, constant_arrays, digest, set_constants
 from hpc_dmaml.randomness import Purpose, generator, seeded
 from hpc_dmaml.tasks import TaskFamily
@@ -30,21 +30,17 @@ def build_module(
     `empty`: without memory, only for its shapes.
     """
     seed = int(generator(config.seed, Purpose.INITIALISATION).integers(2**63))
-    with seeded(seed), torch.device("meta") if empty else nullcontext():
-        try:
-            module = config.model.build(sample_shape, outputs)
-            if is_normalized(config.task):
-                module = torch.nn.Sequential(OrderedDict(normalize=Normalize(sample_shape[0]), model=module))
-            module = prepare(module, sample_shape, empty)
-            if odd := [name for name, _ in module.named_parameters() if ":" in name]:
-                raise ValueError(
-                    f"model: the name of the parameter {odd[0]} has a colon, as in files those have that the algorithm "
-                    "learns besides the model's: give its module another name"
-                )
-        except ValueError:  # a message to the user
-            raise
-        except Exception as error:
-            raise ValueError(f"model: {type(config.model).__name__} cannot be built: {described(error)}") from error
+    own = saying(f"model: {type(config.model).__name__} cannot be built")
+    with own, seeded(seed), torch.device("meta") if empty else nullcontext():
+        module = config.model.build(sample_shape, outputs)
+        if is_normalized(config.task):
+            module = torch.nn.Sequential(OrderedDict(normalize=Normalize(sample_shape[0]), model=module))
+        module = prepare(module, sample_shape, empty)
+        if odd := [name for name, _ in module.named_parameters() if ":" in name]:
+            raise ValueError(
+                f"model: the name of the parameter {odd[0]} has a colon, as in files those have that the algorithm "
+                "learns besides the model's: give its module another name"
+            )
     return module.to(getattr(torch, config.dtype))
 
 

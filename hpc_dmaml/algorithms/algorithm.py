@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hpc_dmaml.importing import described
+from hpc_dmaml.importing import saying
 from hpc_dmaml.parameters import Layout
 
 if TYPE_CHECKING:
@@ -50,12 +50,8 @@ class Algorithm(ABC):
 def whole_layout(algorithm: Algorithm, layout: Layout) -> Layout:
     """The layout of φ, given that of θ. Raises ValueError if `learned` has a name that a parameter could have."""
     name = type(algorithm).__name__
-    try:
+    with saying(f"algorithm: {name}.learned must give tensors by name"):
         more = {item: tuple(each.shape) for item, each in algorithm.learned(layout).items()}
-    except ValueError:  # a message to the user
-        raise
-    except Exception as error:  # a user's own algorithm may fail in any way
-        raise ValueError(f"algorithm: {name}.learned must give tensors by name: {described(error)}") from error
     for item in more:
         if ":" not in item:
             raise ValueError(
@@ -71,23 +67,20 @@ def check(algorithm: Algorithm, engine: Engine, phi: Tensor, batch: Batch) -> No
     objective, before, name = engine.objective, phi.clone(), f"algorithm: {type(algorithm).__name__}"
     start = for_tasks(objective.unflatten(phi[: objective.layout.size], 1), len(batch))
     method = f"{name}.update"
-    try:
+    with saying(f"{method} fails on a task"):
         update = algorithm.update(engine, phi, batch, 0)
         if not isinstance(update, MetaGradient):
             raise ValueError(f"{method} must give a MetaGradient, not {type(update).__name__}")
         _check_like(f"{method}: gradient", update.gradient, phi)
         for item in ("losses", "metric"):
             _check_like(f"{method}: {item}", getattr(update, item), phi.new_empty(len(batch)))
-        method = f"{name}.adapt"
+    method = f"{name}.adapt"
+    with saying(f"{method} fails on a task"):
         given = list(algorithm.adapt(objective, phi, start, batch, 1))
         if [len(each) for each in given] != [len(start)] * 2:
             raise ValueError(f"{method} must give the parameters before adaptation and after each step of it")
         for mine, other in zip(given[1], start, strict=True):
             _check_like(f"{method}: parameters", mine, other)
-    except ValueError:  # a message to the user
-        raise
-    except Exception as error:  # a user's own algorithm may fail in any way
-        raise ValueError(f"{method} fails on a task: {described(error)}") from error
     if not bool((phi == before).all()):
         raise ValueError(f"{name} changes φ or the parameters that it is given in place: it must work on copies")
 

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hpc_dmaml.importing import described
+from hpc_dmaml.importing import saying
 from hpc_dmaml.plain_yaml import load_yaml
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
@@ -58,12 +58,8 @@ def make(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
     for item in fields(kind):
         if item.init and item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{name}.{item.name} must be given: {kind.__name__} has no default for it".lstrip("."))
-    try:
+    with saying(f"{name}: {kind.__name__} cannot be made".lstrip(": ")):
         return kind(**values)
-    except ValueError:  # a message to the user
-        raise
-    except Exception as error:
-        raise ValueError(f"{name}: {kind.__name__} cannot be made: {described(error)}".lstrip(": ")) from error
 
 
 def _word(word: Word, hint: Any) -> Any:
