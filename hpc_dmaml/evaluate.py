@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -101,10 +101,11 @@ def parse(arguments: list[str] | None = None) -> tuple[Evaluation, RunConfig]:
         changed |= {"flip": False, "shift": 0, "jitter": 0.0}  # test on the original images, on any split
     if evaluation.split == "all" and isinstance(config.task, ImageFolder):
         changed["split"] = None
-    try:
-        task = replace(config.task, **changed)  # type: ignore[type-var]
-    except TypeError as error:
-        raise ValueError(f"{evaluation.files[0]} was trained on {type(config.task).__name__}: {error}") from error
+    known = {item.name for item in fields(config.task)}  # type: ignore[arg-type]
+    if unknown := [name for name in changed if name not in known]:
+        name = "root" if unknown[0] == place else unknown[0]
+        raise ValueError(f"{name}: {evaluation.files[0]} was trained on {type(config.task).__name__}, which has none")
+    task = replace(config.task, **changed)  # type: ignore[type-var]
     return evaluation, replace(config, task=task, device=evaluation.device, seed=evaluation.seed)
 
 

@@ -88,6 +88,11 @@ def replacing_csv(path: Path) -> Iterator[TextIO]:
         yield file
 
 
+def operand(path: Path) -> str:
+    """A path in a form that no command takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def _temporary(path: Path) -> Path:
     """A new name beside `path`, which it shortens if it would be too long for a file system."""
     return path.with_name(f"{_stem(path)}.{secrets.token_hex(4)}.tmp")

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hpc_dmaml.config import own_parts
+from hpc_dmaml.files import operand
 from hpc_dmaml.losses import CrossEntropy
 from hpc_dmaml.rounds import Round
 from hpc_dmaml.setup import Job
@@ -125,15 +126,15 @@ class Progress:
         if stopped:
             _say(
                 "Stopped as asked."
-                + (f" Go on with: python -m hpc_dmaml --resume {quote(str(written))}{trust}" if written else "")
+                + (f" Go on with: python -m hpc_dmaml --resume {quote(operand(written))}{trust}" if written else "")
             )
             return
         _say(f"Done in {time.monotonic() - self._start:.0f} s.")
         if validation is not None:
             _say(f"Held-out tasks, before adaptation and after each step: {self._curve(validation)}")
         if written is not None:
-            _say(f"Plot it:  hpc_dmaml curves {quote(str(written))}")
-            _say(f"Test it:  hpc_dmaml evaluate {quote(str(written))}{trust}")
+            _say(f"Plot it:  hpc_dmaml curves {quote(operand(written))}")
+            _say(f"Test it:  hpc_dmaml evaluate {quote(operand(written))}{trust}")
 
     def fail(self, message: str, written: Path | None) -> None:
         """Print why the job ends. `written`: the file with its last good state, or None."""

@@ -374,5 +374,7 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
     except Exception as error:  # a damaged file makes HDF5 fail in many ways
         raise ValueError(f"{path} is not a readable result file: {' '.join(str(error).split())}") from error
     if not ours:
+        if "content" in attributes:  # see analysis.merge
+            raise ValueError(f"{path} is an archive of results: hpc_dmaml merge --split {path} --output FOLDER")
         raise ValueError(f"{path} is an HDF5 file, but not a result of this version (schema {str(schema)[:9]!r})")
     return Results(path, attributes, arrays)

@@ -2,6 +2,11 @@
 # Shared by the job scripts: sets up the environment of your cluster, and defines `launch COMMAND`, which runs it on all
 # ranks and ends the job. Source it in the root of the repository; DMAML_CLUSTER can replace slurm/cluster.sh.
 
+# SLURM may signal this shell before the ranks have started: remember it.
+asked='' cancelled=''
+trap 'asked=yes' USR1
+trap 'asked=yes cancelled=yes' TERM
+
 if [ -n "${DMAML_CLUSTER:-}" ] && [ ! -f "$DMAML_CLUSTER" ]; then
   echo "launch.sh: there is no file $DMAML_CLUSTER, which DMAML_CLUSTER names" >&2
   exit 2
@@ -16,7 +21,7 @@ elif [ -f "$DMAML_CLUSTER" ]; then
 fi
 
 launch() {
-  local launcher code state cancelled=
+  local launcher code state
   local job=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID} # not the id of a whole array
   set +e                                                            # of cluster.sh: a signal would end this shell
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
@@ -29,17 +34,22 @@ launch() {
     for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do srun --nodes=1 --ntasks=1 true; done
   fi
 
-  # SLURM signals only this shell. The launcher forwards USR1 to the ranks; they write the file and exit with 75.
-  trap 'kill -USR1 "$launcher"' USR1
-  # TERM comes from scancel, or when SLURM preempts this job, which it then requeues by itself.
-  trap 'cancelled=yes; kill -USR1 "$launcher"' TERM
-  # shellcheck disable=SC2086  # the launcher is a command with its options, and so is the container
-  $LAUNCHER -n "$SLURM_NTASKS" ${CONTAINER:-} "$@" &
-  launcher=$!
-  wait "$launcher"                                                  # returns early at a signal
-  while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done
-  wait "$launcher"
-  code=$?
+  if [ -n "$asked" ]; then
+    code=75                                                         # as of ranks that have written the file
+  else
+    # shellcheck disable=SC2086  # the launcher is a command with its options, and so is the container
+    $LAUNCHER -n "$SLURM_NTASKS" ${CONTAINER:-} "$@" &
+    launcher=$!
+    # SLURM signals only this shell. The launcher forwards USR1 to the ranks; they write the file and exit with 75.
+    trap 'kill -USR1 "$launcher"' USR1
+    # TERM comes from scancel, or when SLURM preempts this job, which it then requeues by itself.
+    trap 'cancelled=yes; kill -USR1 "$launcher"' TERM
+    [ -z "$asked" ] || kill -USR1 "$launcher"
+    wait "$launcher"                                                # returns early at a signal
+    while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done
+    wait "$launcher"
+    code=$?
+  fi
   trap - USR1 TERM
   if [ "$code" = 0 ]; then                                          # srun may return 0 after a node failure
     state=$(squeue --noheader --format=%T --jobs="$job" 2>/dev/null)

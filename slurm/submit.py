@@ -26,6 +26,7 @@ from options import cluster_file, header, options_of, over
 
 from hpc_dmaml import console
 from hpc_dmaml import sweep as sweeps
+from hpc_dmaml.files import operand
 from hpc_dmaml.sweep import Point, Sweep
 from hpc_dmaml.sweep.states import FAILED, STATES, TAKEN, State, ask, log_file, note_submission, states
 
@@ -103,11 +104,6 @@ exit "$failed"
 def comment(sweep: Sweep) -> str:
     """A sweep's description on one line."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in sweep.description).split())
-
-
-def operand(path: Path) -> str:
-    """A path in a form that no command takes for an option."""
-    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def word(path: Path) -> str:

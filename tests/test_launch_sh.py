@@ -119,6 +119,33 @@ def test_options_of_the_clusters_shell_do_not_end_the_job_script(tmp_path):
     assert log.endswith("exit code 75\nrequeue 7\n")
 
 
+@pytest.mark.parametrize(
+    ("sign", "log"), [(signal.SIGUSR1, "exit code 75\nrequeue 7\n"), (signal.SIGTERM, "exit code 75\n")]
+)
+def test_a_signal_before_the_ranks_have_started_is_remembered(tmp_path, sign, log):
+    (tmp_path / "mpirun").write_text("#!/bin/sh\necho started\n")
+    for name in ("scontrol", "squeue"):
+        (tmp_path / name).write_text("#!/bin/sh\necho $*\n")
+    (tmp_path / "sleep").write_text("#!/bin/bash\n[ $1 = 60 ] || exec /bin/sleep $1\n")
+    for name in ("mpirun", "scontrol", "squeue", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "cluster.sh").write_text("touch loading\nwhile [ ! -e loaded ]; do sleep 0.05; done\n")
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+        "DMAML_CLUSTER": str(tmp_path / "cluster.sh"),
+    }  # fmt: skip
+    command = ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "loading").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(sign)
+        (tmp_path / "loaded").touch()
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert told.endswith(log)
+    assert "started" not in told
+
+
 def test_the_state_asked_for_is_that_of_the_task_of_an_array(tmp_path):
     (tmp_path / "mpirun").write_text("#!/bin/sh\nexit 0\n")
     (tmp_path / "squeue").write_text("#!/bin/sh\necho $* > asked.txt\n")

@@ -227,6 +227,13 @@ def test_a_folder_of_results_says_which_points_belong_there(tmp_path):
     assert [p.name for p in other.points] == [p.name for p in one.points]
     assert {p.output.parent for p in other.points} == {moved}
     assert sweep.load(moved) == other
+    other.points[0].output.touch()
+    assert sweep.load(moved / "sweep.yaml", tmp_path / "results") == other
+
+
+def test_a_figure_that_does_not_exist_is_refused_before_any_job(tmp_path):
+    with pytest.raises(ValueError, match=r"figures: there is no figure 'curvess'; did you mean 'curves'\?"):
+        sweep.load(written(tmp_path, SMALL + "figures: [curvess]\n")).check()
 
 
 def test_a_folder_of_results_can_be_read_from_anywhere(tmp_path, monkeypatch):
@@ -630,6 +637,7 @@ def test_a_file_that_names_another_class_of_a_users_is_not_complete_and_imports_
         ({"model": {"class_path": "MLP", "init_args": {"hidden": [8]}}, "model.init": "glorot"}, []),
         ({"model": {"class_path": "MLP", "init_args": {"hidden": [16]}}}, ["model"]),
         ({"model": {"class_path": "hpc_dmaml.models.MLP"}, "model.hidden": [8.0]}, []),
+        ({"model": {"class_path": "MLP", "init_args": {"hidden": [16]}}, "model.hidden": [8]}, []),
         ({"model": "Conv4", "model.hidden": [8, 8]}, ["model", "model.hidden"]),
         ({"compile": True, "seed": 0}, []),
         ({"compile": False, "seed": 1}, ["compile", "seed"]),

@@ -19,6 +19,8 @@ SLOW = 1.5
 """Ratio to the median rank's working time from which a rank is reported as slow; equal ranks differ by a few percent."""
 RUNS_TO_TIME = 5
 """Fewest runs on which such a report rests."""
+NEVER_0 = ("ArithmeticMean", "LossWeighted", "LossMovingAverage", "GradientNorm")
+"""Weight generators for which a weight of 0 means an update that was not finite."""
 LONGEST = 30
 """Most characters of a metric's name and of its unit; longer ones are cut."""
 
@@ -52,8 +54,10 @@ def cautions(job: results.Results) -> list[str]:
 
 
 def _lost_workers(job: results.Results) -> str:
-    """A note on the workers whose losses were not all finite; empty where there are none."""
+    """A note on the workers whose losses or updates were not all finite; empty where there are none."""
     lost = ~np.isfinite(job["workers/loss"])
+    if job.config.get("weight_generator", {}).get("class_path") in NEVER_0:
+        lost |= job["workers/weight"] == 0
     which = ", ".join(map(str, np.flatnonzero(lost.any(axis=0))[:8]))
     where = f"{lost.any(axis=1).sum()} of {len(lost)} runs"
     return f"not finite in {where}: worker {which}; they counted 0 there" if lost.any() else ""
@@ -62,7 +66,9 @@ def _lost_workers(job: results.Results) -> str:
 def _slow_ranks(job: results.Results) -> str:
     """A note on the ranks that work `SLOW` times as long as the median rank, for whom all others wait; else empty."""
     work_s, hosts = job["ranks/work_s"][1:], job["ranks/host"]  # the first run warms up
-    work_s = work_s[np.isfinite(work_s).all(axis=1)]  # a resume may have changed the number of ranks
+    work_s = work_s[
+        np.isfinite(work_s).sum(axis=1) == len(hosts), : len(hosts)
+    ]  # a resume may have changed their number
     if len(work_s) < RUNS_TO_TIME or work_s.shape[1] < 2:
         return ""
     median_s = np.median(work_s, axis=0)
@@ -70,7 +76,7 @@ def _slow_ranks(job: results.Results) -> str:
         ratio = median_s / np.quantile(median_s, 0.5, method="lower")
     slow = [
         f"rank {rank} ({host}) {times:.1f} ×"
-        for rank, (host, times) in enumerate(zip(hosts, ratio, strict=False))
+        for rank, (host, times) in enumerate(zip(hosts, ratio, strict=True))
         if SLOW < times < np.inf
     ]
     return f"slow, and all wait for them: {some(slow, 4)} the usual time" if slow else ""

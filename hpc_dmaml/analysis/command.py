@@ -6,7 +6,8 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hpc_dmaml import console, files, stopping
@@ -44,6 +45,17 @@ def command(name: str) -> Callable[[Main], Main]:
         return run
 
     return decorate
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[Path]:
+    """Write a temporary file that replaces `output` when the block succeeds. Raises ValueError, naming it, where it
+    cannot be written; a file that was there is then unchanged."""
+    try:
+        with files.replacing(output) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ValueError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def path(text: str) -> Path:

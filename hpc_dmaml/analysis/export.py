@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -36,21 +38,22 @@ def series(job: Results) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def to_tensorboard(path: Path, folder: Path) -> None:
-    """Write a job's numbers to a new folder. Raises ValueError if it exists, as the two would be drawn as one run."""
+    """Write a job's numbers to a new folder, all or nothing. Raises ValueError where the file cannot be read."""
     from tensorboard.summary import Writer
 
     job = checked.read(path, "runs", "workers", "ranks", "validation")
-    if folder.exists():
-        raise ValueError(f"{folder} exists and is never added to")
     start_s = 0.0
     with suppress(ValueError, OverflowError):
         start_s = datetime.datetime.fromisoformat(str(job.attributes["start"])).timestamp()
     wall_s = dict(zip(job["runs/run"].tolist(), np.nan_to_num(stats.known(job["runs/wall_s"])).tolist(), strict=True))
-    with closing(Writer(str(folder))) as writer:
-        for tag, runs, values in series(job):
-            for run, value in zip(runs.tolist(), values.tolist(), strict=True):
-                if np.isfinite(value):
-                    writer.add_scalar(tag, value, run + 1, wall_time=start_s + wall_s[run])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        with closing(Writer(temporary)) as writer:
+            for tag, runs, values in series(job):
+                for run, value in zip(runs.tolist(), values.tolist(), strict=True):
+                    if np.isfinite(value):
+                        writer.add_scalar(tag, value, run + 1, wall_time=start_s + wall_s[run])
+        shutil.copytree(temporary, folder)
 
 
 @command.command("export")
@@ -62,9 +65,19 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     first = given.sources[0]
     output = given.output or (first if first.is_dir() else first.parent) / "tensorboard"
-    for name, path in merge.find(given.sources):
-        if path.name not in merge.SWEEP_FILES:
-            to_tensorboard(path, output / Path(name).with_suffix(""))
+    found = [(name, path) for name, path in merge.find(given.sources) if path.name not in merge.SWEEP_FILES]
+    folders = {output / Path(name).with_suffix(""): path for name, path in found}
+    if there := next((folder for folder in folders if folder.exists()), None):
+        raise ValueError(f"{there} exists and is never added to, as the two would be drawn as one run")
+    left_out = 0
+    for folder, path in folders.items():
+        try:
+            to_tensorboard(path, folder)
+        except ValueError as error:
+            left_out += 1
+            print(f"note: left out: {error}", file=sys.stderr)
+    if left_out == len(folders):
+        raise ValueError("no file could be read")
     print(output)
     return 0
 

@@ -204,7 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
             title = given.title or (found.title or title.capitalize())
         style.title(picture.figure, title)
         style.save(picture.figure, output)
-    picture.numbers.to_csv(output.with_suffix(".csv"), index=False, errors="backslashreplace")
+    with command.writing(output.with_suffix(".csv")) as file:
+        picture.numbers.to_csv(file, index=False, errors="backslashreplace")
     for note in (*found.notes, *notes, *picture.notes):
         print(f"note: {note}", file=sys.stderr)
     print(output, output.with_suffix(".csv"), sep="\n")

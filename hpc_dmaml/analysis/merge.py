@@ -48,13 +48,21 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
     if not paths:
         raise ValueError(f"no result file (*.h5) in {', '.join(map(str, sources)) or 'nothing'}")
     paths = list(dict.fromkeys(path.resolve() for path in paths))
-    beside = (path.with_name(name) for path in paths for name in SWEEP_FILES)
+    sweeps = dict.fromkeys(path.parent for path in paths if path.with_name(SWEEP_FILES[0]).exists())
+    beside = (folder / name for folder in sweeps for name in SWEEP_FILES)
     texts = dict.fromkeys(path for path in beside if path.exists())
     top = Path(os.path.commonpath([path.parent for path in paths]))
     names = [(path.relative_to(top).as_posix(), path) for path in (*paths, *texts)]
     if odd := [name for name, _ in names if not _is_unicode(name)]:
         raise ValueError(f"the name of the file {printable(odd[0])} is no text in UTF-8: rename it")
     return names
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
 
 
 def _is_unicode(name: str) -> bool:
@@ -79,7 +87,7 @@ def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[st
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
                 if path.name in SWEEP_FILES:
-                    archive[name] = path.read_text(encoding="utf-8")
+                    archive[name] = _text(path)
                     continue
                 source = _read(path, groups, checkpoints)
                 job = archive.create_group(name)
@@ -98,7 +106,7 @@ def to_csv(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str
         writer.writerow(["job", "name", "type", "index", "value"])
         for name, path in found:
             if path.name in SWEEP_FILES:
-                writer.writerow([name, "", "text", "", path.read_text(encoding="utf-8")])
+                writer.writerow([name, "", "text", "", _text(path)])
                 continue
             source = _read(path, groups, checkpoints)
             everything = {f"@{key}": np.asarray(value) for key, value in source.attributes.items()} | source.arrays

@@ -63,7 +63,7 @@ class Job:
 
     @cached_property
     def ranks(self) -> int:
-        """Number of ranks that it ran on; the greatest, if a resume changed it."""
+        """Number of ranks that it ran on, at its last start if a resume changed it."""
         return len(self.read("ranks")["ranks/host"])
 
     @cached_property
@@ -287,9 +287,14 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
     return groups
 
 
+def ranks_of_runs(source: results.Results) -> np.ndarray:
+    """Number of ranks in each run, (n,): the log has room for the most ranks of all starts."""
+    return np.isfinite(source["ranks/work_s"]).sum(axis=1)
+
+
 def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep, ...], list[str], Path]:
     """Result files, sweeps, notes on sweeps that cannot be read, and the folder of the first source's files."""
-    paths: dict[Path, None] = {}
+    paths: dict[Path, Path] = {}
     found: dict[Path, sweeps.Sweep] = {}
     notes: list[str] = []
     places: list[Path] = []
@@ -303,7 +308,8 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
         if not source.exists():
             raise ValueError(f"there is no file or folder {source}")
         files = sorted(source.rglob("*.h5")) if source.is_dir() else [source]
-        paths.update(dict.fromkeys(files))
+        for path in files:
+            paths.setdefault(path.resolve(), path)
         places.append(source if source.is_dir() else source.parent)
         folders = {places[-1], *(path.parent for path in files)}
         for folder in sorted(folders):
@@ -318,7 +324,7 @@ def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep
                 found[folder] = sweep
     if not paths:
         raise ValueError(f"no result file (*.h5) in {some([str(source) for source in given])}")
-    return list(paths), tuple(found.values()), notes, places[0]
+    return list(paths.values()), tuple(found.values()), notes, places[0]
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "", of_class: bool = False) -> dict[str, Any]:

@@ -140,22 +140,26 @@ def _lead(found: reader.Collection) -> str:
 def _tiles(found: reader.Collection) -> list[tuple[str, str]]:
     done = sum(job.status == "complete" for job in found.jobs)
     expected = len(found.jobs) + len(found.missing())
-    logs = [job.read("runs") for job in found.jobs]
-    worked = np.nan_to_num([_worked_s(log) for log in logs])
+    logs = [job.read("runs", "ranks") for job in found.jobs]
+    of_ranks = sum(np.nansum(np.diff(_wall_s(log), prepend=0) * reader.ranks_of_runs(log)) for log in logs)
     seen = sum(int(log["runs/seen_tasks"][-1]) for log in logs if len(log["runs/seen_tasks"]))
     return [
         (f"{done} of {expected}", f"job{'s' * (expected > 1)} complete"),
         (words.short(sum(len(log["runs/run"]) for log in logs)), "runs"),
         (words.short(seen), "training tasks seen"),
-        (words.duration(float(worked.sum())), "wall time, all jobs"),
-        (words.duration(float(worked @ [job.ranks for job in found.jobs])), "time of all ranks"),
+        (words.duration(sum(map(_worked_s, logs))), "wall time, all jobs"),
+        (words.duration(float(of_ranks)), "time of all ranks"),
     ]
 
 
 def _worked_s(log: results.Results) -> float:
-    """The last known wall time in seconds; NaN without one."""
-    wall = stats.known(log["runs/wall_s"])
-    return float(np.append(np.nan, wall[np.isfinite(wall)])[-1])
+    """The last known wall time in seconds; 0 without one."""
+    wall = _wall_s(log)
+    return float(np.append(0, wall[np.isfinite(wall)])[-1])
+
+
+def _wall_s(log: results.Results) -> np.ndarray:
+    return stats.known(log["runs/wall_s"])
 
 
 # ---- a part
@@ -357,8 +361,8 @@ def main(arguments: list[str] | None = None) -> int:
     found = reader.read(given.sources)
     output = given.output or found.folder / "report.html"
     text = page(found, options, given.by, given.title)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with command.writing(output) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(output)

@@ -75,6 +75,11 @@ class Settings:
         groups = reader.grouped(members, self.by)
         self._every = list(dict.fromkeys([*every, *groups]))
         self.jobs = {key: self._once(key, groups[key]) for key in self._every if key in groups}  # in the sweep's order
+        for key, same in self.jobs.items():
+            ranks = sorted({job.ranks for job in same})
+            if len(ranks) > 1:
+                on = ", ".join(map(str, ranks))
+                self.notes.append(f"{self.label(key)}: its seeds ran on {on} ranks, and their times are not alike")
 
     @classmethod
     def of(

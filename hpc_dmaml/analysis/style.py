@@ -35,6 +35,7 @@ from matplotlib.transforms import ScaledTranslation
 if TYPE_CHECKING:
     import pandas as pd
 
+from hpc_dmaml.analysis import command
 from hpc_dmaml.analysis.words import LONGEST, printable, scaled
 
 FORMATS = (".pdf", ".png", ".svg")
@@ -243,9 +244,10 @@ def save(figure: Figure, path: Path) -> None:
     """Write a picture, the same bytes for the same figure. Raises ValueError for a suffix other than `FORMATS`."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--output must end in {', '.join(FORMATS)}, not {path.suffix!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix.lower()
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    figure.savefig(path, metadata=dates.get(path.suffix.lower()))
+    with command.writing(path) as file:
+        figure.savefig(file, format=kind[1:], metadata=dates.get(kind))
 
 
 def _ratios(family: str, values: Sequence[Any]) -> list[float]:

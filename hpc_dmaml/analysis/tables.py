@@ -38,7 +38,11 @@ def scaling_points(settings: Settings, options: Options) -> Table:
     for key, same in settings.jobs.items():
         fields = {name: same[0].fields[name] for name in ("workers", "epochs", "tasks")}
         a_run = fields["workers"] * fields["epochs"] * fields["tasks"]
-        more = {"tasks_a_run": a_run, "ranks": same[0].ranks, "runs": max(job.fields["runs"] for job in same)}
+        more = {
+            "tasks_a_run": a_run,
+            "ranks": ", ".join(map(str, sorted({job.ranks for job in same}))),
+            "runs": max(job.fields["runs"] for job in same),
+        }
         seeds = ", ".join(str(job.seed) for job in same)
         table.append({"point": settings.label(key), **fields, **more, "seeds": seeds})
     frame = pd.DataFrame(table)
@@ -143,13 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
     rows, frame, notes, text = TABLES[given.table][1](settings, options)
     under = f"{text} {spread(frame['n'], options) if 'n' in frame else ''}".strip()
     output = given.output or found.folder / f"table_{given.table}.csv"
-    output.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         ".csv": lambda: frame.to_csv(index=False),
         ".md": lambda: markdown(rows) + "\n",
         ".tex": lambda: latex(rows, under) + "\n",
     }
-    output.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
+    with command.writing(output) as file:
+        file.write_text(texts[output.suffix](), encoding="utf-8", errors="backslashreplace")
     for note in (*found.notes, *settings.notes, *notes):
         print(f"note: {note}", file=sys.stderr)
     print(markdown(rows))

@@ -22,7 +22,7 @@ def run_seconds(job: reader.Job) -> float:
     source = job.read("runs", "ranks")
     validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1, initial=0.0)
     seconds = np.diff(stats.known(source["runs/wall_s"])) - validation[1:]
-    seconds = seconds[np.isfinite(source["ranks/work_s"]).all(axis=1)[1:] & (seconds > 0)]
+    seconds = seconds[(reader.ranks_of_runs(source)[1:] == job.ranks) & (seconds > 0)]
     return float(np.median(seconds)) if len(seconds) else float("nan")
 
 
@@ -42,6 +42,7 @@ def durations(settings: Settings, baseline: Key, options: Options) -> pd.DataFra
     for key, own in seconds.items():
         absolute = options.summarise(np.array(list(own.values())))
         relative = options.summarise(np.array([value / base.get(seed, mean) for seed, value in own.items()]))
+        absolute, relative = (each.within(0, np.inf) for each in (absolute, relative))
         rows.append({
             **settings.columns(key), "run_s": absolute.mean, "low_s": absolute.low, "high_s": absolute.high,
             "n": absolute.n, "relative": relative.mean, "low": relative.low, "high": relative.high,

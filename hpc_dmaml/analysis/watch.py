@@ -31,6 +31,7 @@ from hpc_dmaml.results import Results
 
 GROUPS = ("runs", "workers", "ranks", "validation")
 BARS = 10
+DAY_S = 86_400
 """Most workers that are shown one by one; more are summarised."""
 CODES = {"complete": 0, "running": 0, "interrupted": 75, "dead": 1, "failed": 1, "unreadable": 1}
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -303,8 +304,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="show what there is now, and exit")
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two looks; default 1")
     given = parser.parse_args(arguments)
-    if not given.every > 0:
-        parser.error(f"--every must be above 0, not {given.every:g}")
+    if not 0 < given.every <= DAY_S:
+        parser.error(f"--every must be above 0 and at most a day, not {given.every:g}")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without block characters shows question marks
     watched = [Watched(path) for path in dict.fromkeys(given.files)]

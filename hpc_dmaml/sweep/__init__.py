@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from hpc_dmaml import config as configuration
 from hpc_dmaml import placement
 from hpc_dmaml.analysis.words import some
 from hpc_dmaml.files import expanded, locked, replacing, there_is
+from hpc_dmaml.importing import did_you_mean
 from hpc_dmaml.old_names import modern
 from hpc_dmaml.plain_yaml import flow_yaml
 from hpc_dmaml.sweep import document
@@ -126,7 +127,16 @@ class Sweep:
             raise ValueError(f"{self.path}: point {point.name}: {error}") from error
 
     def check(self) -> None:
-        """Raise ValueError for the first point that could not run. Of points that differ only in seed, check one."""
+        """Raise ValueError for the first point that could not run, or for figures that do not exist. Of points that differ
+        only in seed, check one."""
+        if self.figures:
+            with suppress(ModuleNotFoundError):  # of the analysis, which then draws none
+                from hpc_dmaml.analysis.figures import FIGURES
+
+                for name in self.figures:
+                    message = f"{self.path}: figures: there is no figure {name!r}{did_you_mean(name, FIGURES)}"
+                    if name not in FIGURES:
+                        raise ValueError(message)
         seen = []
         for point in self.points:
             if point.settings in seen:
@@ -171,13 +181,15 @@ class Sweep:
 
 
 def load(path: str | Path, results: str | Path = "results") -> Sweep:
-    """Load the sweep of a YAML file, whose results go to `results`/NAME, or of a folder of results.
+    """Load the sweep of a YAML file, whose results go to `results`/NAME, or of a folder of results or the copy in it.
 
     Raises ValueError, naming file and field. The fields' values are checked by `Sweep.check`, which takes longer.
     """
     path = expanded(path)
     if there_is("sweep", path) and path.is_dir():
         return read_folder(path)
+    if path.name == COPY and any(path.parent.glob("*.h5")):
+        return read_folder(path.parent)
     content = _content(path)
     name = _name(path, content, path.stem)
     return _sweep(path, content, name, expanded(results) / name)

@@ -15,6 +15,7 @@ from hpc_dmaml import console, stopping
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.communicator import Communicator
 from hpc_dmaml.config import RunConfig
+from hpc_dmaml.files import operand
 from hpc_dmaml.launch import BAD_INPUT, COMPLETE, FAILED, INTERRUPTED, launch
 from hpc_dmaml.stopping import Stop
 from hpc_dmaml.sweep import Sweep, states
@@ -80,7 +81,7 @@ def run_locally(sweep: Sweep) -> int:
     stopped = None
     for point in (state.point for state in states.missing(sweep)):
         print(f"\n{point.name}", flush=True)
-        command = [sys.executable, "-m", "hpc_dmaml.sweep", str(sweep.folder), "--point", point.name]
+        command = [sys.executable, "-m", "hpc_dmaml.sweep", operand(sweep.folder), "--point", point.name]
         mpirun = _mpirun() if point.ranks > 1 else None  # without mpirun, in one process, with the same results
         code, asked = _wait_for([mpirun, "-n", str(point.ranks), *command] if mpirun else command)
         if code != COMPLETE:

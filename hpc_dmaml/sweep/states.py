@@ -89,10 +89,16 @@ def differing(fields: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
 
 
 def _whole(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
-    """A dictionary with the parts of it that other fields set."""
-    if not isinstance(value, Mapping) or "class_path" in value:
+    """A dictionary with the parts of it that other fields set; a class without them, as they are compared themselves."""
+    if not isinstance(value, Mapping):
         return value
-    return dict(value) | {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
+    below = {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
+    if "class_path" not in value:
+        return dict(value) | below
+    inside = value.get("init_args")
+    if not isinstance(inside, Mapping):
+        return value
+    return dict(value) | {"init_args": {key: each for key, each in inside.items() if key not in below}}
 
 
 def _stored(config: Any, name: str) -> Any:

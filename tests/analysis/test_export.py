@@ -9,7 +9,7 @@ pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
 
 from hpc_dmaml import results
-from hpc_dmaml.analysis import export
+from hpc_dmaml.analysis import export, merge
 from hpc_dmaml.tasks import Glyphs
 from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
@@ -42,6 +42,17 @@ def test_every_number_of_a_job_stands_at_its_run_and_time(tmp_path, capsys):
     assert found["training/loss"][3][1] == pytest.approx(1767225600 + source["runs/wall_s"][2])  # since 2026-01-01
     assert found["training/seen_tasks"][6][0] == source["runs/seen_tasks"][-1]
     assert set(scalars(tmp_path / "tensorboard" / "b" / "c")) == set(found)
+
+
+def test_what_cannot_be_read_is_left_out_with_a_note(tmp_path, capsys):
+    write_job(tmp_path / "z.h5", small_config(workers=1))
+    assert merge.main([str(tmp_path / "z.h5"), "--output", str(tmp_path / "m.h5")]) == 0
+    assert export.main(["tensorboard", str(tmp_path)]) == 0
+    assert "note: left out: " in (said := capsys.readouterr().err)
+    assert "m.h5 is an archive of results: hpc_dmaml merge --split" in said
+    assert [each.name for each in (tmp_path / "tensorboard").iterdir()] == ["z"]
+    assert export.main(["tensorboard", str(tmp_path / "m.h5"), "--output", str(tmp_path / "other")]) == 2
+    assert "no file could be read" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_added_to(tmp_path, capsys):

@@ -364,6 +364,37 @@ def resumed_on_more_ranks(path):
     return source
 
 
+def test_a_job_resumed_on_fewer_ranks_is_timed_on_these(tmp_path):
+    source = resumed_on_more_ranks(tmp_path / "a.h5")
+    for name in (*results.RANK_TIMES, "work_s", "data_s"):
+        source[f"ranks/{name}"][:] = source[f"ranks/{name}"][::-1]
+    source["runs/wall_s"][:] = np.cumsum([0.1] * 15 + [1.0] * 15)
+    arrays = source.arrays | {name: source[name][:1] for name in ("ranks/host", "ranks/device")}
+    results.write(tmp_path / "a.h5", arrays, source.attributes)
+    found = reader.read([tmp_path])
+    assert found.jobs[0].ranks == 1
+    assert timing.run_seconds(found.jobs[0]) == pytest.approx(1.0)
+    assert {b: a for a, b in report._tiles(found)}["time of all ranks"] == words.duration(15 * 0.1 * 2 + 15 * 1.0)
+
+
+def test_seeds_on_different_numbers_of_ranks_are_noted_and_a_duration_is_not_negative(tmp_path):
+    for seed, ranks in enumerate((1, 1, 2)):
+        write_job(tmp_path / f"{seed}.h5", small_config(runs=9, workers=2, seed=seed), ranks)
+    settings = Settings(reader.read([tmp_path]).jobs, [])
+    assert settings.notes == ["all: its seeds ran on 1, 2 ranks, and their times are not alike"]
+    table = timing.durations(settings, (), Options())
+    assert (table[["low", "low_s"]] >= 0).all(axis=None)
+
+
+def test_a_worker_whose_update_alone_was_not_finite_is_noted(tmp_path):
+    write_job(tmp_path / "a.h5", small_config(runs=9, workers=3), 1)
+    source = results.read(tmp_path / "a.h5")
+    source["workers/weight"][:] = 1 / 3
+    assert checked.cautions(source) == []
+    source["workers/weight"][4, 1] = 0
+    assert checked.cautions(source) == ["not finite in 1 of 9 runs: worker 1; they counted 0 there"]
+
+
 def test_runs_on_fewer_ranks_than_most_are_not_timed_as_theirs(tmp_path):
     source = resumed_on_more_ranks(tmp_path / "a.h5")
     settings = Settings(reader.read([tmp_path]).jobs, [])
