@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -202,7 +201,8 @@ def _own_rates(rates: Rates, layout: Layout) -> Rates:
         raise ValueError(f"inner.lr: rates of the parameters {of}, where the model has {', '.join(layout.names)}")
     values = rates.values
     right = isinstance(values, Tensor) and tuple(values.shape) == (rates.layout.size,)
-    require(right, "inner.lr: values", f"{type(values).__name__} {tuple(np.shape(values))}", f"({rates.layout.size},)")
+    came = f"{type(values).__name__} {tuple(getattr(values, 'shape', ()))}"
+    require(right, "inner.lr: values", came, f"({rates.layout.size},)")
     return rates
 
 

@@ -27,7 +27,7 @@ def count(name: str, value: int | None, least: int = 1) -> None:
 
 
 def positive(name: str, value: float | None) -> None:
-    require(value is None or (is_number(value) and value > 0), name, value, "positive")
+    require(value is None or (is_number(value) and value > 0), name, repr(value), "positive")
 
 
 def not_negative(name: str, value: float) -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from hpc_dmaml import results
 from hpc_dmaml.algorithms import Algorithm, whole_layout
-from hpc_dmaml.config import RunConfig, require, stored_in
+from hpc_dmaml.config import RunConfig, positive, require, stored_in
 from hpc_dmaml.engine import objective_for
 from hpc_dmaml.files import expanded
 from hpc_dmaml.losses import Loss, PolicyGradient, named
 from hpc_dmaml.parameters import Layout, set_constants
-from hpc_dmaml.requirements import is_number, is_whole
+from hpc_dmaml.requirements import is_whole
 from hpc_dmaml.start import layout_of, stored_module, stored_parameters
 from hpc_dmaml.state import stored_best
 from hpc_dmaml.tasks import Samples, TaskBatch, border
@@ -96,7 +96,7 @@ class TrainedModel:
 
     def _with(self, lr: float) -> Algorithm:
         """The algorithm with another inner rate. Raises ValueError where it has none, or has learned its rates."""
-        require(is_number(lr) and lr > 0, "lr", repr(lr), "positive")
+        positive("lr", lr)
         try:
             algorithm = replace(self.config.algorithm, inner_lr=lr)  # type: ignore[type-var]
         except TypeError as error:

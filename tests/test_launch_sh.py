@@ -94,56 +94,49 @@ def test_a_file_that_is_named_is_resumed_as_itself(tmp_path, given, words):
     assert f"python -m hpc_dmaml {words}\n" in done.stdout, done.stderr
 
 
-def test_options_of_the_clusters_shell_do_not_end_the_job_script(tmp_path):
-    """A signal ends a `wait`, with which `set -e` would end the shell before the ranks have written."""
-    (tmp_path / "mpirun").write_text(
-        "#!/bin/bash\ntrap 'sleep 0.3; exit 75' USR1\ntouch started\nwhile true; do sleep 0.05; done\n"
-    )
-    for name in ("scontrol", "squeue"):
-        (tmp_path / name).write_text("#!/bin/sh\necho $*\n")
-    (tmp_path / "sleep").write_text("#!/bin/bash\n[ $1 = 60 ] || exec /bin/sleep $1\n")
-    for name in ("mpirun", "scontrol", "squeue", "sleep"):
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "cluster.sh").write_text("set -euo pipefail\n")
+def signalled(folder: Path, mpirun: str, cluster: str, sign: int, at: str) -> tuple[int, str]:
+    """Exit code and log of a job script that gets a signal once there is the file `at`; then there is `signalled`, too."""
+    scripts = {
+        "mpirun": mpirun,
+        "scontrol": "echo $*",
+        "squeue": "echo $*",
+        "sleep": "[ $1 = 60 ] || exec /bin/sleep $1",
+    }
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    (folder / "cluster.sh").write_text(cluster)
     environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
-        "DMAML_CLUSTER": str(tmp_path / "cluster.sh"),
+        "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+        "DMAML_CLUSTER": str(folder / "cluster.sh"),
     }  # fmt: skip
     command = ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "started").exists() and process.poll() is None:
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while not (folder / at).exists() and process.poll() is None:
             time.sleep(0.01)
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(sign)
+        (folder / "signalled").touch()
         log, _ = process.communicate(timeout=60)
-    assert process.returncode == 75
+    return process.returncode, log
+
+
+def test_options_of_the_clusters_shell_do_not_end_the_job_script(tmp_path):
+    """A signal ends a `wait`, with which `set -e` would end the shell before the ranks have written."""
+    mpirun = "trap 'sleep 0.3; exit 75' USR1\ntouch started\nwhile true; do sleep 0.05; done"
+    code, log = signalled(tmp_path, mpirun, "set -euo pipefail\n", signal.SIGUSR1, "started")
+    assert code == 75
     assert log.endswith("exit code 75\nrequeue 7\n")
 
 
 @pytest.mark.parametrize(
-    ("sign", "log"), [(signal.SIGUSR1, "exit code 75\nrequeue 7\n"), (signal.SIGTERM, "exit code 75\n")]
+    ("sign", "end"), [(signal.SIGUSR1, "exit code 75\nrequeue 7\n"), (signal.SIGTERM, "exit code 75\n")]
 )
-def test_a_signal_before_the_ranks_have_started_is_remembered(tmp_path, sign, log):
-    (tmp_path / "mpirun").write_text("#!/bin/sh\necho started\n")
-    for name in ("scontrol", "squeue"):
-        (tmp_path / name).write_text("#!/bin/sh\necho $*\n")
-    (tmp_path / "sleep").write_text("#!/bin/bash\n[ $1 = 60 ] || exec /bin/sleep $1\n")
-    for name in ("mpirun", "scontrol", "squeue", "sleep"):
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "cluster.sh").write_text("touch loading\nwhile [ ! -e loaded ]; do sleep 0.05; done\n")
-    environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
-        "DMAML_CLUSTER": str(tmp_path / "cluster.sh"),
-    }  # fmt: skip
-    command = ["bash", "-c", f"source {ROOT / 'slurm' / 'launch.sh'}; launch true"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "loading").exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(sign)
-        (tmp_path / "loaded").touch()
-        told, _ = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert told.endswith(log)
-    assert "started" not in told
+def test_a_signal_before_the_ranks_have_started_is_remembered(tmp_path, sign, end):
+    cluster = "touch loading\nwhile [ ! -e signalled ]; do sleep 0.05; done\n"
+    code, log = signalled(tmp_path, "echo started", cluster, sign, "loading")
+    assert code == 75
+    assert log.endswith(end)
+    assert "started" not in log
 
 
 def test_the_state_asked_for_is_that_of_the_task_of_an_array(tmp_path):

@@ -63,12 +63,16 @@ def _lost_workers(job: results.Results) -> str:
     return f"not finite in {where}: worker {which}; they counted 0 there" if lost.any() else ""
 
 
+def ranks_of_runs(job: results.Results) -> np.ndarray:
+    """Number of ranks in each run, (n,): the log has room for the most ranks of all starts."""
+    return np.isfinite(job["ranks/work_s"]).sum(axis=1)
+
+
 def _slow_ranks(job: results.Results) -> str:
     """A note on the ranks that work `SLOW` times as long as the median rank, for whom all others wait; else empty."""
-    work_s, hosts = job["ranks/work_s"][1:], job["ranks/host"]  # the first run warms up
-    work_s = work_s[
-        np.isfinite(work_s).sum(axis=1) == len(hosts), : len(hosts)
-    ]  # a resume may have changed their number
+    hosts = job["ranks/host"]
+    alike = ranks_of_runs(job) == len(hosts)  # a resume may have changed their number
+    work_s = job["ranks/work_s"][1:, : len(hosts)][alike[1:]]  # the first run warms up
     if len(work_s) < RUNS_TO_TIME or work_s.shape[1] < 2:
         return ""
     median_s = np.median(work_s, axis=0)

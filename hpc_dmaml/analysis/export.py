@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -48,12 +47,13 @@ def to_tensorboard(path: Path, folder: Path) -> None:
     wall_s = dict(zip(job["runs/run"].tolist(), np.nan_to_num(stats.known(job["runs/wall_s"])).tolist(), strict=True))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        with closing(Writer(temporary)) as writer:
+        written = Path(temporary) / folder.name  # of the usual permissions, unlike `temporary`
+        with closing(Writer(str(written))) as writer:
             for tag, runs, values in series(job):
                 for run, value in zip(runs.tolist(), values.tolist(), strict=True):
                     if np.isfinite(value):
                         writer.add_scalar(tag, value, run + 1, wall_time=start_s + wall_s[run])
-        shutil.copytree(temporary, folder)
+        written.rename(folder)
 
 
 @command.command("export")

@@ -287,9 +287,9 @@ def grouped(jobs: Sequence[Job], by: Sequence[str]) -> dict[tuple[Any, ...], lis
     return groups
 
 
-def ranks_of_runs(source: results.Results) -> np.ndarray:
-    """Number of ranks in each run, (n,): the log has room for the most ranks of all starts."""
-    return np.isfinite(source["ranks/work_s"]).sum(axis=1)
+def numbers_of_ranks(jobs: Iterable[Job]) -> list[str]:
+    """On how many ranks the jobs ran, each number once, in order."""
+    return list(map(str, sorted({job.ranks for job in jobs})))
 
 
 def _find(sources: Iterable[str | Path]) -> tuple[list[Path], tuple[sweeps.Sweep, ...], list[str], Path]:

@@ -141,7 +141,7 @@ def _tiles(found: reader.Collection) -> list[tuple[str, str]]:
     done = sum(job.status == "complete" for job in found.jobs)
     expected = len(found.jobs) + len(found.missing())
     logs = [job.read("runs", "ranks") for job in found.jobs]
-    of_ranks = sum(np.nansum(np.diff(_wall_s(log), prepend=0) * reader.ranks_of_runs(log)) for log in logs)
+    of_ranks = sum(np.nansum(np.diff(_wall_s(log), prepend=0) * checked.ranks_of_runs(log)) for log in logs)
     seen = sum(int(log["runs/seen_tasks"][-1]) for log in logs if len(log["runs/seen_tasks"]))
     return [
         (f"{done} of {expected}", f"job{'s' * (expected > 1)} complete"),
@@ -337,7 +337,7 @@ def _where(members: Sequence[reader.Job]) -> list[tuple[str, str]]:
     }
     facts = [
         ("hosts and devices", "; ".join(hosts[:12]) + (f" and {len(hosts) - 12} more" if len(hosts) > 12 else "")),
-        ("ranks", ", ".join(map(str, sorted({job.ranks for job in members})))),
+        ("ranks", ", ".join(reader.numbers_of_ranks(members))),
         ("versions", "; ".join(dict.fromkeys(told["versions"]))),
         ("git commit", ", ".join(dict.fromkeys(told["git_commit"]))),
         ("first start", min(told["start"])),

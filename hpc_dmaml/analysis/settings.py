@@ -76,9 +76,9 @@ class Settings:
         self._every = list(dict.fromkeys([*every, *groups]))
         self.jobs = {key: self._once(key, groups[key]) for key in self._every if key in groups}  # in the sweep's order
         for key, same in self.jobs.items():
-            ranks = sorted({job.ranks for job in same})
+            ranks = reader.numbers_of_ranks(same)
             if len(ranks) > 1:
-                on = ", ".join(map(str, ranks))
+                on = ", ".join(ranks)
                 self.notes.append(f"{self.label(key)}: its seeds ran on {on} ranks, and their times are not alike")
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpc_dmaml.analysis import reader, stats, style, words
+from hpc_dmaml.analysis import checked, reader, stats, style, words
 from hpc_dmaml.analysis.settings import BASELINE, Key, Options, Settings, ratio
 from hpc_dmaml.analysis.style import Picture
 
@@ -22,7 +22,7 @@ def run_seconds(job: reader.Job) -> float:
     source = job.read("runs", "ranks")
     validation = np.nan_to_num(stats.known(source["ranks/validation_s"], axis=None)).max(axis=1, initial=0.0)
     seconds = np.diff(stats.known(source["runs/wall_s"])) - validation[1:]
-    seconds = seconds[(reader.ranks_of_runs(source)[1:] == job.ranks) & (seconds > 0)]
+    seconds = seconds[(checked.ranks_of_runs(source)[1:] == job.ranks) & (seconds > 0)]
     return float(np.median(seconds)) if len(seconds) else float("nan")
 
 

@@ -31,8 +31,9 @@ from hpc_dmaml.results import Results
 
 GROUPS = ("runs", "workers", "ranks", "validation")
 BARS = 10
-DAY_S = 86_400
 """Most workers that are shown one by one; more are summarised."""
+DAY_S = 86_400
+"""Most seconds between two looks."""
 CODES = {"complete": 0, "running": 0, "interrupted": 75, "dead": 1, "failed": 1, "unreadable": 1}
 BLOCKS = "▁▂▃▄▅▆▇█"
 

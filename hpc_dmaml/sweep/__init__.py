@@ -134,9 +134,9 @@ class Sweep:
                 from hpc_dmaml.analysis.figures import FIGURES
 
                 for name in self.figures:
-                    message = f"{self.path}: figures: there is no figure {name!r}{did_you_mean(name, FIGURES)}"
                     if name not in FIGURES:
-                        raise ValueError(message)
+                        near = did_you_mean(name, FIGURES)
+                        raise ValueError(f"{self.path}: figures: there is no figure {name!r}{near}")
         seen = []
         for point in self.points:
             if point.settings in seen:

@@ -28,16 +28,12 @@ class Form(Protocol):
 
 def check_sampler(sampler: TaskSampler) -> TaskSampler:
     """Return the sampler. Raises ValueError if it lacks an attribute of a `TaskSampler`, or one has a wrong type."""
-    name = type(sampler).__name__
+    name, is_count = type(sampler).__name__, partial(is_whole, least=1)
     for attribute, wanted, is_right in (
-        (
-            "sample_shape",
-            "a tuple of whole numbers",
-            lambda v: isinstance(v, tuple) and all(is_whole(n, least=1) for n in v),
-        ),
-        ("outputs", "a whole number, 1 or more", partial(is_whole, least=1)),
+        ("sample_shape", "a tuple of whole numbers", lambda v: isinstance(v, tuple) and all(map(is_count, v))),
+        ("outputs", "a whole number, 1 or more", is_count),
         ("loss", "a Loss, or the name of one", lambda v: isinstance(v, Loss | str)),
-        ("block_runs", "a whole number, 1 or more", partial(is_whole, least=1)),
+        ("block_runs", "a whole number, 1 or more", is_count),
         ("sample", "a method", callable),
     ):
         value = getattr(sampler, attribute, None)
