@@ -1,4 +1,4 @@
-"""Old names of fields, with which older files, sweeps and scripts keep working."""
+"""Other names of fields: old ones, with which older files, sweeps and scripts keep working, and those of jsonargparse."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ OF_THE_WORKER = ("task_reduction", "clip")
 
 
 def modern(name: str) -> str:
-    """The current name of a field: "maml.inner_lr" is algorithm.inner_lr, "maml.clip" is clip."""
+    """The current name of a field: "maml.inner_lr" is algorithm.inner_lr, "maml.clip" is clip; "task.class_path" is task,
+    "optimizer.init_args.lr" optimizer.lr."""
     group, dot, field = name.partition(".")
+    field = field.removeprefix("init_args.")
     if group != OLD_GROUP:
-        return name
+        return group if field == "class_path" else group + dot + field
     return field if field in OF_THE_WORKER else f"algorithm{dot}{field}"
 
 
@@ -29,10 +31,12 @@ def modernised(content: Mapping[str, Any]) -> dict[str, Any]:
             own = {field: below for field, below in value.items() if field not in OF_THE_WORKER}
             moved = {field: below for field, below in value.items() if field in OF_THE_WORKER}
             moved |= {"algorithm": {"class_path": "MAML", "init_args": own}} if own else {}
+        elif isinstance(name, str) and name.endswith(".init_args") and isinstance(value, Mapping):
+            moved = {modern(f"{name}.{field}"): below for field, below in value.items()}
         else:
             moved = {modern(name) if isinstance(name, str) else name: value}
         for other, below in moved.items():
             if other in new or (other != name and other in content):
-                raise ValueError(f"{name} is the old name of {other}: give one of them")
+                raise ValueError(f"{name} is another name of {other}: give one of them")
             new[other] = below
     return new

@@ -56,6 +56,7 @@ SGD_OF_FILE = "optimizer: {class_path: SGD, init_args: {lr: 0.5, momentum: 0.9}}
         ("--config {a} --optimizer SGD", SGD(lr=0.5, momentum=0.9)),
         ("--optimizer.lr 0.1 --config {a}", SGD(lr=0.1, momentum=0.9)),
         ("--config={a} --optimizer.init_args.lr=0.1", SGD(lr=0.1, momentum=0.9)),
+        ("--optimizer.class_path SGD --optimizer.init_args.lr 0.1", SGD(lr=0.1)),
         ("--optimizer.lr 0.1 --optimizer Adam --config {a}", Adam(lr=0.1)),
         ("--optimizer.momentum 0.1 --optimizer SGD", SGD(momentum=0.1)),
         ("--optimizer.lr 1 --optimizer.lr 2", Adam(lr=2.0)),
@@ -485,7 +486,7 @@ def test_what_was_below_maml_keeps_its_meaning(tmp_path):
     assert parse(["--maml", whole]) == new
     for twice in ("maml: {clip: 2}\nclip: 3", "clip: 3\nmaml: {clip: 2}", "maml: {inner_lr: 1}\nalgorithm: ANIL"):
         (tmp_path / "x.yaml").write_text(twice)
-        with pytest.raises(ValueError, match="is the old name of|is there twice"):
+        with pytest.raises(ValueError, match="is another name of|is there twice"):
             parse(["--config", str(tmp_path / "x.yaml")])
 
 

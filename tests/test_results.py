@@ -287,7 +287,7 @@ def test_without_a_metric_there_is_none(tmp_path):
         ({"metric": "return"}, "its metric_direction is ''"),
         ({"metric": "return", "metric_direction": "up"}, "its metric_direction is 'up'"),
         ({"metric_direction": "lower"}, "its metric_direction is 'lower'"),
-        ({"config": "maml: {clip: 1.0}\nclip: 2.0\n"}, "maml is the old name of clip"),
+        ({"config": "maml: {clip: 1.0}\nclip: 2.0\n"}, "maml is another name of clip"),
     ],
 )
 def test_a_metric_that_is_half_there_and_a_field_of_two_names_are_refused(tmp_path, change, message):

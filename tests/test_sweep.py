@@ -212,6 +212,20 @@ def test_old_names_are_understood_one_by_one_and_as_a_group(tmp_path):
     old.check()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "optimizer.class_path: SGD, optimizer.init_args.lr: 0.5",
+        "optimizer: SGD, optimizer.init_args: {lr: 0.5}",
+        "optimizer.class_path: SGD, optimizer: {init_args: {lr: 0.5}}",
+    ],
+)
+def test_classes_and_their_fields_may_be_named_as_jsonargparse_does(tmp_path, fields):
+    read = sweep.load(written(tmp_path, f"set: {{{fields}}}\nranks: 1\n"))
+    assert read.points[0].fields == {"optimizer": "SGD", "optimizer.lr": 0.5, "seed": 0}
+    assert read.described(read.points[0]).optimizer == SGD(lr=0.5)
+
+
 def test_there_are_as_many_ranks_as_workers_unless_a_number_or_a_label_says_otherwise(tmp_path):
     text = "set: {workers: 4}\ngrid:\n  who: {all: {}, half: {ranks: 2}, more: {workers: 8}}\n"
     assert [p.ranks for p in sweep.load(written(tmp_path, text)).points] == [4, 2, 8]

@@ -29,9 +29,10 @@ from hpc_dmaml.analysis import command
 from hpc_dmaml.analysis.words import printable
 from hpc_dmaml.files import add_checksum, checksum_fits, replacing, replacing_csv, require_new, writing
 from hpc_dmaml.importing import did_you_mean
+from hpc_dmaml.sweep import BASE, COPY
 
 ARCHIVE = "hpc_dmaml archive 1"
-SWEEP_FILES = ("sweep.yaml", "config.yaml")
+SWEEP_FILES = (COPY, BASE)
 """What describes a sweep in its folder of results."""
 CHECKPOINT = "checkpoint"
 """The group that only a resume and an ensemble need."""
@@ -48,7 +49,7 @@ def find(sources: Sequence[Path]) -> list[tuple[str, Path]]:
     if not paths:
         raise ValueError(f"no result file (*.h5) in {', '.join(map(str, sources)) or 'nothing'}")
     paths = list(dict.fromkeys(path.resolve() for path in paths))
-    sweeps = dict.fromkeys(path.parent for path in paths if path.with_name(SWEEP_FILES[0]).exists())
+    sweeps = dict.fromkeys(path.parent for path in paths if path.with_name(COPY).exists())
     beside = (folder / name for folder in sweeps for name in SWEEP_FILES)
     texts = dict.fromkeys(path for path in beside if path.exists())
     top = Path(os.path.commonpath([path.parent for path in paths]))

@@ -81,6 +81,11 @@ class Job:
         return int(self.fields["seed"])
 
     @property
+    def tasks_of_a_run(self) -> int:
+        """Number of training tasks of a run, over all workers and epochs."""
+        return self.fields["workers"] * self.fields["epochs"] * self.fields["tasks"]
+
+    @property
     def metric(self) -> Metric | None:
         """The metric by which its tasks are judged besides their loss, or None."""
         return results.metric_in(self.attributes)

@@ -37,9 +37,8 @@ def scaling_points(settings: Settings, options: Options) -> Table:
     table = []
     for key, same in settings.jobs.items():
         fields = {name: same[0].fields[name] for name in ("workers", "epochs", "tasks")}
-        a_run = fields["workers"] * fields["epochs"] * fields["tasks"]
         ranks = ", ".join(reader.numbers_of_ranks(same))
-        more = {"tasks_a_run": a_run, "ranks": ranks, "runs": max(job.fields["runs"] for job in same)}
+        more = {"tasks_a_run": same[0].tasks_of_a_run, "ranks": ranks, "runs": max(job.fields["runs"] for job in same)}
         seeds = ", ".join(str(job.seed) for job in same)
         table.append({"point": settings.label(key), **fields, **more, "seeds": seeds})
     frame = pd.DataFrame(table)

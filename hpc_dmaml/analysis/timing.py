@@ -215,8 +215,7 @@ def speed(settings: Settings, options: Options) -> pd.DataFrame:
     """
     curves: dict[Key, dict[int, stats.Summary]] = {}
     for (*curve, ranks), jobs in settings.jobs.items():
-        tasks = [job.fields["workers"] * job.fields["epochs"] * job.fields["tasks"] for job in jobs]
-        rates = np.array([n / run_seconds(job) for n, job in zip(tasks, jobs, strict=True)])
+        rates = np.array([job.tasks_of_a_run / run_seconds(job) for job in jobs])
         if np.isfinite(rates).any():
             curves.setdefault(tuple(curve), {})[ranks] = options.summarise(rates)
     rows = []

@@ -49,7 +49,7 @@ def layer(content: Mapping[str, Any], trusted: Trusted = lambda path: True) -> L
         elif name in GROUPS:
             below = _below(name, value)
         else:
-            below = {name.replace(".init_args.", "."): value}
+            below = {name: value}
         for twice in flat.keys() & below.keys():
             if not isinstance(value, Word):
                 raise ValueError(f"{twice} is there twice, dotted and nested: give it once")

@@ -282,7 +282,7 @@ def _fields(path: Path, where: str, given: Any, group: str = "") -> dict[str, An
         own = name not in NOT_SET and not name.endswith(".help")
         _require(own, path, where, name, "a field that the sweep does not set itself (seeds are a list of their own)")
         _require(re.fullmatch(r"\w+(\.\w+)*", name), path, where, name, "a field's name, such as algorithm.inner_lr")
-        nested = isinstance(value, dict) and "class_path" not in value and "." not in name
+        nested = isinstance(value, dict) and "class_path" not in value and name.partition(".")[2] in ("", "init_args")
         below = _fields(path, where, value, f"{name}.") if nested else {modern(name): value}
         twice = ", ".join(fields.keys() & below.keys())
         _require(not twice, path, where, twice, "given once")
