@@ -217,11 +217,12 @@ def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], 
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file. Raises OSError where it cannot be written, as on a full disk, at which HDF5 itself may crash."""
+def creating(path: Path, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
+    """A new HDF5 file, in a format that `libver` may choose. Raises OSError where it cannot be written, as on a full disk,
+    at which HDF5 itself may crash."""
     with path.open("w+b") as file:
         target = _Unfailing(file)
-        with h5py.File(target, "w") as content:
+        with h5py.File(target, "w", libver=libver) as content:
             yield content
         if target.error is not None:
             raise target.error

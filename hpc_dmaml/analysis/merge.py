@@ -36,6 +36,8 @@ SWEEP_FILES = (COPY, BASE)
 """What describes a sweep in its folder of results."""
 CHECKPOINT = "checkpoint"
 """The group that only a resume and an ensemble need."""
+FORMAT = ("v110", "v110")
+"""That of HDF5 1.10 (2016), which takes a third of the space of the oldest for groups and small arrays."""
 COMPRESSED_FROM = 1024
 """Least size in bytes of an array for which compression pays."""
 
@@ -84,7 +86,7 @@ def require_groups(found: Sequence[tuple[str, Path]], groups: Sequence[str]) -> 
 
 def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
     with replacing(output) as temporary:
-        with results.creating(temporary) as archive:
+        with results.creating(temporary, FORMAT) as archive:
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
                 if path.name in SWEEP_FILES:
