@@ -37,6 +37,7 @@ class NamedGradients(NamedTuple):
     derivatives: str
     """How the model was differentiated: "layerwise", by its layers' own formulas, or "autograd"."""
 
+    @torch.no_grad()
     def accumulate(self, module: nn.Module) -> None:
         """Add the gradients to `.grad` of the module's parameters, as `backward()` does, for an optimizer to step.
 
@@ -89,10 +90,16 @@ def meta_gradient(
     for what, given, wanted in (("module", module, nn.Module), ("inner", inner, InnerLoop)):
         if not isinstance(given, wanted):
             raise ValueError(f"{what} must be of the class {wanted.__name__}, not {given!r}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("meta_gradient needs derivatives, which torch.inference_mode() rules out: leave that block")
     require(keep in get_args(Keep), "keep", repr(keep), " or ".join(get_args(Keep)))
     check(module)
     layout = Layout.of(module)
     theta = _vector(module, layout, parameters or {})
+    if torch.is_autocast_enabled(theta.device.type):
+        raise ValueError(
+            "meta_gradient computes in the parameters' precision: leave torch.autocast, and see module.to()"
+        )
     batch = TaskBatch(_samples("support", support), _samples("query", query))
     sample_shape, loss = tuple(batch.support_set.x.shape[2:]), _loss(loss)
     objective = objective_for(module, sample_shape, loss, layout)
@@ -100,7 +107,7 @@ def meta_gradient(
     z = _outputs(objective, module, theta, first.x)
     for what, samples in (("support", batch.support_set), ("query", batch.query_set)):
         border.check(samples, _Form(sample_shape, z.shape[-1], loss), what, len(batch))
-    _try_loss(loss, z, first.y)
+    _try_loss(module, loss, z, first.y)
     if isinstance(inner.lr, Rates):
         inner = replace(inner, lr=_own_rates(inner.lr, layout).to(theta))
     of_task = batch.support_set.x.shape[1] + batch.query_set.x.shape[1]
@@ -187,6 +194,8 @@ def _samples(what: str, given: tuple[Any, Any]) -> Samples:
         if not isinstance(given, tuple | list):  # a tensor of two tasks would pass for a pair
             raise TypeError(f"it is a {type(given).__name__}")
         x, y = map(torch.as_tensor, given)
+        if odd := [t for t in (x, y) if t.layout is not torch.strided or t.is_meta or t.is_nested]:
+            raise TypeError("a tensor of it " + ("has no values (device meta)" if odd[0].is_meta else "is not dense"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{what} must be a pair (x, y) of tensors or arrays: {first_line(error)}") from error
     if x.dim() < 2 or not x.numel():
@@ -206,10 +215,18 @@ def _own_rates(rates: Rates, layout: Layout) -> Rates:
     return rates
 
 
-def _try_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
-    """Raise ValueError if the loss cannot take the outputs and targets of a task."""
-    with saying(f"loss: it cannot take outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])} of a task"):
-        loss.value(z, y)
+def _try_loss(module: nn.Module, loss: Loss, z: Tensor, y: Tensor) -> None:
+    """Raise ValueError if the loss cannot take the outputs and targets of a task, or depends on the module besides."""
+    wrong = f"loss: it cannot take outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])} of a task"
+    with saying(wrong), torch.enable_grad():
+        value = loss.value(z, y.detach())
+    learned = [p for p in module.parameters() if p.requires_grad]
+    reached = torch.autograd.grad(value.sum(), learned, allow_unused=True) if value.requires_grad else ()
+    if any(each is not None for each in reached):
+        raise ValueError(
+            "loss: it uses the module's own parameters, such as for a penalty, and would not follow their adaptation: it "
+            "may depend on outputs and targets alone. Add the penalty's gradient to the meta-gradient"
+        )
 
 
 def _outputs(objective: Objective, module: nn.Module, theta: Tensor, x: Tensor) -> Tensor:

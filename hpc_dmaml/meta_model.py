@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpc_dmaml.importing import described
 from hpc_dmaml.optimizers import Optimizer
 
 State = dict[str, np.ndarray]
+
+IN_GROUP = "group_"
+"""How the names of an optimizer's numbers begin that it does not keep for the parameter, but for its group."""
 
 
 class MetaModel:
@@ -21,7 +25,7 @@ class MetaModel:
         self._theta = torch.nn.Parameter(theta.clone())
         self._configured = optimizer
         self._optimizer = optimizer.build(self._theta)
-        self._lr = optimizer.lr
+        self._lr, self._stepped = optimizer.lr, False
 
     @property
     def theta(self) -> Tensor:
@@ -34,25 +38,54 @@ class MetaModel:
         for group in self._optimizer.param_groups:
             group["lr"] = factor * self._lr
         self._optimizer.step()
+        self._stepped = True
 
     def set_theta(self, theta: np.ndarray) -> None:
         self.theta.copy_(torch.from_numpy(theta))
 
-    def copied(self) -> tuple[Tensor, dict[str, Any]]:
+    def copied(self) -> tuple[Tensor, dict[str, Any], bool]:
         """φ and the optimizer's state, for `restore`."""
-        state = self._optimizer.state.get(self._theta, {})
-        return self.theta.clone(), {n: v.clone() if isinstance(v, Tensor) else v for n, v in state.items()}
+        return (
+            self.theta.clone(),
+            {n: v.clone() if isinstance(v, Tensor) else v for n, v in self._held.items()},
+            self._stepped,
+        )
 
-    def restore(self, kept: tuple[Tensor, dict[str, Any]]) -> None:
+    def restore(self, kept: tuple[Tensor, dict[str, Any], bool]) -> None:
         """Undo all steps since `copied`."""
-        theta, state = kept
+        theta, self._held, self._stepped = kept
         self.theta.copy_(theta)
-        self._optimizer.state[self._theta] = state
+
+    @property
+    def _held(self) -> dict[str, Any]:
+        """The optimizer's state: what it holds for the parameter, and, with `IN_GROUP`, what changes in its group."""
+        group = self._optimizer.param_groups[0]
+        counts = {IN_GROUP + name: group[name] for name in self._counted if name in group}
+        return {**self._optimizer.state.get(self._theta, {}), **counts}
+
+    @_held.setter
+    def _held(self, held: dict[str, Any]) -> None:
+        group = self._optimizer.param_groups[0]
+        for name in self._counted:
+            group.pop(name, None)
+        group.update({name.removeprefix(IN_GROUP): v for name, v in held.items() if name.startswith(IN_GROUP)})
+        self._optimizer.state[self._theta] = {n: v for n, v in held.items() if not n.startswith(IN_GROUP)}
+
+    @cached_property
+    def _counted(self) -> list[str]:
+        """Names of the numbers that a step changes in the parameter's group, where some optimizers count their steps."""
+        theta = torch.nn.Parameter(torch.ones(3))
+        optimizer = self._configured.build(theta)
+        before, theta.grad = dict(optimizer.param_groups[0]), torch.ones(3)
+        optimizer.step()
+        after = optimizer.param_groups[0].items()
+        numbers = {n: v for n, v in after if isinstance(v, int | float) or (isinstance(v, Tensor) and v.numel() == 1)}
+        return [n for n, v in numbers.items() if n != "lr" and not (n in before and before[n] == v)]
 
     def optimizer_state(self) -> State:
-        """The optimizer's state as plain arrays."""
-        state = self._optimizer.state.get(self._theta, {})
-        return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in state.items()}
+        """The optimizer's state as plain arrays; empty before the first step."""
+        held = self._held if self._stepped else {}
+        return {name: torch.as_tensor(value).cpu().numpy().copy() for name, value in held.items()}
 
     @cached_property
     def example(self) -> MetaModel:
@@ -71,15 +104,47 @@ class MetaModel:
 
     def set_optimizer_state(self, state: State) -> None:
         """Restore what `optimizer_state` gave."""
-        self._optimizer = self._configured.build(self._theta)
-        like = self.example._optimizer.state[self.example._theta] if state else {}
+        self._optimizer, self._stepped = self._configured.build(self._theta), bool(state)
+        like, held = self.example._held if state else {}, {}
         for name, value in state.items():  # load_state_dict would give scalars the precision of θ
             tensor, known = torch.from_numpy(np.array(value)), like[name]
-            self._optimizer.state[self._theta][name] = (
-                tensor.to(known.device) if isinstance(known, Tensor) else type(known)(tensor.item())
-            )
+            held[name] = tensor.to(known.device) if isinstance(known, Tensor) else type(known)(tensor.item())
+        if state:
+            self._held = held
 
 
 def types_of(state: State) -> dict[str, str]:
     """Data types and shapes of a state's arrays."""
     return {name: f"{value.dtype}{list(value.shape)}" for name, value in sorted(state.items())}
+
+
+def check(optimizer: Optimizer, name: str = "optimizer", scheduled: bool = False) -> None:
+    """Raise ValueError, naming the field, unless the optimizer can step a flat vector without a closure, and goes on in
+    the same way from what a file holds of it; and, if it is `scheduled`, unless its next step depends on its lr."""
+
+    def after(*factors: float) -> MetaModel:
+        model = MetaModel(torch.ones(3), optimizer)
+        for place, factor in enumerate(factors):
+            model.step(torch.tensor([1.0, -2.0, 0.5]) / (place + 1), factor)
+        return model
+
+    try:
+        whole = after(1, 1, 1)
+    except Exception as error:  # a user's own optimizer may fail in any way
+        raise ValueError(f"{name}: {optimizer} cannot step a flat vector: {described(error)}") from error
+    try:
+        half = after(1, 1)
+        resumed = MetaModel(half.theta, optimizer)
+        resumed.load_optimizer_state(half.optimizer_state(), stepped=True)
+        resumed.step(torch.tensor([1.0, -2.0, 0.5]) / 3)
+    except Exception as error:
+        raise ValueError(f"{name}: a file cannot hold the state of {optimizer}: {described(error)}") from error
+    if not torch.equal(whole.theta, resumed.theta):
+        raise ValueError(
+            f"{name}: {optimizer} would not go on in the same way after a resume: what it keeps from step to step must be "
+            "in its state for the parameter, or be numbers in its param_groups; and it must draw no random numbers"
+        )
+    if scheduled and torch.equal(after(1, 1).theta, after(1, 0).theta):
+        raise ValueError(
+            f"schedule: it has no effect on {optimizer}, which reads its lr but once, or one run late: leave schedule out"
+        )

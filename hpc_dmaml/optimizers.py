@@ -180,16 +180,3 @@ class TRPO(Optimizer):
 
     def build(self, theta: "torch.nn.Parameter") -> Stepping:
         raise ValueError("TRPO needs tasks, not a gradient alone: it is a worker's, --local_optimizer TRPO")
-
-
-def check(optimizer: Optimizer, name: str = "optimizer") -> None:
-    """Raise ValueError, naming the field, unless the optimizer can step a flat vector without a closure."""
-    import torch
-
-    theta = torch.nn.Parameter(torch.ones(3))
-    try:
-        built = optimizer.build(theta)
-        theta.grad = torch.ones(3)
-        built.step()
-    except Exception as error:  # a user's own optimizer may fail in any way
-        raise ValueError(f"{name}: {optimizer} cannot step a flat vector: {described(error)}") from error

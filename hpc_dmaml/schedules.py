@@ -9,6 +9,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
+from hpc_dmaml.importing import described
+
 SOME = 1000
 """Number of runs in which a schedule is tried before the job."""
 LARGEST = 10**6
@@ -31,8 +33,15 @@ class Schedule(ABC):
         """The factor in a run, counted from 0, without the warm-up."""
 
     def factor(self, run: int) -> float:
-        """The factor of the rates in a run, counted from 0, with the warm-up."""
-        return self.shape(run) * min(1.0, (run + 1) / max(1, self.warm_up))
+        """The factor of the rates in a run, counted from 0, with the warm-up. Raises FloatingPointError unless it is a
+        number from 0 to `LARGEST`."""
+        try:
+            factor = self.shape(run) * min(1.0, (run + 1) / max(1, self.warm_up))
+        except Exception as error:  # a user's own schedule may fail in any way
+            raise FloatingPointError(f"{self} gives no factor for run {run}: {described(error)}") from error
+        if not 0 <= factor <= LARGEST:
+            raise FloatingPointError(f"{self} gives {factor} for run {run}; it must be from 0 to {LARGEST:,}")
+        return factor
 
     def over(self, runs: int) -> Schedule:
         """The schedule with `runs` as its length, if it has none of its own."""
@@ -43,12 +52,9 @@ def check(schedule: Schedule, runs: int) -> None:
     """Raise ValueError unless the factors of the first `SOME` runs and of the last are numbers from 0 to `LARGEST`."""
     for run in (*range(min(SOME, runs)), runs - 1):
         try:
-            factor = schedule.factor(run)
-            right = 0 <= factor <= LARGEST
-        except Exception as error:  # a user's own schedule may fail in any way
-            raise ValueError(f"schedule: {schedule} gives no factor for run {run}: {error}") from error
-        if not right:
-            raise ValueError(f"schedule: {schedule} gives {factor} for run {run}; it must be from 0 to {LARGEST:,}")
+            schedule.factor(run)
+        except FloatingPointError as error:
+            raise ValueError(f"schedule: {error}") from error
 
 
 @dataclass(frozen=True)

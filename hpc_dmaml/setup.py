@@ -18,6 +18,7 @@ import torch
 from hpc_dmaml import (
     algorithms,
     compiling,
+    meta_model,
     optimizers,
     placement,
     results,
@@ -37,6 +38,7 @@ from hpc_dmaml.own_optimizers import OwnOptimizers
 from hpc_dmaml.parameters import Layout, digest, set_constants
 from hpc_dmaml.placement import Placement
 from hpc_dmaml.randomness import Purpose, generator
+from hpc_dmaml.schedules import Constant
 from hpc_dmaml.start import beginning, is_normalized, start
 from hpc_dmaml.state import State
 from hpc_dmaml.stopping import Stop
@@ -82,10 +84,10 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
         if comm.rank == 0:
             check_storable(config)
         placement.check(comm.size, workers, config.tasks)
-        optimizers.check(config.optimizer)
-        if stepping is not None:
-            optimizers.check(stepping, "local_optimizer")
         schedules.check(config.schedule, config.runs)
+        meta_model.check(config.optimizer, scheduled=config.schedule != Constant())
+        if stepping is not None:
+            meta_model.check(stepping, "local_optimizer", scheduled=config.schedule != Constant())
     output, lock = Path(config.output or ""), None
     with comm.raising_together():
         if comm.rank == 0:
@@ -213,6 +215,8 @@ def make_learner(
     with comm.raising_together():
         if comm.rank == 0:
             trial = try_out(module, layout, support, sampler.outputs, loss, config.algorithm.is_second_order)
+            if split == "train":
+                algorithms.check_head(config.algorithm, layout, module, support.x[0])
     trial = comm.broadcast_object(trial)
     objective = objective_for(module, sampler.sample_shape, loss, layout, trial.layerwise)
     chunk = default_chunk(objective, support.x.shape[1] + query.x.shape[1], device)

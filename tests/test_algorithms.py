@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_dmaml import load, results
-from hpc_dmaml.algorithms import ANIL, BOIL, LSLR, MAML, Algorithm, MetaSGD, Reptile, whole_layout
+from hpc_dmaml.algorithms import ANIL, BOIL, LSLR, MAML, Algorithm, MetaSGD, Reptile, check_head, whole_layout
 from hpc_dmaml.engine import Engine, InnerLoop, adapt, for_tasks, objective_for
 from hpc_dmaml.models import GaussianPolicy, Module
 from hpc_dmaml.optimizers import SGD, Adam
@@ -297,6 +297,30 @@ def test_a_last_layer_that_is_tied_to_another_is_to_be_named() -> None:
     for algorithm in (ANIL(), BOIL()):
         with pytest.raises(ValueError, match=r"out.bias has no weight to be trained with it.*algorithm.adapted"):
             algorithm.patterns(Layout.of(net))
+
+
+class Swapped(nn.Module):
+    """Its head is registered first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = nn.Linear(4, 2), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def test_a_head_that_is_not_the_last_to_be_registered_is_to_be_named() -> None:
+    module, x = Swapped(), torch.randn(5, 3)
+    layout = Layout.of(module)
+    for algorithm in (ANIL(), BOIL()):
+        with pytest.raises(ValueError, match=r"would take body\.1\.weight for the .* but head is called last"):
+            check_head(algorithm, layout, module, x)
+    for algorithm in (ANIL(adapted=("head.*",)), MAML()):
+        check_head(algorithm, layout, module, x)
+    check_head(ANIL(), Layout.of(module.body), module.body, x)
+    policy = GaussianPolicy((5,)).build((3,), 4)
+    check_head(ANIL(), Layout.of(policy), policy, x)
 
 
 def test_a_head_may_have_any_name() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hpc_dmaml.meta_model import MetaModel
-from hpc_dmaml.optimizers import SGD, Adam, Optimizer, TorchOptimizer, check
+from hpc_dmaml.meta_model import MetaModel, check
+from hpc_dmaml.optimizers import SGD, Adam, Optimizer, TorchOptimizer
 
 PAIRS: dict[str, tuple[Optimizer, Any]] = {
     "SGD": (SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -75,3 +76,87 @@ def test_they_go_where_the_classes_go_also_from_a_state_that_a_class_left(
 def test_arguments_that_torch_would_refuse_are_refused_by_name(optimizer: Optimizer, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check(optimizer)
+
+
+class Counting(torch.optim.Optimizer):
+    """Adam-like, with its steps counted in the group, as in Lamb or Prodigy; what else it does is a subclass's."""
+
+    def __init__(self, theta: torch.nn.Parameter, lr: float) -> None:
+        super().__init__([theta], {"lr": lr, "known": 0})
+
+    def scale(self, state: dict[str, Any]) -> float:
+        return 1.0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        (group,) = self.param_groups
+        group["step"], group["known"] = group.get("step", 0) + 1, group["known"] + 1
+        (p,) = group["params"]
+        state = self.state[p]
+        state.setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 0.1)
+        scale = self.scale(state) * group["known"]
+        p.sub_(group["lr"] * scale * state["mean"] / (1 - 0.9 ** group["step"]))
+
+
+class Hiding(Counting):
+    """Keeps a number where no file looks for it."""
+
+    hidden = 0
+
+    def scale(self, state: dict[str, Any]) -> float:
+        self.hidden += 1
+        return float(self.hidden)
+
+
+class Listing(Counting):
+    def scale(self, state: dict[str, Any]) -> float:
+        state["all"] = [1, 2]
+        return 1.0
+
+
+@dataclass(frozen=True)
+class OfItsOwn(Optimizer):
+    kind: type[Counting]
+    lr: float = 0.1
+
+    def build(self, theta: torch.nn.Parameter) -> torch.optim.Optimizer:
+        return self.kind(theta, self.lr)
+
+
+def test_what_an_optimizer_counts_in_its_group_is_restored_and_undone() -> None:
+    check(OfItsOwn(Counting), scheduled=True)
+    model, gradient = MetaModel(torch.ones(3), OfItsOwn(Counting)), torch.tensor([1.0, -2.0, 3.0])
+    fresh = model.copied()
+    assert model.optimizer_state() == {}
+    model.step(gradient)
+    first, kept = model.theta.clone(), model.copied()
+    assert sorted(model.optimizer_state()) == ["group_known", "group_step", "mean"]
+    model.step(gradient)
+    second = model.theta.clone()
+    model.restore(kept)
+    model.step(gradient)
+    assert torch.equal(model.theta, second)
+    model.restore(fresh)
+    assert model.optimizer_state() == {}
+    model.step(gradient)
+    assert torch.equal(model.theta, first)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (OfItsOwn(Hiding), "Hiding.* would not go on in the same way after a resume"),
+        (OfItsOwn(Listing), "a file cannot hold the state of .*Listing"),
+    ],
+)
+def test_an_optimizer_that_a_file_cannot_hold_is_refused(optimizer: Optimizer, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(optimizer)
+
+
+@pytest.mark.parametrize("name", ["Rprop", "ASGD"])
+def test_a_schedule_that_an_optimizer_does_not_follow_is_refused(name: str) -> None:
+    check(TorchOptimizer(name))
+    with pytest.raises(ValueError, match=f"schedule: it has no effect on TorchOptimizer.*{name}"):
+        check(TorchOptimizer(name), scheduled=True)
+    check(TorchOptimizer("RMSprop"), scheduled=True)

@@ -101,7 +101,7 @@ class Given(Schedule):
     ("gives", "message"),
     [
         (lambda run: None, "gives no factor for run 0: "),
-        (lambda run: 1 / (2 - run), "gives no factor for run 2: division by zero"),
+        (lambda run: 1 / (2 - run), "gives no factor for run 2: ZeroDivisionError: division by zero"),
         (lambda run: float("nan") if run == 4 else 1.0, "gives nan for run 4; it must be from 0 to 1,000,000"),
         (lambda run: -1.0, "gives -1.0 for run 0"),
     ],
@@ -109,6 +109,14 @@ class Given(Schedule):
 def test_a_schedule_that_fails_in_any_run_is_refused_before_the_first(gives, message):
     with pytest.raises(ValueError, match=message):
         check(Given(gives=gives), 5)
+
+
+@pytest.mark.parametrize("gives", [lambda run: -1.0 if run == 1500 else 1.0, lambda run: [1.0] * 1500 + run])
+def test_a_schedule_that_fails_later_ends_the_job_with_its_last_state(gives):
+    late = Given(gives=lambda run: gives(run) if run in (1500, 1501) else 1.0)
+    check(late, 2000)
+    with pytest.raises(FloatingPointError, match="for run 1500"):
+        late.factor(1500)
 
 
 def test_rates_that_overflow_are_refused():

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from hpc_dmaml.algorithms.algorithm import Algorithm
 from hpc_dmaml.algorithms.maml import MAML
 from hpc_dmaml.parameters import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,26 @@ class BOIL(MAML):
         if not body:
             raise ValueError("algorithm: BOIL adapts all but the last layer, and the model has one layer alone")
         return tuple(body)
+
+
+def check_head(algorithm: Algorithm, layout: Layout, module: nn.Module, x: Tensor) -> None:
+    """Raise ValueError where ANIL or BOIL would take another layer for the last than the one that is called last on the
+    samples x (n, …) of a task."""
+    if not isinstance(algorithm, ANIL | BOIL) or algorithm.adapted != ("*",):
+        return
+    watched, calls = copy.deepcopy(module), [""]
+    weighted = [path for path, shape in zip(layout.modules, layout.shapes, strict=True) if len(shape) > 1]
+    for path in filter(None, dict.fromkeys(weighted)):
+        if not any(other.startswith(f"{path}.") for other in weighted):
+            watched.get_submodule(path).register_forward_hook(lambda *_, path=path: calls.append(path))
+    watched(x)
+    taken, called = head(layout), calls[-1]
+    known = weighted and weighted[-1] in calls  # else its weights are used without a call
+    if known and called and not any(name.startswith(f"{called}.") for name in taken):
+        raise ValueError(
+            f"algorithm: {type(algorithm).__name__} would take {taken[0]} for the model's last layer, as it is registered "
+            f"last, but {called} is called last. Register that last, or name what adapts: algorithm.adapted"
+        )
 
 
 def head(layout: Layout) -> list[str]:

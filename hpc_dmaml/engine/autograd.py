@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import NamedTuple
@@ -51,7 +51,7 @@ class AutogradObjective:
     enter, flat = unflatten, flatten  # their former names
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
-        return torch.stack([self._call([p[b] for p in parameters], x[b]) for b in range(len(x))])
+        return torch.stack([self._call([p[b].clone() for p in parameters], x[b]) for b in range(len(x))])
 
     def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.outputs(parameters, x)
@@ -61,7 +61,7 @@ class AutogradObjective:
         record, losses, outputs = AutogradRecord([], []), [], []
         for b in range(len(x)):
             with torch.enable_grad():
-                leaves = [p[b].detach().requires_grad_() for p in parameters]
+                leaves = [p[b].detach().clone().requires_grad_() for p in parameters]
                 z = self._call(leaves, x[b])
                 loss = self.loss.value(z[None], y[b : b + 1])[0]
                 gradients = torch.autograd.grad(loss, leaves, create_graph=recorded, materialize_grads=True)
@@ -89,10 +89,11 @@ class AutogradObjective:
         return tuple(torch.stack(each) for each in zip(*products, strict=True))
 
     def _call(self, parameters: list[Tensor], x: Tensor) -> Tensor:
+        """The outputs for one task. The module may change what it is given in place."""
         named = dict(zip(self.layout.names, parameters, strict=True))
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        with _twice_differentiable():
-            return functional_call(self.module, {**named, **buffers}, (x.clone(),))  # it may change x in place
+        with twice_differentiable():
+            return functional_call(self.module, {**named, **buffers}, (x.clone(),))
 
 
 def check_twice_differentiable(gradients: list[Tensor]) -> None:
@@ -114,10 +115,12 @@ def check_twice_differentiable(gradients: list[Tensor]) -> None:
 
 
 @contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Disable PyTorch's fused kernels within the block: attention's have no second derivative, weight_norm's a wrong one."""
-    cuda = torch.backends.cuda
-    switches = (
+def twice_differentiable() -> Iterator[None]:
+    """Disable PyTorch's fused kernels within the block: attention's have no second derivative, weight_norm's a wrong one,
+    and that of Transformers, which is used without gradients alone, gives other outputs where samples are padded."""
+    cuda, mha = torch.backends.cuda, torch.backends.mha
+    switches: tuple[tuple[Callable[[], bool], Callable[[bool], object]], ...] = (
+        (mha.get_fastpath_enabled, mha.set_fastpath_enabled),
         (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
         (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
         (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),

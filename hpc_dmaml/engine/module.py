@@ -50,6 +50,11 @@ def check(module: nn.Module, empty: bool = False) -> None:
         compiled = type(part).__name__ == "OptimizedModule"  # of torch.compile, whose import takes seconds
         if compiled or isinstance(part, torch.jit.ScriptModule | nn.DataParallel):
             raise ValueError(f"model: {type(part).__name__} is not supported; give the module that it wraps")
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+            raise ValueError(
+                f"model: {type(part).__name__} with max_norm changes its weights when it is called, which would change the "
+                "meta-model: leave max_norm out, and normalise what it gives in forward"
+            )
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in named.items():
         if is_lazy(tensor):

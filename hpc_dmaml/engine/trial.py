@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hpc_dmaml.engine.autograd import AutogradObjective
+from hpc_dmaml.engine.autograd import AutogradObjective, twice_differentiable
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
 from hpc_dmaml.engine.module import check_apart, copied, first_line
 from hpc_dmaml.engine.objective import Objective
@@ -150,10 +150,10 @@ def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
     """The checked outputs (n, outputs) for all samples (n, ...) of a task."""
-    given, samples = x.clone(), tuple(x.shape[1:])
+    given, samples, called = x.clone(), tuple(x.shape[1:]), copied(module)
     try:
         with torch.enable_grad():
-            z = copied(module)(given)
+            z = called(given)
     except Exception as error:  # a module may fail in any way
         hint = (
             ""
@@ -169,6 +169,12 @@ def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:
     check_apart(module, z)
     if not z.isfinite().all():
         raise ValueError(f"model: the outputs of {name} are not finite at its initial parameters")
+    for (path, after), before in zip(called.named_parameters(), module.parameters(), strict=True):
+        if not torch.equal(after, before):
+            raise ValueError(
+                f"model: {name} changes its parameter {path} when it is called, which would change the meta-model behind "
+                "the optimizer's back: compute with a changed copy (torch.nn.utils.parametrize)"
+            )
     return z.detach()
 
 
@@ -185,7 +191,11 @@ def _check_constancy(module: nn.Module, x: Tensor, z: Tensor, name: str, toleran
     for part in watched.modules():
         part.register_forward_pre_hook(lambda *_: entered.append(_random_state(x.device)))
         part.register_forward_hook(leave)
-    again = [watched(x).detach(), watched(x).detach()]
+    with twice_differentiable():
+        with torch.enable_grad():
+            again = [watched(x).detach(), watched(x).detach()]
+        with torch.no_grad():
+            ungraded = watched(x)
     if moved:  # the innermost module is the first
         where = next(path for path, part in watched.named_modules() if part is moved[0])
         layer = f"layer {where} ({type(moved[0]).__name__})" if where else name
@@ -197,6 +207,11 @@ def _check_constancy(module: nn.Module, x: Tensor, z: Tensor, name: str, toleran
         raise ValueError(
             f"model: {name} gives other outputs for the same samples the next time: it keeps a state, or draws from a "
             "random generator of its own; take that out, or call .eval() on the part where the model is built"
+        )
+    if not _close(ungraded, z, tolerance):
+        raise ValueError(
+            f"model: {name} gives other outputs where no gradients are needed (torch.no_grad), so that it would be "
+            "evaluated as another model than is trained: make it independent of torch.is_grad_enabled()"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from abc import abstractmethod
@@ -138,6 +139,7 @@ class Place:
     def begin(self, task: Any, seed: int) -> np.ndarray:
         """Start a trajectory; returns its first observation (S,)."""
         with _naming(self.family, "reset", task):
+            task = copy.deepcopy(task)  # the environment may change it
             if not self.family.task_arguments:
                 _method(self.env, "set_task", "reset_task")(task)  # type: ignore[misc]
             elif task != self.task:

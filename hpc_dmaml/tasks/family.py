@@ -104,11 +104,18 @@ class TaskBatch(Batch):
 
 
 def _moved(array: Any, device: torch.device, dtype: torch.dtype, whole: torch.dtype | None = None) -> torch.Tensor:
-    """Convert an array to a tensor on the device: floats to `dtype`, other types to `whole` if it is given."""
+    """Convert an array to a tensor on the device: real and complex numbers to the precision of `dtype`, whole ones to
+    `whole` if it is given; masks stay masks."""
     import torch
 
     tensor = torch.as_tensor(array)
-    return tensor.to(device, dtype if tensor.is_floating_point() else whole)
+    if tensor.is_floating_point():
+        whole = dtype
+    elif tensor.is_complex():
+        whole = dtype.to_complex()
+    elif tensor.dtype == torch.bool:
+        whole = None
+    return tensor.to(device, whole)
 
 
 def _is_array(value: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from hpc_dmaml.importing import described
 from hpc_dmaml.requirements import is_whole
 
 
@@ -42,13 +43,16 @@ def worker_weights(
         finite: (W,) bool.
         gram: (W, W), if the generator needs it.
 
-    Raises FloatingPointError if no worker is finite, or if the generator's result is not valid weights.
+    Raises FloatingPointError if no worker is finite, or if the generator fails or its result is not valid weights.
     """
     check_any_finite(finite)
-    known = memory[:, finite]
-    raw = generator.weights(known[-1], known, None if gram is None else gram[np.ix_(finite, finite)])
+    known, name = memory[:, finite], type(generator).__name__
+    try:
+        raw = generator.weights(known[-1], known, None if gram is None else gram[np.ix_(finite, finite)])
+    except Exception as error:  # a user's own generator may fail in any way
+        raise FloatingPointError(f"{name} failed on the losses {known[-1].tolist()}: {described(error)}") from error
     weights = np.zeros(len(finite))
-    weights[finite] = _distribution(raw, known.shape[1], type(generator).__name__)
+    weights[finite] = _distribution(raw, known.shape[1], name)
     return weights
 
 
