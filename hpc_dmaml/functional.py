@@ -218,10 +218,13 @@ def _own_rates(rates: Rates, layout: Layout) -> Rates:
 def _try_loss(module: nn.Module, loss: Loss, z: Tensor, y: Tensor) -> None:
     """Raise ValueError if the loss cannot take the outputs and targets of a task, or depends on the module besides."""
     wrong = f"loss: it cannot take outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])} of a task"
+    given = y.detach().clone()
     with saying(wrong), torch.enable_grad():
-        value = loss.value(z, y.detach())
+        total = loss.value(z, given).sum()
+    if given._version:
+        raise ValueError("loss: it changes the targets in place; let it work on a copy (y.clone())")
     learned = [p for p in module.parameters() if p.requires_grad]
-    reached = torch.autograd.grad(value.sum(), learned, allow_unused=True) if value.requires_grad else ()
+    reached = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else ()
     if any(each is not None for each in reached):
         raise ValueError(
             "loss: it uses the module's own parameters, such as for a penalty, and would not follow their adaptation: it "

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -266,6 +266,9 @@ DOUBLE_BIAS.bias.data = DOUBLE_BIAS.bias.data.double()
     ({"loss": lambda z, y: z.new_zeros(())}, "model: Linear with this loss cannot be differentiated as MAML needs it: element 0"),
     ({"loss": lambda z, y: {}[z]}, r"loss: it cannot take outputs \(4, 2\) and targets \(4, 2\) of a task"),
     ({"module": nn.Sequential(LINEAR(), nn.Hardsigmoid())}, "cannot be differentiated.*hardsigmoid.*; first_order=True may do"),
+    ({"support": (X, Y.to_sparse())}, r"support must be a pair.*: a tensor of it is not dense"),
+    ({"support": (X, Y.to("meta"))}, r"support must be a pair.*: a tensor of it has no values \(device meta\)"),
+    ({"loss": lambda z, y: (z - y.div_(2)).square().mean()}, "loss: it changes the targets in place"),
     ({"module": torch.compile(LINEAR())}, "OptimizedModule is not supported; give the module that it wraps"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], message: str) -> None:
@@ -273,6 +276,31 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object], messag
     meta_gradient(**fitting)
     with pytest.raises(ValueError, match=message):
         meta_gradient(**{**fitting, **changes})
+
+
+def test_a_penalty_on_the_modules_parameters_is_refused_as_it_would_not_adapt() -> None:
+    module = LINEAR()
+    with pytest.raises(ValueError, match="loss: it uses the module's own parameters"):
+        penalised = lambda z, y: F.mse_loss(z, y) + module.weight.square().sum()  # noqa: E731
+        meta_gradient(module, penalised, (X, Y), (X, Y), InnerLoop(0.1))
+
+
+@pytest.mark.parametrize("targets", [Y > 0, torch.complex(Y, -Y).to(torch.complex128)], ids=["mask", "complex"])
+def test_masks_and_complex_numbers_reach_a_loss_as_they_are(targets: Tensor) -> None:
+    module = LINEAR().double()
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return -z[y].mean() if y.dtype == torch.bool else (z - y).abs().square().mean()
+
+    found = meta_gradient(module, loss, (X, targets), (X, targets), InnerLoop(0.0))
+    for task in range(2):
+        torch.testing.assert_close(found.losses[task], loss(module(X[task].double()), targets[task]).detach())
+
+
+@pytest.mark.parametrize("block", [torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
+def test_a_block_in_which_there_are_no_exact_derivatives_is_named(block: Callable[[], Any]) -> None:
+    with block(), pytest.raises(ValueError, match=r"torch\.(inference_mode|autocast)"):
+        meta_gradient(LINEAR(), "squared_error", (X, Y), (X, Y), InnerLoop(0.1))
 
 
 @pytest.mark.parametrize(("field", "value"), [

@@ -180,6 +180,18 @@ def test_what_is_no_weights_is_refused_and_the_generator_named(gives, rule):
         check(Own(gives), 2)
 
 
+class Singular(WeightGenerator):
+    """A user's own generator that fails on some losses."""
+
+    def weights(self, losses, memory, gram):
+        return np.linalg.solve(np.outer(losses, losses), losses)
+
+
+def test_a_generator_that_fails_is_named_and_ends_the_job_with_its_last_state():
+    with pytest.raises(FloatingPointError, match=r"Singular failed on the losses \[1.0, 1.0\]: Singular matrix"):
+        worker_weights(Singular(), np.ones((1, 2)), np.full(2, True))
+
+
 @pytest.mark.parametrize("field", ["smoothing", "iterations"])
 @pytest.mark.parametrize("value", [0, -1, math.inf])
 def test_a_geometric_median_out_of_range_is_refused(field, value):

@@ -358,6 +358,35 @@ def test_attention_is_differentiated_twice(need_weights: bool) -> None:
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
+class Padded(nn.Module):
+    """A Transformer in evaluation mode, for which PyTorch has another computation where no gradients are needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.leave = nn.TransformerEncoder(layer, 2).eval(), nn.Linear(8, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.encoder(x, src_key_padding_mask=(x == 0).all(-1)).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensor")
+def test_a_transformer_is_the_same_model_with_and_without_gradients() -> None:
+    module = prepare(Padded(), (5, 8))
+    x, y = torch.randn(1, 6, 5, 8), torch.arange(6)[None] % OUTPUTS
+    x[:, :, 3:] = 0
+    assert try_out(module, Layout.of(module), Samples(x, y), OUTPUTS, "cross_entropy", True) == (False, [])
+    objective = objective_for(module, (5, 8), "cross_entropy")
+    parameters = objective.unflatten(Layout.of(module).flatten(module), 1)
+    with torch.no_grad():
+        torch.testing.assert_close(objective.value(parameters, x, y)[0], objective.gradient(parameters, x, y).losses)
+
+
+def test_what_computes_otherwise_without_gradients_is_refused() -> None:
+    with pytest.raises(ValueError, match="gives other outputs where no gradients are needed"):
+        tried(Own(lambda h: h if torch.is_grad_enabled() else 2 * h))
+
+
 def test_many_relus_are_no_reason_to_doubt_a_second_derivative() -> None:
     """Some change their sign within any step of the finite difference."""
     for seed in range(5):
@@ -470,8 +499,21 @@ def test_frozen_parameters_and_buffers_are_constants() -> None:
         (lambda: nn.DataParallel(nn.Linear(3, 2)), "DataParallel is not supported"),
         (lambda: Own(threading.Lock()), r"Own cannot be copied: "),
         (lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(9, 2)), "lazy layers cannot take samples"),
+        (lambda: nn.Embedding(3, OUTPUTS, max_norm=1.0), "Embedding with max_norm changes its weights"),
     ],
-    ids=["none", "all frozen", "meta", "complex", "sparse", "old weight norm", "compiled", "parallel", "lock", "lazy"],
+    ids=[
+        "none",
+        "all frozen",
+        "meta",
+        "complex",
+        "sparse",
+        "old weight norm",
+        "compiled",
+        "parallel",
+        "lock",
+        "lazy",
+        "max_norm",
+    ],
 )
 def test_what_is_no_model_is_refused(build: Callable[[], nn.Module], message: str) -> None:
     with warnings.catch_warnings():
@@ -479,6 +521,26 @@ def test_what_is_no_model_is_refused(build: Callable[[], nn.Module], message: st
         module = build()
     with pytest.raises(ValueError, match=rf"model: .*{message}"):
         prepare(module, SHAPE)
+
+
+class Clipping(nn.Linear):
+    """Limits its weights whenever it is called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.clamp_(-0.1, 0.1)
+        return super().forward(x)
+
+
+def test_a_module_that_changes_its_parameters_when_it_is_called_is_refused_and_changes_no_others() -> None:
+    module = nn.Sequential(Clipping(3, 4), nn.Linear(4, OUTPUTS))
+    with pytest.raises(ValueError, match=r"changes its parameter 0\.weight when it is called"):
+        tried(module)
+    layout, x, y = Layout.of(module), torch.randn(2, 6, 3), torch.arange(6).expand(2, 6) % OUTPUTS
+    objective, theta = objective_for(module, SHAPE, "cross_entropy"), layout.flatten(module)
+    before = theta.clone()
+    objective.gradient(objective.unflatten(theta, 2), x, y)
+    objective.value(objective.unflatten(theta, 2), x, y)
+    assert torch.equal(theta, before)
 
 
 def test_a_gradient_hook_is_refused() -> None:

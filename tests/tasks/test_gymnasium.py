@@ -80,6 +80,18 @@ class Ending(Point):
         return abs(self.position) > 1
 
 
+class Wandering(Point):
+    """Its goal moves, in the task that it was given."""
+
+    def set_task(self, task):
+        self.task = task
+
+    def step(self, action):
+        self.task["goal"] += 0.1
+        self.goal = self.task["goal"]
+        return super().step(action)
+
+
 class Wrapped(gymnasium.Wrapper):
     """The task is set inside, by the other of the two names."""
 
@@ -180,6 +192,7 @@ KINDS = [
     (family(Left, arguments={"slip": 0.1}), choose),
     (family(Ending, horizon=12), act),
     (family(Wrapped), act),
+    (family(Wandering), act),
     (family(Point, ranges={"slip": (0.0, 1.0)}), act),
 ]
 
