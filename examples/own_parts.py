@@ -1,4 +1,4 @@
-r"""Your own version of every part of a job: task family, loss and metric, model, two algorithms, λ, and schedule.
+r"""Your own version of every part of a job: task family, loss and metric, model, two algorithms, λ, optimizer, and schedule.
 
 A mass on a spring rings down after a push. From ten readings of a sensor, some of them wrong, the model predicts the
 position at any other time. Each spring is a task. From the root of the repository:
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from hpc_dmaml.algorithms import MAML, Algorithm
 from hpc_dmaml.engine import Engine, MetaGradient, Objective, Parameters, Rates, acting, rates
 from hpc_dmaml.losses import Loss, Metric
+from hpc_dmaml.optimizers import Optimizer
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.schedules import Schedule
 from hpc_dmaml.tasks import Batch, Samples, Split, TaskBatch, TaskFamily
@@ -166,6 +167,30 @@ class SoftMin(WeightGenerator):
     def weights(self, losses: np.ndarray, memory: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
         """λ (W,) up to a factor, from the workers' losses (W,)."""
         return np.exp(-losses / (self.temperature * losses.mean()))
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """Steps of one length for all parameters, along the sign of a momentum (Chen et al., 2023)."""
+
+    lr: float = 0.001
+    """Length of a step in each parameter."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Share of the momentum in the step, and what of the momentum remains."""
+
+    def build(self, theta: nn.Parameter) -> torch.optim.Optimizer:
+        return _Lion([theta], {"lr": self.lr, "betas": self.betas})
+
+
+class _Lion(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            of_step, of_momentum = group["betas"]
+            for theta in group["params"]:
+                momentum = self.state[theta].setdefault("momentum", torch.zeros_like(theta))
+                theta -= group["lr"] * torch.lerp(theta.grad, momentum, of_step).sign()
+                momentum.lerp_(theta.grad, 1 - of_momentum)
 
 
 @dataclass(frozen=True)

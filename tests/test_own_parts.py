@@ -95,9 +95,10 @@ def example_config(*more: str):
     return parse([*TRAINING[TRAINING.index("--task") :], "--workers", "2", *FEW, *more])
 
 
-def test_a_resumed_job_is_the_uninterrupted_one(tmp_path):
-    whole = run(example_config("--runs", "5"), tmp_path, name="whole.h5")
-    path = run(example_config("--runs", "3"), tmp_path).path
+@pytest.mark.parametrize("more", [[], ["--optimizer", "examples.own_parts.Lion"]], ids=["Adam", "Lion"])
+def test_a_resumed_job_is_the_uninterrupted_one(tmp_path, more):
+    whole = run(example_config(*more, "--runs", "5"), tmp_path, name="whole.h5")
+    path = run(example_config(*more, "--runs", "3"), tmp_path).path
     with pytest.raises(ValueError, match=r"asks to import examples\.own_parts\."):
         parse(["--resume", str(path), "--runs", "5"])
     assert run_job(parse(["--resume", str(path), "--trust", "--runs", "5"]), Communicator()) == 0
