@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from hpc_dmaml import console, stopping
+from hpc_dmaml import console, importing, stopping
 
 JOBS = {
     "run": ("hpc_dmaml", "train, as one process of a job: start it under mpirun or srun, or alone"),
@@ -52,6 +52,8 @@ def main() -> int:
         print(f"hpc_dmaml: there is no command {name!r}; {hint}" if name else HELP, file=sys.stderr)
         return 2
     sys.argv = [f"hpc_dmaml {name}", *arguments]
+    if name not in ANALYSIS:
+        importing.search_here()
     if name in JOBS:
         stopping.hold()  # no signal may end it before it can handle signals
         runpy.run_module(JOBS[name][0], run_name="__main__", alter_sys=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -16,6 +17,13 @@ from typing import Any
 
 Trusted = Callable[[str], bool]
 """Tells whether an import path may be imported."""
+
+
+def search_here() -> None:
+    """Let imports find what is in the working folder, as `python -m` does and scripts do not: there, users have their own
+    parts. Does nothing where Python was asked not to search unsafe places (-P, -I)."""
+    if not getattr(sys.flags, "safe_path", False) and "" not in sys.path:  # Python 3.10 has no such flag
+        sys.path.insert(0, "")
 
 
 def find(name: str, base: type[Any], path: object, trusted: Trusted) -> type[Any]:

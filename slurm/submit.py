@@ -27,6 +27,7 @@ from options import cluster_file, header, options_of, over
 from hpc_dmaml import console
 from hpc_dmaml import sweep as sweeps
 from hpc_dmaml.files import operand
+from hpc_dmaml.importing import search_here
 from hpc_dmaml.sweep import Point, Sweep
 from hpc_dmaml.sweep.states import FAILED, STATES, TAKEN, State, ask, log_file, note_submission, states
 
@@ -263,4 +264,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    search_here()
     sys.exit(main())

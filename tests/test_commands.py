@@ -15,7 +15,7 @@ from tests.analysis.synthetic import write_job
 from tests.helpers import small_config
 from tests.processes import ROOT
 
-START = "import sys; sys.argv[0] = 'hpc_dmaml'; from hpc_dmaml.commands import main; code = main(); "
+START = "import sys; sys.argv[0], sys.path[0] = 'hpc_dmaml', '/usr/bin'; from hpc_dmaml.commands import main; code = main(); "
 SMALL = [
     "run",
     "--task",
@@ -58,6 +58,14 @@ def test_training_evaluating_and_plotting_go_by_their_names(tmp_path):
         assert done.returncode == 0, done.stderr
     assert read(tmp_path / "job.h5").status == "complete"
     assert (tmp_path / "c.svg").exists()
+
+
+def test_own_parts_are_found_in_the_folder_that_one_starts_from(tmp_path):
+    (tmp_path / "own.py").write_text("from hpc_dmaml.tasks import Sinusoid\n\nclass Wave(Sinusoid):\n    pass\n")
+    own = ["own.Wave" if word == "Sinusoid" else word for word in SMALL]
+    for arguments in (own, ["evaluate", "job.h5", "--tasks", "3", "--trust"]):
+        done = hpc_dmaml(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_sweep_is_listed_and_its_submission_needs_a_clone(tmp_path):

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +184,14 @@ def sbatch(tmp_path, monkeypatch):
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return call
+
+
+def test_own_parts_are_found_in_the_folder_that_one_submits_from(scaled):
+    Path("own.py").write_text("from hpc_dmaml.tasks import Sinusoid\n\nclass Wave(Sinusoid):\n    pass\n")
+    Path("scaled.yaml").write_text(SCALED.replace("{runs: 3}", "{runs: 3, task: own.Wave, model: MLP}"))
+    command = [sys.executable, str(ROOT / "slurm" / "submit.py"), "scaled.yaml", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_sbatch_has_the_options_that_a_submitted_sweep_has(scaled, sbatch, monkeypatch, capsys):
