@@ -2,7 +2,7 @@
 
     with style.used():
         figure, axes = style.subplots(1, 2)          # one row of a two-column page
-        style.plot(axes[0, 0], x, y, **style.line("workers 4x", ["baseline", "workers 4x"]))
+        style.plot(axes[0, 0], x, y, "workers 4×", **style.line("workers 4x", ["baseline", "workers 4x"]))
         style.save(figure, Path("picture.pdf"))      # PNG, SVG or PDF by suffix
 
 Colours are those of Okabe & Ito, and viridis where settings are numbers, so that colour-blind people can read them;
@@ -165,12 +165,17 @@ def _wrapped(axis: Axes, width: int) -> tuple[list[Any], list[str]]:
     return handles, [textwrap.fill(label, width) for label in labels]
 
 
-def plot(axis: Axes, x: np.ndarray, y: np.ndarray, **line: Any) -> None:
+def entry(label: str) -> str:
+    """A label as an entry of a legend: matplotlib would hide one that begins with "_"."""
+    return f" {label}" if label.startswith("_") else label
+
+
+def plot(axis: Axes, x: np.ndarray, y: np.ndarray, label: str, **line: Any) -> None:
     """Draw a line with gaps at NaN; a point between two gaps, which a line would not show, is a dot."""
     there = np.pad(np.isfinite(np.asarray(y, float)) & np.isfinite(np.asarray(x, float)), 1)
     alone = there[1:-1] & ~there[:-2] & ~there[2:]
     dots: dict[str, Any] = {"marker": ".", "markevery": np.flatnonzero(alone).tolist()} if alone.any() else {}
-    axis.plot(x, y, **dots, **line)
+    axis.plot(x, y, label=entry(label), **dots, **line)
 
 
 class LogNumbers(LogFormatter):

@@ -123,7 +123,7 @@ def extrapolation(settings: Settings, options: Options, runs: int = 1000) -> Pic
             x, y, colour = rows["runs"], rows["wall_s"] / scale, line["color"]
             measured = ~rows["extrapolated"]
             label = f"{part.label(key)}: {y.iloc[-1]:.3g} {unit}"
-            axis.plot(x[measured], y[measured], label=label, **line)
+            axis.plot(x[measured], y[measured], label=style.entry(label), **line)
             if not measured.all():
                 on = slice(max(0, int(measured.sum()) - 1), None)
                 axis.plot(x.iloc[on], y.iloc[on], color=colour, linestyle=":", linewidth=0.9)
@@ -251,7 +251,7 @@ def speed_up(settings: Settings, options: Options) -> Picture:
     for place, (key, rows) in enumerate(curves.items()):
         line: dict[str, Any] = {"color": style.COLOURS[place % 7], "marker": "o", "capsize": 2}
         line |= style.line(key[0], [each[0] for each in curves]) if len(key) == 1 else {}
-        label = settings.label(key) if key else "measured"
+        label = style.entry(settings.label(key)) if key else "measured"
         half = ((rows["high"] - rows["low"]) / 2 / rows["tasks_per_s"]).to_numpy(float)
         for axis, column in ((left, "speed_up"), (right, "efficiency")):
             axis.errorbar(rows["ranks"], rows[column], half * rows[column], label=label, **line)

@@ -168,7 +168,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, x: str, scale: float, label: str, line
         dots = axis.plot(places, stats.known(rows["mean"]), ".", color=colour, ms=size, alpha=alpha, mew=0, zorder=1.5)
         dots[0].set_rasterized(len(rows) > MANY_DOTS)
     mean, low, high = (stats.known(rows[name]) for name in (drawn, f"{drawn}_low", f"{drawn}_high"))
-    style.plot(axis, places, mean, label=label, **line)
+    style.plot(axis, places, mean, label, **line)
     if rows["n"].max() >= stats.FEWEST:
         axis.fill_between(places, low, high, color=colour, alpha=band, linewidth=0)
 

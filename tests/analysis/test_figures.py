@@ -31,6 +31,7 @@ from hpc_dmaml.analysis import (
 from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.config import Validation
 from hpc_dmaml.losses.metric import Metric
+from hpc_dmaml.models import Module
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
 from hpc_dmaml.tasks import Glyphs, Navigation
@@ -338,6 +339,16 @@ def test_settings_with_the_same_words_are_named_in_full(tmp_path, name, values):
     shown = [two.label((value,)) for value in values]
     assert shown == [f"{words.FIELDS.get(name, name)} {value}" for value in values]
     assert two.some(two._every[:0]).label((values[0],)) == shown[0]
+
+
+@pytest.mark.parametrize("name", ["curves", "scaling"])
+def test_a_setting_whose_name_begins_with_an_underscore_stands_in_the_legend(tmp_path, name):
+    for place, (path, ranks) in enumerate((path, ranks) for path in ("_own.net", "own.net") for ranks in (1, 2)):
+        model = Module(path=path)
+        write_job(tmp_path / f"{place}.h5", small_config(model=model, workers=2), ranks)
+    with style.used():
+        picture, _ = figures.draw(name, reader.read([tmp_path]), Options(), by=["model.path"])
+    assert " _own.net" in labels(picture.figure.axes[0])
 
 
 def test_a_word_that_is_short_for_a_reduction_is_so_in_that_field_alone():
