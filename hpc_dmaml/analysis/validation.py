@@ -193,7 +193,7 @@ def _name(axis: Axes, settings: Settings, variable: str, x_label: str, means: pd
             low, high = axis.get_ylim()
             axis.set_ylim(max(low, -0.005), min(high, 1.005))
     else:
-        kinds = {words.setting("loss", str(job.attributes["loss"])).replace("_", " ") for job in settings.all_jobs}
+        kinds = {words.loss(str(job.attributes["loss"])) for job in settings.all_jobs}
         axis.set_ylabel(f"validation loss\n({', '.join(sorted(kinds))})")
     # The limits of few seeds can be far away: show the means, with room around them.
     known = pd.Series(stats.known(means))

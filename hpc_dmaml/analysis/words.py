@@ -81,6 +81,12 @@ def metric(quantity: Metric) -> str:
     return quantity.name if quantity.is_share or not quantity.suffix else f"{quantity.name} ({quantity.suffix})"
 
 
+def loss(text: str) -> str:
+    """The loss of a result file in words: "squared error", or the name of its class."""
+    kind = re.match(r"class_path: (?:\w+\.)*(\w+)", text)  # where it is no short name, a YAML document
+    return printable(kind[1], LONGEST) if kind else setting("loss", text).replace("_", " ")
+
+
 def after(step: int) -> str:
     return "before adaptation" if step == 0 else f"after {step} adaptation step{'s' * (step > 1)}"
 

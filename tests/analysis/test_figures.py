@@ -30,6 +30,7 @@ from hpc_dmaml.analysis import (
 )
 from hpc_dmaml.analysis.settings import Options, Settings
 from hpc_dmaml.config import Validation
+from hpc_dmaml.losses import GaussianPolicyGradient, SquaredError, described
 from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.models import Module
 from hpc_dmaml.optimizers import SGD
@@ -468,6 +469,12 @@ def test_only_classes_are_named_by_the_end_of_their_import_path():
     assert words.setting("task", "my.tasks.Waves") == "Waves"
     assert words.setting("model", "hpc_dmaml.models.MLP") == "MLP"
     assert words.setting("task.path", "waves.npz") == "waves.npz"
+
+
+def test_a_loss_with_fields_or_of_ones_own_is_named_by_its_class():
+    assert words.loss(described(GaussianPolicyGradient())) == "GaussianPolicyGradient"
+    assert words.loss("class_path: mine.losses.L1\ninit_args: {}\n") == "L1"
+    assert words.loss(described(SquaredError())) == "squared error"
 
 
 def test_files_of_one_seed_count_once(tmp_path):
