@@ -52,8 +52,9 @@ def explained(settings: Settings, variable: str, options: Options) -> str:
     unit = quantity.suffix and f" in {quantity.suffix}"
     return (
         f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit} before adaptation and after each step of it; "
-        f"means over the last {options.last:.0%} of the validations{' and the seeds' * settings.repeated}."
-    )
+        f"means over the last {options.last:.0%} of the validations{' and the seeds' * settings.repeated}. "
+        f"{settings.mixed(variable)}"
+    ).strip()
 
 
 def notes(settings: Settings, ends: pd.DataFrame) -> tuple[str, ...]:
@@ -115,8 +116,11 @@ def differences(
 
 
 def compare(settings: Settings, options: Options) -> Picture:
-    """Picture of the final validation of every other setting minus that of one, with the difference's interval."""
+    """Picture of the final validation of every other setting minus that of one, with the difference's interval. Raises
+    ValueError for different losses."""
     reference, variable = _reference(settings, options.against), settings.variable(options)
+    if mixed := settings.mixed(variable):
+        raise ValueError(f"variable: {mixed.rstrip('.')}: give a metric that all files have, or files of one loss")
     ends = final(settings, variable, options)
     step = settings.step(options)
     ends = ends[ends["step"] == step]

@@ -198,6 +198,15 @@ class Settings:
             raise ValueError("the files have no metric in common")
         return (variable == "metric" and self.metric) or words.LOSS
 
+    def mixed(self, variable: str) -> str:
+        """A sentence if the variable is the loss, and the jobs have different ones, else nothing."""
+        found = {str(job.attributes["loss"]) for job in self.all_jobs}
+        if variable != "loss" or len(found) == 1:
+            return ""
+        names = sorted(set(map(words.loss, found)))
+        which = " and ".join(names) if len(names) > 1 else f"{names[0]} with different fields"
+        return f"Values are of different losses ({which}), which cannot be compared."
+
     def step(self, options: Options) -> int:
         """The adaptation step to compare at: the one asked for, else the last that all jobs have. Raises ValueError
         where a job does not have it."""

@@ -83,7 +83,8 @@ def final(settings: Settings, options: Options) -> Table:
             lines.append([settings.label(key), f"{rows['runs'].iloc[0]:.0f}", str(rows["n"].iloc[-1]), *values])
     numbers = frame.drop(columns=["values", "runs_of"])
     text = comparison.explained(settings, variable, options)
-    return Table([["setting", "runs", "seeds", *head], *lines], numbers, comparison.notes(settings, frame), text)
+    notes = (*comparison.notes(settings, frame), *filter(None, [settings.mixed(variable)]))
+    return Table([["setting", "runs", "seeds", *head], *lines], numbers, notes, text)
 
 
 TABLES: dict[str, tuple[str, Callable[[Settings, Options], Table]]] = {

@@ -133,8 +133,10 @@ def over(
         text += " Environment steps of training: an upper bound where trajectories end before their horizon."
     if marked:
         text += " Hollow: the thesis's, read off its figure."
-    style.caption(figure, settings.caption(text, options, *_how_drawn(settings, table, options), counts=table["n"]))
-    return Picture(figure, table, _gaps(settings, table, options))
+    mixed = settings.mixed(variable)
+    how = _how_drawn(settings, table, options)
+    style.caption(figure, settings.caption(text, options, *how, mixed, counts=table["n"]))
+    return Picture(figure, table, (*_gaps(settings, table, options), *filter(None, [mixed])))
 
 
 def by_step(settings: Settings, options: Options) -> Picture:

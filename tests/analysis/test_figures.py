@@ -35,7 +35,7 @@ from hpc_dmaml.losses.metric import Metric
 from hpc_dmaml.models import Module
 from hpc_dmaml.optimizers import SGD
 from hpc_dmaml.results import read
-from hpc_dmaml.tasks import Glyphs, Navigation
+from hpc_dmaml.tasks import Glyphs, Navigation, Sinusoid
 from tests.analysis.synthetic import write_job, write_sweep
 from tests.helpers import run, small_config
 
@@ -551,6 +551,22 @@ def test_a_comparison_shows_every_other_settings_difference(scaling):
     final = comparison.final(settings, "metric", Options())
     means = final[final["step"] == 2].set_index("scaling")["mean"]
     np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
+
+
+def test_different_losses_are_not_compared_and_side_by_side_they_are_noted(tmp_path, capsys):
+    for name, task in (("a", Sinusoid()), ("b", Glyphs())):
+        write_job(tmp_path / f"{name}.h5", small_config(task=task, workers=1))
+    told = "different losses (cross entropy and squared error), which cannot be compared"
+    by_task = [tmp_path, "--by", "task"]
+    code, _, err = command(capsys, "compare", *by_task)
+    assert code == 2
+    assert err == f"figures: variable: Values are of {told}: give a metric that all files have, or files of one loss\n"
+    code, _, err = command(capsys, "curves", *by_task)
+    assert code == 0
+    assert told in err
+    with style.used():
+        picture, _ = figures.draw("curves", reader.read([tmp_path]), Options(), by=["task"])
+    assert told in caption(picture)
 
 
 def test_a_setting_of_several_fields_is_named_by_its_values_in_any_order(tmp_path):

@@ -14,6 +14,7 @@ from hpc_dmaml import sweep
 from hpc_dmaml.analysis import tables
 from hpc_dmaml.config import Validation
 from hpc_dmaml.results import read
+from hpc_dmaml.tasks import Glyphs, Sinusoid
 from tests.analysis.synthetic import write_job, write_sweep
 from tests.helpers import small_config
 
@@ -59,6 +60,14 @@ def test_files_that_a_table_leaves_out_are_named(partial, tmp_path, capsys):
     code, _, err = command(capsys, "final", partial, "--by", "workers,tasks", "--output", tmp_path / "t.csv")
     assert code == 0
     assert err == "note: 1 worker, 8 tasks: left out, as their seeds are there already: copy.h5\n"
+
+
+def test_different_losses_in_a_table_are_noted(tmp_path, capsys):
+    for name, task in (("a", Sinusoid()), ("b", Glyphs())):
+        write_job(tmp_path / f"{name}.h5", small_config(task=task, workers=1))
+    code, shown, err = command(capsys, "final", tmp_path, "--by", "task")
+    assert code == 0
+    assert all("different losses (cross entropy and squared error)" in text for text in (shown[-2], err))
 
 
 def test_a_setting_of_fewer_adaptation_steps_than_another_has_empty_cells(tmp_path, capsys):
