@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -183,25 +183,49 @@ class Log:
 
 
 class _Unfailing(io.RawIOBase):
-    """A file for HDF5, which would hang on an error in writing: the first one is kept, and nothing more is written."""
+    """A file for HDF5, which would hang or crash on an error in writing, or where it does not read what it has written:
+    the first error is kept, and from then on what is written is kept in memory."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
+    def __init__(self, file: io.RawIOBase) -> None:
+        """`file` has no buffer, so that only a write can fail."""
+        self._file, self._place = file, 0
+        self._kept: list[tuple[int, bytes]] = []
+        """Places and bytes."""
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self._error is not None:
+            raise self._error
 
     def write(self, data: Any) -> int:
-        if self.error is None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self.error = error
+        left = memoryview(data)
+        try:
+            while self._error is None and len(left):  # a disk that becomes full takes a part
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._error = error
+        if self._error is not None:
+            self._kept.append((self._place, bytes(data)))
+        self._place += len(data)
         return len(data)
 
     def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)  # type: ignore[attr-defined]
+        view, start = memoryview(buffer), self._place
+        count = self._file.readinto(view) or 0
+        for place, data in self._kept:
+            first, end = max(place, start), min(place + len(data), start + len(view))
+            if first < end:
+                view[first - start : end - start] = data[first - place : end - place]
+                count = max(count, end - start)
+        self._place += count
+        return count
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(place, whence)
+        self._place = self._file.seek(place, whence)
+        if whence == io.SEEK_END:
+            self._place = max([self._place, *(at + len(data) + place for at, data in self._kept)])
+        return self._place
 
     def truncate(self, size: int | None = None) -> int:
         return size or 0
@@ -211,21 +235,20 @@ def write(path: Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], 
     """Replace the file at `path`. Raises OSError where that is impossible, Taken where `lock` on it was lost; the old
     file is then kept."""
     with replacing(path, lock) as temporary:
-        with creating(temporary) as content:
+        with creating(temporary) as (content, _):
             _fill(content, arrays, attributes)
         add_checksum(temporary)
 
 
 @contextmanager
-def creating(path: Path, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
+def creating(path: Path, libver: tuple[str, str] | None = None) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """A new HDF5 file, in a format that `libver` may choose. Raises OSError where it cannot be written, as on a full disk,
-    at which HDF5 itself may crash."""
-    with path.open("w+b") as file:
+    at which HDF5 itself may crash; a long block asks for that now and then by the function that comes with the file."""
+    with path.open("w+b", buffering=0) as file:
         target = _Unfailing(file)
         with h5py.File(target, "w", libver=libver) as content:
-            yield content
-        if target.error is not None:
-            raise target.error
+            yield content, target.check
+        target.check()
 
 
 def _fill(file: h5py.File, arrays: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import resource
 
 import h5py
@@ -139,6 +141,29 @@ def test_a_disk_that_is_full_at_any_point_of_a_write_leaves_the_old_file(tmp_pat
     assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == 0
     results.write(path, filled_log(3).arrays(), ATTRIBUTES)
     assert len(results.read(path, verify=True)["runs/run"]) == 3
+
+
+class SmallDisk(io.FileIO):
+    """A file on a disk with room for 10 bytes."""
+
+    def write(self, data):
+        room = 10 - self.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(memoryview(data)[:room])
+
+
+def test_hdf5_sees_no_error_of_its_file_and_reads_what_it_has_written(tmp_path):
+    with SmallDisk(tmp_path / "x", "w+") as file:
+        target = results._Unfailing(file)
+        assert target.write(b"abcdefgh") == 8
+        target.check()
+        assert target.write(b"ijklmnop") == 8  # the disk takes two of them
+        with pytest.raises(OSError, match="No space left"):
+            target.check()
+        assert (target.seek(4), target.write(b"EF"), target.seek(0, io.SEEK_END), target.seek(1)) == (4, 2, 16, 1)
+        read = bytearray(20)
+        assert read[: target.readinto(read)] == b"bcdEFghijklmnop"
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -51,9 +51,17 @@ def command(name: str) -> Callable[[Main], Main]:
 def writing(output: Path) -> Iterator[Path]:
     """Write a temporary file that replaces `output` when the block succeeds. Raises ValueError, naming it, where it
     cannot be written; a file that was there is then unchanged."""
+    with naming(output), files.replacing(output) as temporary:
+        yield temporary
+
+
+@contextmanager
+def naming(output: Path) -> Iterator[None]:
+    """Raise ValueError, naming `output`, where the block cannot write it; that another process does is said as it is."""
     try:
-        with files.replacing(output) as temporary:
-            yield temporary
+        yield
+    except files.Busy:
+        raise
     except OSError as error:
         raise ValueError(f"cannot write {output}: {error.strerror or error}") from error
 

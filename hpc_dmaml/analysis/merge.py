@@ -66,6 +66,8 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except ValueError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _is_unicode(name: str) -> bool:
@@ -86,9 +88,10 @@ def require_groups(found: Sequence[tuple[str, Path]], groups: Sequence[str]) -> 
 
 def to_hdf5(found: Sequence[tuple[str, Path]], output: Path, groups: Sequence[str], checkpoints: bool) -> None:
     with replacing(output) as temporary:
-        with results.creating(temporary, FORMAT) as archive:
+        with results.creating(temporary, FORMAT) as (archive, check):
             archive.attrs["content"] = ARCHIVE
             for name, path in found:
+                check()
                 if path.name in SWEEP_FILES:
                     archive[name] = _text(path)
                     continue
@@ -206,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise ValueError(f"--output must end in .h5 or .csv, not {given.output.suffix!r}")
     found = find(given.sources)
     require_groups(found, given.groups)
-    with writing(given.output):
+    with command.naming(given.output), writing(given.output):
         write(found, given.output, given.groups, given.checkpoints)
     print(f"{sum(path.name not in SWEEP_FILES for _, path in found)} files in {given.output}")
     return 0

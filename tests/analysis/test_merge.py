@@ -232,13 +232,14 @@ def test_a_file_whose_name_is_no_text_is_named(folder, tmp_path, capsys):
     )  # fmt: skip
 
 
-def test_a_full_disk_is_one_message(folder, tmp_path, capsys):
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+def test_a_full_disk_is_one_message(folder, tmp_path, capsys, suffix):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 500, 4_000, 12_000):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-            code, _, err = command(capsys, folder, "--output", tmp_path / "m.h5")
+            code, _, err = command(capsys, folder, "--output", tmp_path / f"m{suffix}")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert (code, list(tmp_path.iterdir())) == (2, [])
-        assert "File too large" in err
+        assert (code, err) == (2, f"merge: cannot write {tmp_path / 'm'}{suffix}: File too large\n")
+        assert list(tmp_path.iterdir()) == []
