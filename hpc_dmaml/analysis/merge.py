@@ -18,8 +18,10 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import h5py
 import numpy as np
@@ -130,32 +132,43 @@ def _read(path: Path, groups: Sequence[str], checkpoints: bool) -> results.Resul
 def split(archive: Path, folder: Path) -> int:
     """Write each job of an archive as a result file of its own, with its checksum; returns their number. Raises
     ValueError where a file is there already, or where the archive holds only some groups."""
-    try:
+    with _reading(archive):
         if checksum_fits(archive) is not True:
             raise ValueError("it has no checksum that fits: it was damaged, or is not one of ours")
-        with h5py.File(archive, "r", locking=False) as file:
+        file = h5py.File(archive, "r", locking=False)
+    with file:
+        with _reading(archive):
             if file.attrs.get("content") != ARCHIVE:
                 raise ValueError("it is a result file of one job")
             jobs = _jobs(file)
             for name in jobs:
                 if ".." in PurePosixPath(name).parts:
                     raise ValueError(f"its job {name!r} would lie outside of {folder}")
-                require_new(folder / name)
-            for name, item in jobs.items():
-                with writing(folder / name):
-                    _restore(item, folder / name)
+        for name in jobs:
+            require_new(folder / name)
+        for name, item in jobs.items():
+            with _reading(archive):
+                content = _content(item)
+            with command.naming(folder / name), writing(folder / name):
+                _restore(content, folder / name)
+    return sum(not name.endswith(SWEEP_FILES) for name in jobs)
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    """Raise ValueError, naming the archive, where the block cannot read it."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(f"{archive} is not a readable archive: {error}") from error
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
-    return sum(not name.endswith(SWEEP_FILES) for name in jobs)
 
 
-def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:
+def _content(item: h5py.Group | h5py.Dataset) -> str | tuple[results.Arrays, dict[str, Any]]:
+    """The text of a sweep's file, or the arrays and attributes of a job."""
     if isinstance(item, h5py.Dataset):
-        with replacing(path) as temporary:
-            temporary.write_text(item.asstr()[()], encoding="utf-8")
-        return
+        return str(item.asstr()[()])
     arrays = {}
     item.visititems(lambda name, below: arrays.update({name: below}) if isinstance(below, h5py.Dataset) else None)
     arrays, attributes = results.upgraded(arrays, item.attrs)
@@ -165,7 +178,15 @@ def _restore(item: h5py.Group | h5py.Dataset, path: Path) -> None:
     if any(dataset.is_virtual or dataset.external for dataset in arrays.values()):
         raise ValueError("it has its data in other files")
     values = {n: d.asstr()[()] if h5py.check_string_dtype(d.dtype) else d[()] for n, d in arrays.items()}
-    results.write(path, values, attributes)
+    return values, attributes
+
+
+def _restore(content: str | tuple[results.Arrays, dict[str, Any]], path: Path) -> None:
+    if isinstance(content, str):
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    else:
+        results.write(path, *content)
 
 
 def _jobs(file: h5py.File) -> dict[str, h5py.Group | h5py.Dataset]:

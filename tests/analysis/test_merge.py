@@ -243,3 +243,16 @@ def test_a_full_disk_is_one_message(folder, tmp_path, capsys, suffix):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (code, err) == (2, f"merge: cannot write {tmp_path / 'm'}{suffix}: File too large\n")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_no_fault_of_the_archive_that_is_split(folder, tmp_path, capsys):
+    archive, again = tmp_path / "all.h5", tmp_path / "again"
+    command(capsys, folder, "--output", archive)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+        code, _, err = command(capsys, "--split", archive, "--output", again)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, err) == (2, f"merge: cannot write {again / 'a/job.h5'}: File too large\n")
+    assert not [path for path in again.rglob("*") if path.name.endswith((".h5", ".tmp", ".lock"))]
