@@ -13,8 +13,9 @@ import argparse
 import datetime
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def series(job: Results) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def to_tensorboard(path: Path, folder: Path) -> None:
-    """Write a job's numbers to a new folder, all or nothing. Raises ValueError where the file cannot be read."""
+    """Write a job's numbers to a new folder, all or nothing. Raises ValueError where the file cannot be read, OSError
+    where the folder cannot be written."""
     from tensorboard.summary import Writer
 
     job = checked.read(path, "runs", "workers", "ranks", "validation")
@@ -48,12 +50,23 @@ def to_tensorboard(path: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         written = Path(temporary) / folder.name  # of the usual permissions, unlike `temporary`
-        with closing(Writer(str(written))) as writer:
+        with _silent_threads(), closing(Writer(str(written))) as writer:
             for tag, runs, values in series(job):
                 for run, value in zip(runs.tolist(), values.tolist(), strict=True):
                     if np.isfinite(value):
                         writer.add_scalar(tag, value, run + 1, wall_time=start_s + wall_s[run])
+            writer.flush()  # raises what its thread could not write
         written.rename(folder)
+
+
+@contextmanager
+def _silent_threads() -> Iterator[None]:
+    """Let a thread end without its traceback; TensorBoard's writer raises the thread's error itself."""
+    usual, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 @command.command("export")
@@ -70,12 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
     if there := next((folder for folder in folders if folder.exists()), None):
         raise ValueError(f"{there} exists and is never added to, as the two would be drawn as one run")
     left_out = 0
-    for folder, path in folders.items():
-        try:
-            to_tensorboard(path, folder)
-        except ValueError as error:
-            left_out += 1
-            print(f"note: left out: {error}", file=sys.stderr)
+    with command.naming(output):
+        for folder, path in folders.items():
+            try:
+                to_tensorboard(path, folder)
+            except ValueError as error:
+                left_out += 1
+                print(f"note: left out: {error}", file=sys.stderr)
     if left_out == len(folders):
         raise ValueError("no file could be read")
     print(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,15 @@ def test_what_is_there_is_not_added_to(tmp_path, capsys):
     assert export.main(["tensorboard", str(tmp_path)]) == 0
     assert export.main(["tensorboard", str(tmp_path / "a.h5"), "--output", str(tmp_path / "tensorboard")]) == 2
     assert "exists and is never added to" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_message(tmp_path, capfd):
+    write_job(tmp_path / "a.h5", small_config(workers=1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        code = export.main(["tensorboard", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, capfd.readouterr().err) == (2, f"export: cannot write {tmp_path / 'tensorboard'}: File too large\n")
+    assert not [path for path in (tmp_path / "tensorboard").rglob("*") if path.is_file()]
