@@ -50,16 +50,21 @@ def share(number: int, index: int, parts: int) -> slice:
 def check(ranks: int, workers: int, tasks: int) -> None:
     """Raise ValueError unless the workers and their tasks can be placed on the ranks."""
     if ranks % workers and workers % ranks:
-        possible = [w for w in range(1, 2 * max(ranks, workers) + 1) if not (ranks % w and w % ranks)]
-        below = max((w for w in possible if w < workers), default=None)
-        above = min((w for w in possible if w > workers), default=None)
-        nearest = " or ".join(str(w) for w in (below, above) if w is not None)
         raise ValueError(
-            f"workers: {workers} workers do not fit on {ranks} ranks, as one number must divide the other; "
-            f"the nearest that do on {ranks} ranks are {nearest}"
+            f"workers: {workers} workers do not fit on {ranks} ranks, as one number must divide the other; the nearest "
+            f"that do on {ranks} ranks are {_nearest(workers, ranks)}, and {workers} workers fit on "
+            f"{_nearest(ranks, workers)} ranks (mpirun -n)"
         )
     if ranks // workers > tasks:
         raise ValueError(
             f"workers: {ranks} ranks for {workers} workers give {ranks // workers} ranks to a worker of only {tasks} "
             "tasks; use fewer ranks, more workers, or more tasks"
         )
+
+
+def _nearest(number: int, other: int) -> str:
+    """The nearest numbers below and above `number` that divide `other`, or are divided by it."""
+    possible = [n for n in range(1, 2 * max(number, other) + 1) if not (other % n and n % other)]
+    below = max((n for n in possible if n < number), default=None)
+    above = min((n for n in possible if n > number), default=None)
+    return " or ".join(str(n) for n in (below, above) if n is not None)

@@ -32,9 +32,13 @@ def test_shares_differ_by_one_task_at_most(ranks_and_workers, tasks):
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(("ranks", "workers", "nearest"), [(4, 6, "4 or 8"), (3, 2, "1 or 3"), (16, 5, "4 or 8")])
-def test_numbers_that_do_not_divide_are_refused_with_the_nearest_that_do(ranks, workers, nearest):
-    with pytest.raises(ValueError, match=f"nearest that do on {ranks} ranks are {nearest}"):
+@pytest.mark.parametrize(
+    ("ranks", "workers", "nearest", "other_ranks"),
+    [(4, 6, "4 or 8", "3 or 6"), (3, 2, "1 or 3", "2 or 4"), (16, 5, "4 or 8", "15 or 20")],
+)
+def test_numbers_that_do_not_divide_are_refused_with_the_nearest_that_do(ranks, workers, nearest, other_ranks):
+    told = f"nearest that do on {ranks} ranks are {nearest}, and {workers} workers fit on {other_ranks} ranks"
+    with pytest.raises(ValueError, match=told):
         check(ranks, workers, tasks=100)
 
 
