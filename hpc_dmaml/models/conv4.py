@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from hpc_dmaml.models.images import check_images
 from hpc_dmaml.models.initialization import glorot
 from hpc_dmaml.models.model import Model
 
@@ -35,10 +36,7 @@ class Conv4(Model):
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
 
-        if len(sample_shape) != 3:
-            raise ValueError(
-                f"model Conv4 needs images (C, H, W), but the task's samples have shape {sample_shape}: try --model MLP"
-            )
+        check_images("Conv4", sample_shape)
         if self.filters < 1 or not 1 <= self.blocks <= MOST_BLOCKS:
             raise ValueError(
                 f"model.filters must be positive and model.blocks 1 to {MOST_BLOCKS}, not {self.filters} and {self.blocks}"

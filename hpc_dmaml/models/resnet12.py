@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpc_dmaml.models.images import check_images
 from hpc_dmaml.models.model import Model
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ class ResNet12(Model):
     def build(self, sample_shape: tuple[int, ...], outputs: int) -> "nn.Module":
         from torch import nn
 
-        if len(sample_shape) != 3:
-            raise ValueError(
-                f"model ResNet12 needs images (C, H, W), but the task's samples have shape {sample_shape}: try --model MLP"
-            )
+        check_images("ResNet12", sample_shape)
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"model.channels must be positive numbers, one a block, not {self.channels}")
         if not 0 <= self.slope <= 1:
