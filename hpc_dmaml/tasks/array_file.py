@@ -72,10 +72,15 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, verify:
     mapped = None
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
-        if info.compress_type == zipfile.ZIP_STORED and version in ((1, 0), (2, 0)):
+        if version in ((1, 0), (2, 0)):
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, in_fortran_order, dtype = header(member)
-            if not in_fortran_order and not dtype.hasobject:
+            if dtype.hasobject:
+                name = info.filename.removesuffix(".npy")
+                raise ValueError(
+                    f"{name} holds Python objects, which are not unpickled: save text as np.array({name}, str)"
+                )
+            if info.compress_type == zipfile.ZIP_STORED and not in_fortran_order:
                 mapped = _map(path, dtype, _start(path, info) + member.tell(), shape)
         while verify and mapped is not None and member.read(2**20):
             pass  # zipfile checks the checksum at the end

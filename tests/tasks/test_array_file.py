@@ -98,7 +98,7 @@ class Trap:
 
 def test_nothing_is_unpickled_and_no_other_file_is_opened(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.array([Trap()], object))
-    with pytest.raises(ValueError, match="cannot be read: .*allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"x holds Python objects, .*: save text as np\.array\(x, str\)"):
         read_arrays(tmp_path / "x.npz", ["x"])
     in_hdf5(tmp_path / "other.h5", {"x": np.arange(6.0)})
     (tmp_path / "raw").write_bytes(bytes(48))
