@@ -174,7 +174,8 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
         with comm.raising_together(), _naming_csv(evaluation.csv):
             if evaluation.csv is not None and comm.rank == 0:
                 stack.enter_context(writing(Path(evaluation.csv)))
-        whole, data = load_task(config.task, comm, node, ())
+        with _naming_root(evaluation.root):
+            whole, data = load_task(config.task, comm, node, ())
         with comm.raising_together():
             sampler, split, source = _classes(whole, evaluation)
         device = use_device(config, comm, node)
@@ -237,6 +238,17 @@ def evaluate(settings: tuple[Evaluation, RunConfig], comm: Communicator) -> int:
                 write_csv(Path(evaluation.csv), sections, loss.metric, _settings(evaluation, models[0][0].config))
                 say(f"written to {evaluation.csv}")
     return COMPLETE
+
+
+@contextmanager
+def _naming_root(root: str | None) -> Iterator[None]:
+    """Add to an error of the data's place in the file, which may be relative to another folder, how to name another."""
+    try:
+        yield
+    except Refusal as error:
+        if root is None and str(error).startswith(("task.path: ", "task.root: ")):
+            raise Refusal(f"{error}; if the data has moved, --root says where it is now", error.code) from error
+        raise
 
 
 @contextmanager

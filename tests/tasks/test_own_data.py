@@ -54,6 +54,13 @@ def test_the_same_data_elsewhere_are_split_as_in_training(folder, tested):
     assert tested(trained, "--root", folder / "moved" / "images") == lines
 
 
+def test_data_that_are_no_longer_there_can_be_named(folder, tested):
+    trained = job(folder / "images")
+    (folder / "images").rename(folder / "gone")
+    with pytest.raises(Refusal, match=r"task\.root: there is no folder .*; if the data has moved, --root says where"):
+        tested(trained)
+
+
 def test_a_split_that_somebody_made_is_never_widened(folder, tested):
     for name, classes in (("train", (0, 1, 2)), ("val", (3, 4)), ("test", (5,))):
         for c in classes:
