@@ -520,6 +520,21 @@ def test_help_explains_every_field():
         assert f"--{item.name}" in text, item.name
 
 
+def test_help_promises_no_file_for_a_group_of_fields(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help"])
+    text = capsys.readouterr().out
+    assert "--validation.every" in text
+    assert "Path to a configuration file" not in text
+    assert "--validation CONFIG" not in text
+
+
+def test_help_on_a_part_without_a_class_lists_the_classes(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--task.help"])
+    assert "--task.help CLASS explains one of Arrays, " in capsys.readouterr().out
+
+
 def test_the_command_line_is_read_without_torch_and_mpi():
     code = "import sys; from hpc_dmaml.config import parse; parse([]); print({'torch', 'mpi4py'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from hpc_dmaml import results
 from hpc_dmaml.config.fields import MAY_CHANGE, STRATEGIES, RunConfig
 from hpc_dmaml.config.layers import (
+    GROUPS,
     PARTS,
     TYPES,
     Layer,
@@ -28,7 +30,7 @@ from hpc_dmaml.config.layers import (
 )
 from hpc_dmaml.config.values import Word, typed
 from hpc_dmaml.files import expanded, there_is
-from hpc_dmaml.importing import did_you_mean, find
+from hpc_dmaml.importing import did_you_mean, find, own
 from hpc_dmaml.launcher import launched_rank
 from hpc_dmaml.plain_yaml import dump_yaml, load_yaml
 
@@ -72,9 +74,9 @@ def parse(arguments: list[str] | None = None) -> RunConfig:
     if source is None:
         config = replace(build(asked), resume=None)
     else:
-        own = imports(asked)
+        named = imports(asked)
         stored = stored_in(
-            results.read(source, "runs", "validation", "checkpoint", verify=True), lambda path: trust or path in own
+            results.read(source, "runs", "validation", "checkpoint", verify=True), lambda path: trust or path in named
         )
         output = asked.get("output") or source
         if os.path.realpath(output) != os.path.realpath(source):
@@ -194,12 +196,18 @@ def _gives(flat: Layer, config: RunConfig) -> bool:
 
 
 def _help(name: str, chosen: str) -> NoReturn:
-    """Print help on the fields of the job, or of a chosen class, and exit."""
+    """Print help on the fields of the job, or of a chosen class, or the classes that there are, and exit."""
     words, part = [f"--{name}"], name.removesuffix(".help")
     if part in PARTS and chosen:
         kind = find(part, PARTS[part], chosen, lambda path: True)
         words.append(f"{kind.__module__}.{kind.__qualname__}")
-    elif name != "help" and part not in PARTS:
+    elif part in PARTS:
+        if launched_rank(os.environ) == 0:
+            print(
+                f"--{name} CLASS explains one of {', '.join(sorted(own(PARTS[part])))}, or of your own by its import path"
+            )
+        sys.exit(0)
+    elif name != "help":
         raise ValueError(f"--{name}: there is no such help; --help shows all fields")
     parser = help_parser("python -m hpc_dmaml", "Distributed model-agnostic meta-learning: start it under mpirun or srun, "
                          "or as one process.", [*words[1:], "hpc_dmaml"])  # fmt: skip
@@ -209,6 +217,9 @@ def _help(name: str, chosen: str) -> NoReturn:
     )
     parser.add_argument("--trust", action="store_true", help="Import your own classes that the resumed file names.")
     parser.add_class_arguments(RunConfig, None)
+    for action in parser._actions:
+        if action.dest in GROUPS:  # jsonargparse would read a file there; `parse` does not
+            action.help = argparse.SUPPRESS
     if launched_rank(os.environ) == 0:
         parser.parse_args(words)
     sys.exit(0)
