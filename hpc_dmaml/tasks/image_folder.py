@@ -156,7 +156,10 @@ def _class_folders(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
     found = {folder.name: contents(folder, left_out) for folder in folders}
     if not any(images for _, images in found.values()):
         parts = {part: below for part, (below, _) in found.items() if split_named(part)}
-        left_out.folders["beside train, val and test"] += len(found) - len(parts)
+        for name, (below, _) in found.items():
+            if name not in parts:
+                alone = "that hold folders, not images" if below else "without images"
+                left_out.folders["beside train, val and test" if parts else alone] += 1
         found = {f"{part}/{each.name}": contents(each, left_out) for part, below in parts.items() for each in below}
     left_out.files["beside the classes"] += len(beside)
     left_out.folders["without images"] += sum(not images for _, images in found.values())

@@ -97,6 +97,16 @@ def test_folders_of_splits_may_stand_beside_others_and_hold_no_class_twice(folde
         shades(image_folder(root))
 
 
+def test_folders_of_class_folders_that_are_no_splits_are_named_as_what_they_are(folder, capsys):
+    for name in ("cats", "dogs"):
+        make_images(folder / "super" / name, classes=2)
+    (folder / "super" / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no folder with images"):
+        image_folder(folder / "super").prepare()
+    told = "left out 3 folders: that hold folders, not images (2), without images (1)"
+    assert told in capsys.readouterr().err
+
+
 def test_classes_that_are_called_like_splits_are_classes(folder):
     """Trains and tests are things too: where folders hold images themselves, they are classes."""
     for old, new in (("class0", "train"), ("class1", "test")):
