@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from hpc_dmaml.files import add_checksum, checksum_fits, locked, replacing
+from hpc_dmaml.results import creating
 from hpc_dmaml.tasks.image_files import read_image
 
 VERSION = 2
@@ -87,7 +88,7 @@ def _write(
     names = [name.encode(errors="surrogateescape") for name, _ in classes]  # a folder's name may be any bytes
     digest = hashlib.blake2b(repr((names, counts, shape)).encode(), digest_size=16)
     with replacing(path) as temporary:
-        with h5py.File(temporary, "w", locking=False) as file:
+        with creating(temporary) as (file, check):
             # One contiguous block, so that readers can map it into memory.
             images = file.create_dataset("images", (sum(counts), *shape), np.uint8)
             images.attrs["description"] = "images, class after class, channels first"
@@ -97,6 +98,7 @@ def _write(
                 images[start : start + len(items)] = decoded
                 digest.update(decoded.data)
                 start += len(items)
+                check()
             file["count"] = counts
             file.create_dataset("names", data=names, dtype=h5py.string_dtype())
             file.attrs.update(mark=mark, digest=digest.hexdigest())

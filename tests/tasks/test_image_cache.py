@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -107,6 +108,18 @@ def test_a_cache_that_cannot_be_written_names_the_setting(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
     with pytest.raises(ValueError, match=r"cannot write .*\.h5, the cache of .*images: .*task\.root.*XDG_CACHE_HOME"):
         image_folder(folder / "images").prepare()
+
+
+def test_a_full_disk_is_said_without_what_hdf5_adds(folder):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+        with pytest.raises(
+            ValueError, match=r"cannot write \S+, the cache of .*: \[Errno 27\] File too large\. It is next to"
+        ):
+            image_folder(folder / "images").prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_cache_that_is_gone_is_named(folder):
