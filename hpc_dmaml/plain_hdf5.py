@@ -23,6 +23,16 @@ _HEAP = b"GCOL\x01"
 _PLAIN = (h5t.INTEGER, h5t.FLOAT, h5t.STRING)
 
 
+def opened(path: Path) -> h5py.File:
+    """An HDF5 file for reading, without a lock, which some file systems cannot give: files are replaced, never changed."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # this process has opened it with a lock, as in a notebook
+
+
 def check_heaps(path: Path) -> None:
     """Raise ValueError where HDF5 would hang: it steps through its heaps of texts by the texts' sizes, for ever if one
     is 0."""

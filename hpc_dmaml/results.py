@@ -378,8 +378,7 @@ def read(path: str | Path, *groups: str, verify: bool = False) -> Results:
         if verify and fits is None:
             raise ValueError("it was cut off, or changed by another program, or is not one of ours: it has no checksum")
         plain_hdf5.check_heaps(path)
-        # The file is replaced and never changed, so it needs no lock, which some file systems cannot give.
-        with h5py.File(path, "r", locking=False) as file:
+        with plain_hdf5.opened(path) as file:
             attributes = plain_hdf5.attributes(file)
             schema = attributes.get("schema")
             ours = isinstance(schema, np.integer) and schema in READABLE and attributes.get("status") in STATUSES

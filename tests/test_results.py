@@ -112,6 +112,11 @@ def test_a_variable_that_older_files_lack_is_unknown_in_them(tmp_path, monkeypat
     assert len(Log(SIZES, old.arrays)) == 2
 
 
+def test_a_file_that_this_process_has_open_can_be_read(job_file):
+    with h5py.File(job_file) as file:
+        assert results.read(job_file).status == file.attrs["status"]
+
+
 def test_some_groups_can_be_read_alone(tmp_path):
     results.write(tmp_path / "x.h5", filled_log(2).arrays(), ATTRIBUTES)
     assert {name.split("/")[0] for name in results.read(tmp_path / "x.h5", "validation").arrays} == {"validation"}

@@ -31,6 +31,7 @@ from hpc_dmaml.analysis import command
 from hpc_dmaml.analysis.words import printable
 from hpc_dmaml.files import add_checksum, checksum_fits, replacing, replacing_csv, require_new, writing
 from hpc_dmaml.importing import did_you_mean
+from hpc_dmaml.plain_hdf5 import opened
 from hpc_dmaml.sweep import BASE, COPY
 
 ARCHIVE = "hpc_dmaml archive 1"
@@ -135,7 +136,7 @@ def split(archive: Path, folder: Path) -> int:
     with _reading(archive):
         if checksum_fits(archive) is not True:
             raise ValueError("it has no checksum that fits: it was damaged, or is not one of ours")
-        file = h5py.File(archive, "r", locking=False)
+        file = opened(archive)
     with file:
         with _reading(archive):
             if file.attrs.get("content") != ARCHIVE:

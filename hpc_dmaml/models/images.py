@@ -14,7 +14,5 @@ def check_images(model: str, sample_shape: tuple[int, ...]) -> None:
         )
     if len(sample_shape) != 3:
         raise ValueError(f"{needs}: try --model MLP")
-    if sample_shape[-1] in COLOURS and not set(sample_shape[:2]) & set(
-        COLOURS
-    ):  # (64, 4, 4) are small maps of features
+    if sample_shape[-1] in COLOURS and not set(sample_shape[:2]) & set(COLOURS):  # (64, 4, 4) are maps of features
         raise ValueError(f"{needs}, which looks like (H, W, C): use x.transpose(0, 3, 1, 2)")

@@ -11,6 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpc_dmaml.plain_hdf5 import opened
+
 
 def read_arrays(path: Path, names: Iterable[str], verify: bool = False) -> dict[str, np.ndarray]:
     """The arrays among `names` that the file has. Raises ValueError if it cannot be read.
@@ -32,7 +34,7 @@ def read_arrays(path: Path, names: Iterable[str], verify: bool = False) -> dict[
 
 
 def _in_hdf5(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    with h5py.File(path, locking=False) as file:
+    with opened(path) as file:
         for name in names:
             link = file.get(name, getlink=True)  # the link itself, without following it
             if link is None:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from hpc_dmaml.files import add_checksum, checksum_fits, locked, replacing
+from hpc_dmaml.plain_hdf5 import opened
 from hpc_dmaml.results import creating
 from hpc_dmaml.tasks.image_files import read_image
 
@@ -110,7 +111,7 @@ def is_valid(path: Path, mark: str) -> bool:
     try:
         if not checksum_fits(path):
             return False
-        with h5py.File(path, locking=False) as file:
+        with opened(path) as file:
             return bool(file.attrs["mark"] == mark)
     except (OSError, KeyError):
         return False
@@ -119,7 +120,7 @@ def is_valid(path: Path, mark: str) -> bool:
 def load(path: Path) -> CachedImages:
     """Map a cache that `build` has checked. Raises ValueError if it cannot be read."""
     try:
-        with h5py.File(path, locking=False) as file:
+        with opened(path) as file:
             dataset = file["images"]
             shape, offset = dataset.shape, dataset.id.get_offset()
             names, count = list(file["names"].asstr(errors="surrogateescape")), file["count"][:]
