@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from hpc_dmaml.analysis import words
 from hpc_dmaml.config import own_parts
 from hpc_dmaml.files import operand
 from hpc_dmaml.losses import CrossEntropy
@@ -114,7 +115,7 @@ class Progress:
         lost = np.flatnonzero(~reports.finite)
         if len(lost):
             self._bar.print(f"run {run}: the loss or update of workers {lost.tolist()} is not finite; they count 0")
-        text = f"loss {reports.loss[reports.finite].mean():.3f}{self._validation}"
+        text = f"loss {words.number(reports.loss[reports.finite].mean(), 3)}{self._validation}"
         self._bar.show(run + 1, text, always=run + 1 == self.job.config.runs)
 
     def finish(self, validation: Validation | None, stopped: bool, written: Path | None) -> None:
@@ -144,10 +145,9 @@ class Progress:
             _say(f"hpc_dmaml: {message}.{where}", sys.stderr)
 
     def _curve(self, validation: Validation) -> str:
-        """Means over the tasks for each adaptation step: .21 → .54 → .60."""
+        """Means over the tasks for each adaptation step."""
         metric = self.job.learner.loss.metric
-        values, digits = (validation.loss, 3) if metric is None else (validation.metric, 2)
-        return f"{metric.name if metric else 'loss'} " + " → ".join(f"{value:.{digits}f}" for value in values.mean(1))
+        return words.curve((validation.loss if metric is None else validation.metric).mean(1), metric)
 
 
 def _say(line: str, file: TextIO | None = None) -> None:

@@ -308,14 +308,14 @@ class Results:
 
     def _outcome(self) -> str:
         """The last validation: means over its tasks, before adaptation and after each step of it."""
-        name, stored, digits = ("loss", "loss", 3) if self.metric is None else (self.metric.name, "metric", 2)
+        stored = "loss" if self.metric is None else "metric"
         values, runs = (self.arrays.get(f"validation/{each}") for each in (stored, "run"))
         if values is None or runs is None:
             return "validations were not read"
         if not values.size:
             return "no validation yet"
-        curve = " → ".join(f"{value:.{digits}f}" for value in values[-1].mean(1))
-        return f"validation {name} {curve}, before adaptation and after each step of it, after run {runs[-1] + 1:,}"
+        curve = words.curve(values[-1].mean(1), self.metric)
+        return f"validation {curve}, before adaptation and after each step of it, after run {runs[-1] + 1:,}"
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.arrays)

@@ -171,6 +171,12 @@ def check(loss: Loss, algorithm: Algorithm, clip: float | None) -> None:
     if not isinstance(algorithm, MAML):
         name = type(algorithm).__name__
         raise ValueError(f"local_optimizer: TRPO needs the gradient of MAML or a subclass, which {name} does not give")
+    if algorithm.first_order or algorithm.first_order_runs:
+        name = "first_order" if algorithm.first_order else "first_order_runs"
+        raise ValueError(
+            f"algorithm.{name} must be left out with local_optimizer TRPO: its trust region is that of the policies adapted "
+            "from φ, whose divergence has no first-order gradient"
+        )
     if algorithm.multi_step_runs:
         raise ValueError(
             f"algorithm.multi_step_runs must be 0 with local_optimizer TRPO, not {algorithm.multi_step_runs}: its trust "

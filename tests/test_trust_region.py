@@ -177,6 +177,11 @@ def test_learned_rates_step_within_the_region_too(tmp_path: Path) -> None:
         ({"algorithm": Reptile()}, "TRPO needs the gradient of MAML or a subclass, which Reptile does not give"),
         ({"algorithm": MAML(0.1, 2, multi_step_runs=2)}, "multi_step_runs must be 0 with local_optimizer TRPO, not 2"),
         (
+            {"algorithm": MAML(0.1, first_order=True)},
+            "algorithm.first_order must be left out with local_optimizer TRPO",
+        ),
+        ({"algorithm": MAML(0.1, first_order_runs=3)}, "algorithm.first_order_runs must be left out"),
+        (
             {"task": Navigation(trajectories=3, form="ratio")},
             "task.form must be log_probability with .* TRPO, not ratio",
         ),

@@ -84,8 +84,9 @@ def differences(
     The interval is Welch's or, with `paired`, that of the differences seed by seed, of the seeds that both have.
     """
     samples = {
-        tuple(row[name] for name in settings.by): {seed: end for seed, end in row["values"].items() if np.isfinite(end)}
-        for _, row in ends.iterrows()
+        key: {seed: end for seed, end in rows["values"].iloc[0].items() if np.isfinite(end)}
+        for key in settings.jobs
+        if len(rows := settings.rows(ends, key))
     }
     named = settings.label(reference)
     if reference not in samples:

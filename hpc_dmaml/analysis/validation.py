@@ -76,20 +76,23 @@ def curves(settings: Settings, variable: str, options: Options, step: int | None
 
 
 def has_trajectories(job: reader.Job) -> bool:
-    """Whether the job's tasks take environment steps, and say how many."""
-    return all(isinstance(job.fields.get(name), int) for name in TRAJECTORIES)
+    """Whether the job's tasks take environment steps, and say how many; an algorithm of one's own may draw any number."""
+    own = "." in str(job.fields.get("algorithm"))
+    return not own and all(isinstance(job.fields.get(name), int) for name in TRAJECTORIES)
 
 
 def _environment_steps(job: reader.Job, runs: np.ndarray, seen_tasks: np.ndarray) -> np.ndarray:
     """Most environment steps that training has taken after so many runs and tasks (trajectories may end before their
     horizon).
 
-    New ones are drawn for each inner step and for the query; while the query counts after each step, for each of these.
+    New ones are drawn for each inner step and for the query; while the query counts after each step, for each of these;
+    where Reptile adapts on the query too, in each inner step.
     """
     trajectories, horizon, inner_steps = map(job.fields.__getitem__, TRAJECTORIES)
+    sets = inner_steps * (2 if job.fields.get("algorithm.joint") else 1) + 1
     multi_step_runs = job.fields.get("algorithm.multi_step_runs")
     early = np.minimum(1, multi_step_runs / runs) if isinstance(multi_step_runs, int) else 0
-    return seen_tasks * trajectories * horizon * (inner_steps + 1 + max(0, inner_steps - 1) * early)
+    return seen_tasks * trajectories * horizon * (sets + max(0, inner_steps - 1) * early)
 
 
 def over(

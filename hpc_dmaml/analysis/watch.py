@@ -59,7 +59,7 @@ def row(job: Results, status: str, now_s: float, width: int = 80, name_width: in
     name = job.path.name if len(job.path.name) <= name_width else "…" + job.path.name[1 - name_width :]
     end = f"{words.clock(left)} left" if left is not None else status
     found = _curve(job)
-    value = f"{found[0].name} {found[1][-1, -1]:.3f}" if found else ""
+    value = f"{found[0].name} {words.number(found[1][-1, -1], 3)}" if found else ""
     line = f"{name:{name_width}} {bar(runs / max(1, total), 10)} {f'{runs}/{total}':>11}  {value:14}  {end}"
     return words.printable(line, width)
 
@@ -107,7 +107,7 @@ def _validation(job: Results, width: int) -> list[str]:
         return ["no validation yet"]
     metric, curve = found  # (V, S + 1)
     name = words.metric(metric)
-    steps = [f"{value:.3f}" for value in curve[-1]]
+    steps = [words.number(value, 3) for value in curve[-1]]
     if len(steps) > 6:
         steps = [*steps[:4], "…", steps[-1]]
     ends = stats.known(curve[:, -1])
@@ -115,7 +115,7 @@ def _validation(job: Results, width: int) -> list[str]:
     if len(head) > width:
         head = f"validation {name} before and after each step (run {job['validation/run'][-1] + 1})"
     good = np.nanmax if metric.higher_is_better else np.nanmin
-    best = f"best {good(ends):.3f}" if np.isfinite(ends).any() else ""
+    best = f"best {words.number(good(ends), 3)}" if np.isfinite(ends).any() else ""
     room = max(8, min(48, width - len(best) - 22))
     return [head, "  " + " → ".join(steps), f"  over runs  {spark(ends, room)}  {best}"]
 

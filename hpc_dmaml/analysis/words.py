@@ -12,6 +12,8 @@ from hpc_dmaml.losses.metric import Metric
 
 LOSS = Metric("loss", higher_is_better=False)
 """The loss as a Metric."""
+MOST_DECIMALS = 6
+"""Numbers that would need more decimals are written with an exponent."""
 LONGEST = 60
 """Most characters of a value in words; a longer one is cut."""
 FIELDS = {
@@ -98,8 +100,30 @@ def mean_and_half(row: Any, is_share: bool) -> str:
 
 
 def with_half(mean: float, half: float, digits: int) -> str:
-    kind = f".{digits}f" if abs(mean) < 1e6 else ".3g"
+    kind = _kind(mean, half, digits)
     return "–" if mean != mean else f"{mean:{kind}}" + (f" ± {half:{kind}}" if half == half else "")
+
+
+def number(value: float, digits: int) -> str:
+    """A number with so many decimals, or as many more as it needs for two significant digits."""
+    return f"{value:{_kind(value, math.nan, digits)}}"
+
+
+def curve(values: Iterable[float], metric: Metric | None) -> str:
+    """A metric, or the loss, before adaptation and after each step: "accuracy 0.21 → 0.54 → 0.60"."""
+    digits, share = (3, False) if metric is None else (2, metric.is_share)
+    shown = (f"{value:.{digits}f}" if share else number(value, digits) for value in values)
+    return f"{metric.name if metric else 'loss'} {' → '.join(shown)}"
+
+
+def _kind(mean: float, half: float, digits: int) -> str:
+    """A format in which neither a mean nor half its interval looks like 0."""
+    size = abs(mean)
+    if 0 < half < math.inf and half > size / 1000:
+        digits = max(digits, -math.floor(math.log10(half)))
+    if 0 < size < 1 and not size < half < math.inf:
+        digits = max(digits, 1 - math.floor(math.log10(size)))
+    return f".{digits}f" if size < 1e6 and digits <= MOST_DECIMALS else ".3g"
 
 
 def few_seeds(counts: Iterable[int]) -> str:

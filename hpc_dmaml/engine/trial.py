@@ -18,7 +18,7 @@ from hpc_dmaml.engine.autograd import AutogradObjective, twice_differentiable
 from hpc_dmaml.engine.layerwise import LayerwiseObjective
 from hpc_dmaml.engine.module import check_apart, copied, first_line
 from hpc_dmaml.engine.objective import Objective
-from hpc_dmaml.losses import Loss, named
+from hpc_dmaml.losses import Loss, PolicyGradient, named
 from hpc_dmaml.parameters import Layout
 from hpc_dmaml.tasks.family import Samples
 
@@ -56,6 +56,9 @@ def try_out(
     probe, x, y = _small(module, x, y, outputs)
     z = _outputs(probe, x[0], name, outputs)
     _check_loss(loss, z[None], y)
+    if isinstance(loss, PolicyGradient):
+        rng = torch.Generator().manual_seed(0)
+        _check_policy(probe, torch.randn(x[0].shape, generator=rng, dtype=x.dtype).to(x.device), name)
     single = z.dtype != torch.float64
     tolerance = 1e-3 if single else 1e-8
     _check_constancy(probe, x[0], z, name, tolerance)
@@ -146,6 +149,19 @@ def _check_loss(loss: Loss, z: Tensor, y: Tensor) -> None:
     alone = torch.cat([given("value", each, y) for each in (z, z + 1)])
     if not _close(given("value", torch.cat([z, z + 1]), torch.cat([y, y])), alone, 1e-3):
         raise ValueError(f"task: loss {name}.value of a task depends on the other tasks that it is given with")
+
+
+def _check_policy(module: nn.Module, x: Tensor, name: str) -> None:
+    """Raise ValueError if the outputs for an observation depend on the others that it is given with: a policy acts on
+    those of one time, and its loss is of those of all times."""
+    with suppress(Exception):  # as batch norm of one sample does
+        alone = torch.cat([copied(module)(each) for each in x[:, None]])
+        if _close(alone, copied(module)(x), 1e-3):
+            return
+    raise ValueError(
+        f"model: what {name} gives for an observation depends on the others that it is given with, as by batch norm, so that "
+        "its loss would be another policy's than the one that acts: use LayerNorm, or call .eval() on the part"
+    )
 
 
 def _outputs(module: nn.Module, x: Tensor, name: str, outputs: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from hpc_dmaml import results, sweep
-from hpc_dmaml.algorithms import MAML
+from hpc_dmaml.algorithms import MAML, Reptile
 from hpc_dmaml.analysis import (
     checked,
     comparison,
@@ -553,6 +554,35 @@ def test_a_comparison_shows_every_other_settings_difference(scaling):
     np.testing.assert_allclose(picture.numbers["mean"], means.iloc[1:] - means.iloc[0])
 
 
+def test_settings_without_a_value_in_a_field_are_compared_too(tmp_path):
+    for clip in (None, 0.5):
+        for seed in (0, 1, 2):
+            write_job(tmp_path / f"{clip}_{seed}.h5", small_config(clip=clip, seed=seed))
+    settings = Settings(reader.read([tmp_path]).jobs, ["clip"])
+    for against in ("None", "0.5"):
+        (difference,) = comparison.compare(settings, Options(against=against)).numbers["n"]
+        assert difference == 3
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "shown"),
+    [
+        (0.534, 0.078, "0.534 ± 0.078"),
+        (0.00269, 0.00044, "0.0027 ± 0.0004"),
+        (4.1031, 1e-9, "4.103 ± 0.000"),
+        (0.0001, 5.2, "0.000 ± 5.200"),
+        (3.2e-8, 1.1e-9, "3.2e-08 ± 1.1e-09"),
+        (0.0, 0.0, "0.000 ± 0.000"),
+        (-0.0123, math.nan, "-0.012"),
+        (-0.00123, math.inf, "-0.0012 ± inf"),
+        (2.5e7, 12.0, "2.5e+07 ± 12"),
+    ],
+)
+def test_small_numbers_and_their_intervals_do_not_look_like_0(mean, half, shown):
+    assert words.with_half(mean, half, 3) == shown
+    assert words.curve([mean, math.nan], None) == f"loss {words.number(mean, 3)} → nan"
+
+
 def test_different_losses_are_not_compared_and_side_by_side_they_are_noted(tmp_path, capsys):
     for name, task in (("a", Sinusoid()), ("b", Glyphs())):
         write_job(tmp_path / f"{name}.h5", small_config(task=task, workers=1))
@@ -708,6 +738,11 @@ def test_returns_stand_over_the_environment_steps_of_training(tmp_path):
     np.testing.assert_array_equal(rows["environment_steps"], rows["seen_tasks"] * 3 * 7 * 5)
     np.testing.assert_array_equal(axis.lines[0].get_xdata(), rows["environment_steps"])
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("environment steps", "validation return")
+    for name, joint, sets in (("joint", True, 9), ("apart", False, 5)):
+        reptile = replace(config, algorithm=Reptile(inner_steps=4, joint=joint))
+        write_job(tmp_path / f"{name}.h5", reptile, metric=Metric("return"))
+        table = validation.curves(Settings(reader.read([tmp_path / f"{name}.h5"]).jobs, []), "metric", Options())
+        np.testing.assert_array_equal(table["environment_steps"], table["seen_tasks"] * 3 * 7 * sets)
     early = replace(config, algorithm=replace(config.algorithm, multi_step_runs=5))
     write_job(tmp_path / "b.h5", early, metric=Metric("return"))
     table = validation.curves(Settings(reader.read([tmp_path / "b.h5"]).jobs, []), "metric", Options())

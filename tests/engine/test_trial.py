@@ -21,7 +21,7 @@ from hpc_dmaml.engine import objective_for, prepare, try_out
 from hpc_dmaml.engine.autograd import AutogradObjective
 from hpc_dmaml.engine.layers import LAYERS
 from hpc_dmaml.engine.trial import BESIDE, Trial
-from hpc_dmaml.losses import SquaredError
+from hpc_dmaml.losses import GaussianPolicyGradient, SquaredError
 from hpc_dmaml.models import GaussianPolicy
 from hpc_dmaml.parameters import Layout, constants, set_constants
 from hpc_dmaml.tasks import Samples
@@ -385,6 +385,19 @@ def test_a_transformer_is_the_same_model_with_and_without_gradients() -> None:
 def test_what_computes_otherwise_without_gradients_is_refused() -> None:
     with pytest.raises(ValueError, match="gives other outputs where no gradients are needed"):
         tried(Own(lambda h: h if torch.is_grad_enabled() else 2 * h))
+
+
+def test_a_policy_whose_actions_depend_on_other_observations_is_refused() -> None:
+    def policy(norm: nn.Module) -> nn.Module:
+        return prepare(nn.Sequential(nn.Linear(3, 4), norm, nn.Tanh(), nn.Linear(4, 2)), SHAPE)
+
+    support = Samples(torch.zeros(1, 6, 3), torch.ones(1, 6, 5))
+    for norm in (nn.LayerNorm(4), nn.BatchNorm1d(4).eval()):
+        module = policy(norm)
+        try_out(module, Layout.of(module), support, 2, GaussianPolicyGradient(), second_order=False)
+    module = policy(nn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match="for an observation depends on the others .* use LayerNorm"):
+        try_out(module, Layout.of(module), support, 2, GaussianPolicyGradient(), second_order=False)
 
 
 def test_many_relus_are_no_reason_to_doubt_a_second_derivative() -> None:
