@@ -50,7 +50,7 @@ LEFT_OUT = {
     r"meta_world_ml1|results/reach": "needs Meta-World in an environment of its own; tests/tasks/test_meta_world.py does it",
     r"--root data/omniglot|results/(omniglot|cifar_fs|fc100)/": "needs Omniglot or CIFAR-100, and hours",
     r"taskset |results/slow": "needs two idle cores; tests/analysis names slow ranks in made-up files",
-    r"((heterogeneous|workers_or_tasks|own_optimizers)_sinusoid|algorithms_(omniglot_20w1s|cifar_fs)|initial_weights|task_reduction|beta_omniglot_10?|sweeps/inner_steps)(.yaml --local| |/|$)": (
+    r"((heterogeneous|workers_or_tasks|own_optimizers)_sinusoid|rl_workers|algorithms_(omniglot_20w1s|cifar_fs)|initial_weights|task_reduction|beta_omniglot_10?|sweeps/inner_steps)(.yaml --local| |/|$)": (
         "takes up to half an hour; tests/analysis compares made-up files"
     ),
     r"sweeps/scaling(_times)?.yaml --local|results/scaling": "needs the thesis's sweep, which takes hours; tests/analysis draws it from made-up files",
