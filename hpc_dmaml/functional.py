@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpc_dmaml import engine
 from hpc_dmaml.engine import Engine, InnerLoop, Objective, Rates, default_chunk, objective_for
 from hpc_dmaml.engine.meta_gradient import Keep
-from hpc_dmaml.engine.module import check, check_apart, first_line
+from hpc_dmaml.engine.module import check, check_apart, depends_on, first_line
 from hpc_dmaml.importing import did_you_mean, saying
 from hpc_dmaml.losses import LOSSES, Loss
 from hpc_dmaml.parameters import Layout
@@ -220,12 +220,10 @@ def _try_loss(module: nn.Module, loss: Loss, z: Tensor, y: Tensor) -> None:
     wrong = f"loss: it cannot take outputs {tuple(z.shape[1:])} and targets {tuple(y.shape[1:])} of a task"
     given = y.detach().clone()
     with saying(wrong), torch.enable_grad():
-        total = loss.value(z, given).sum()
+        value = loss.value(z, given)
     if given._version:
         raise ValueError("loss: it changes the targets in place; let it work on a copy (y.clone())")
-    learned = [p for p in module.parameters() if p.requires_grad]
-    reached = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else ()
-    if any(each is not None for each in reached):
+    if depends_on(value, module):
         raise ValueError(
             "loss: it uses the module's own parameters, such as for a penalty, and would not follow their adaptation: it "
             "may depend on outputs and targets alone. Add the penalty's gradient to the meta-gradient"

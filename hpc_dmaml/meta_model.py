@@ -121,11 +121,12 @@ def types_of(state: State) -> dict[str, str]:
 def check(optimizer: Optimizer, name: str = "optimizer", scheduled: bool = False) -> None:
     """Raise ValueError, naming the field, unless the optimizer can step a flat vector without a closure, and goes on in
     the same way from what a file holds of it; and, if it is `scheduled`, unless its next step depends on its lr."""
+    gradients = [torch.tensor([1.0, -2.0, 0.5]) / number for number in (1, 2, 3)]
 
     def after(*factors: float) -> MetaModel:
         model = MetaModel(torch.ones(3), optimizer)
-        for place, factor in enumerate(factors):
-            model.step(torch.tensor([1.0, -2.0, 0.5]) / (place + 1), factor)
+        for gradient, factor in zip(gradients, factors, strict=False):
+            model.step(gradient, factor)
         return model
 
     try:
@@ -136,7 +137,7 @@ def check(optimizer: Optimizer, name: str = "optimizer", scheduled: bool = False
         half = after(1, 1)
         resumed = MetaModel(half.theta, optimizer)
         resumed.load_optimizer_state(half.optimizer_state(), stepped=True)
-        resumed.step(torch.tensor([1.0, -2.0, 0.5]) / 3)
+        resumed.step(gradients[2])
     except Exception as error:
         raise ValueError(f"{name}: a file cannot hold the state of {optimizer}: {described(error)}") from error
     if not torch.equal(whole.theta, resumed.theta):

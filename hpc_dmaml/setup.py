@@ -85,9 +85,10 @@ def set_up(config: RunConfig, comm: Communicator, stop: Stop, stack: ExitStack) 
             check_storable(config)
         placement.check(comm.size, workers, config.tasks)
         schedules.check(config.schedule, config.runs)
-        meta_model.check(config.optimizer, scheduled=config.schedule != Constant())
+        scheduled = config.schedule != Constant()
+        meta_model.check(config.optimizer, "optimizer", scheduled)
         if stepping is not None:
-            meta_model.check(stepping, "local_optimizer", scheduled=config.schedule != Constant())
+            meta_model.check(stepping, "local_optimizer", scheduled)
     output, lock = Path(config.output or ""), None
     with comm.raising_together():
         if comm.rank == 0:

@@ -51,7 +51,8 @@ class AutogradObjective:
     enter, flat = unflatten, flatten  # their former names
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
-        return torch.stack([self._call([p[b].clone() for p in parameters], x[b]) for b in range(len(x))])
+        own = [p.clone() for p in parameters]  # a module may change them
+        return torch.stack([self._call([p[b] for p in own], x[b]) for b in range(len(x))])
 
     def value(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.outputs(parameters, x)

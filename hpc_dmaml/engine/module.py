@@ -84,12 +84,18 @@ def copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def check_apart(module: nn.Module, z: torch.Tensor) -> None:
-    """Raise ValueError if outputs z of a copy of the module, computed with gradients, depend on the original's parameters."""
+def depends_on(value: torch.Tensor, module: nn.Module) -> bool:
+    """Whether a value, computed with gradients, depends on the module's own parameters."""
+    if not value.requires_grad:
+        return False
     learned = [p for p in module.parameters() if p.requires_grad]
     with torch.enable_grad():
-        reached = torch.autograd.grad(z.sum(), learned, allow_unused=True) if z.requires_grad else ()
-    if any(each is not None for each in reached):
+        return any(each is not None for each in torch.autograd.grad(value.sum(), learned, allow_unused=True))
+
+
+def check_apart(module: nn.Module, z: torch.Tensor) -> None:
+    """Raise ValueError if outputs z of a copy of the module, computed with gradients, depend on the original's parameters."""
+    if depends_on(z, module):
         raise ValueError(
             f"model: {type(module).__name__} holds a function that refers to its own parts, such as a lambda or a hook: a "
             "copy of the module, with other parameters, would still use these. Make it a method"
